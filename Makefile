@@ -1,0 +1,144 @@
+# One name for everything that is done often; `make help` lists them.
+#
+# Every Python tool comes from .venv, and .venv comes from locks/dev.txt alone: what passes here passes in CI.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS += --no-print-directory
+
+# Extra arguments for pytest and the other programs: make unit ARGS='-k placement -x'
+ARGS ?=
+
+# The interpreter that .venv is made with: the first of these that is new enough. Another: make PYTHON=/path/to/python3
+PYTHON ?= $(shell for python in python3 python3.14 python3.13 python3.12 python3.11; do \
+	"$$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$python" && break; done)
+PY := .venv/bin/python
+
+.PHONY: help
+help: ## List the targets.
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' Makefile
+
+
+# Both are compared by content, not by time: a checkout touches files, and a new environment takes a minute. The editable
+# install is done again when pyproject.toml has changed (its scripts), by the locked uv and build backend: it fetches nothing.
+.PHONY: venv
+venv: ## Make .venv from locks/dev.txt; make it again when the lock has changed.
+	@$(PY) -c '' 2>/dev/null && cmp -s locks/dev.txt .venv/made-from.txt || { $(make-venv); }
+	@cmp -s pyproject.toml .venv/installed-from.toml || { \
+		.venv/bin/uv pip install --quiet --offline --python $(PY) --no-deps --no-build-isolation -e .; \
+		cp pyproject.toml .venv/installed-from.toml; }
+
+# Debian cuts ensurepip out of Python; a pip outside can fill an environment that has none.
+define make-venv
+	python="$(PYTHON)"; \
+	if ! $${python:-false} -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then \
+		echo "error: Wherry needs Python 3.11 or newer; found: $$($${python:-python3} --version 2>&1 || true)" >&2; \
+		echo "       Install one, or name it: make PYTHON=/path/to/python3 $(MAKECMDGOALS)" >&2; \
+		exit 1; \
+	fi; \
+	echo "making .venv with $$($$python --version)"; \
+	pip="$(PY) -m pip"; \
+	if ! $$python -m venv --clear .venv >/dev/null 2>&1; then \
+		pip="$$python -m pip --python $(PY)"; \
+		if ! { $$python -m venv --clear --without-pip .venv && $$pip --version; } >/dev/null 2>&1; then \
+			rm -rf .venv; \
+			echo "error: $$python can't make a virtual environment: it has neither ensurepip nor pip." >&2; \
+			echo "       Debian, Ubuntu: apt-get install python3-venv. Elsewhere: install pip for this Python." >&2; \
+			exit 1; \
+		fi; \
+	fi; \
+	$$pip install --quiet --disable-pip-version-check --require-hashes -r locks/dev.txt; \
+	cp locks/dev.txt .venv/made-from.txt
+endef
+
+# Asked inside the module that demands most: a Go that may fetch a newer toolchain by itself answers with that one.
+GO_MODULE := tests/cluster/registry
+.PHONY: go
+go:
+	@command -v go >/dev/null || { \
+		echo "error: Go is missing; the test cluster and the test registry are built with it." >&2; \
+		echo "       Install it from https://go.dev/dl/ or your distribution, and have it on PATH." >&2; exit 1; }; \
+	wanted="$$(awk '$$1 == "go" { print $$2 }' $(GO_MODULE)/go.mod)"; \
+	found="$$(cd $(GO_MODULE) && go env GOVERSION)"; found="$${found#go}"; found="$${found%% *}"; \
+	[ "$$(printf '%s\n' "$$wanted" "$$found" | sort -V | head -n 1)" = "$$wanted" ] || { \
+		echo "error: Go $$found is too old; $(GO_MODULE)/go.mod wants $$wanted." >&2; \
+		echo "       Install it from https://go.dev/dl/, or let Go (1.21 or newer) fetch it:" >&2; \
+		echo "       GOTOOLCHAIN=auto make $(MAKECMDGOALS)" >&2; exit 1; }
+
+
+.PHONY: lint
+lint: venv ## Check style, format and the direction of imports (ruff, import-linter).
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
+
+.PHONY: types
+types: venv ## Check types (mypy, strict).
+	.venv/bin/mypy
+
+.PHONY: format
+format: venv ## Rewrite the code the way `make lint` wants it, as far as ruff can.
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+
+.PHONY: unit
+unit: venv ## Run the unit tests: pure functions, seconds.
+	$(PY) -m pytest tests/unit $(ARGS)
+
+.PHONY: runner
+runner: venv go ## Run the runner's tests: real wasmtime, real registry, real modules.
+	$(PY) -m pytest tests/runner $(ARGS)
+
+.PHONY: controlplane
+controlplane: venv go ## Run the tests against a real Kubernetes control plane on loopback (built once: minutes).
+	$(PY) -m pytest tests/controlplane $(ARGS)
+
+.PHONY: test
+test: venv go lint types ## Run every check and every test that this machine can.
+	$(PY) -m pytest $(ARGS)
+
+
+.PHONY: demo
+demo: venv go ## Bring up a Kubernetes of our own, run the demos on it, show what they print.
+	$(PY) -m demos.demo $(ARGS)
+
+.PHONY: demo-clean
+demo-clean: venv ## Stop what `make demo` left running and remove its files.
+	$(PY) -m demos.demo clean $(ARGS)
+
+.PHONY: cluster-up
+cluster-up: venv go ## Start a test cluster that stays, to work against.
+	$(PY) -m tests.cluster up $(ARGS)
+
+.PHONY: cluster-down
+cluster-down: venv ## Stop that cluster.
+	$(PY) -m tests.cluster down $(ARGS)
+
+.PHONY: cluster-status
+cluster-status: venv ## Say whether that cluster runs, and how to reach it.
+	$(PY) -m tests.cluster status $(ARGS)
+
+
+# dev.txt holds everything and comes first; the other two are cut from it, so that tests and images have the same versions.
+# What a lock pins already stays, unless told otherwise: make lock ARGS=--upgrade
+LOCK := .venv/bin/uv pip compile pyproject.toml --quiet --universal --python-version 3.11 --generate-hashes \
+	--no-header --no-emit-index-url --no-emit-find-links
+.PHONY: lock
+lock: venv ## Write locks/*.txt from pyproject.toml; ARGS=--upgrade takes newer versions.
+	$(LOCK) --all-extras -o locks/dev.txt $(ARGS)
+	$(LOCK) --extra operator -c locks/dev.txt -o locks/operator.txt
+	$(LOCK) --extra runner -c locks/dev.txt -o locks/runner.txt
+	@! grep -nE '://|^-' locks/*.txt || { echo "error: a lock names a host or an option; see the lines above." >&2; exit 1; }
+
+.PHONY: clean
+clean: ## Remove .venv and what the tools left in this folder.
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
+	find . -name .git -prune -o -type d \( -name __pycache__ -o -name target \) -prune -exec rm -rf {} +
+
+# Go writes its module cache read-only, hence the chmod.
+.PHONY: clean-cache
+clean-cache: ## Empty the cache of built binaries and compiled modules; the next run builds them again.
+	cache="$${WHERRY_CACHE:-$${XDG_CACHE_HOME:-$$HOME/.cache}/wherry}"; \
+	if [ -d "$$cache" ]; then chmod -R u+w "$$cache"; find "$$cache" -mindepth 1 -delete; fi
