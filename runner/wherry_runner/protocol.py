@@ -29,7 +29,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Literal
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, SecretStr, field_serializer
 from pydantic.alias_generators import to_camel
 
 API_VERSION = "v1"
@@ -108,6 +108,11 @@ class EnvironmentVariable(Wire):
 
     name: Annotated[str, Field(min_length=1, max_length=1024)]
     value: SecretStr
+
+    @field_serializer("value", when_used="json")
+    def _reveal(self, value: SecretStr) -> str:
+        """On the wire, and nowhere else, the value itself has to travel."""
+        return value.get_secret_value()
 
 
 class VolumeMount(Wire):

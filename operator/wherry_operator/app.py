@@ -1,0 +1,289 @@
+"""Wires an operator, and orders its start and its end. Every other file gets what it needs from here."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Sequence
+
+import kopf
+from kubernetes.aio.client import Configuration
+
+from wherry_operator import handlers
+from wherry_operator.events import EventRecorder
+from wherry_operator.health import HealthServer
+from wherry_operator.kube import Kube, KubeError, NotFound, Object, load_configuration
+from wherry_operator.kubelet.server import KubeletServer
+from wherry_operator.leader import Leadership, LeadershipLost
+from wherry_operator.objects import ObjectStore
+from wherry_operator.queue import Fatal, Key, WorkQueue
+from wherry_operator.reconcile import pod, workload
+from wherry_operator.reconcile.node import NodeKeeper
+from wherry_operator.reconcile.resync import Collection, Resync
+from wherry_operator.references import References
+from wherry_operator.runners.delivery import Deliveries
+from wherry_operator.runners.registry import RunnerRegistry
+from wherry_operator.settings import RESYNC_SECONDS, Settings, SettingsError, parse
+from wherry_operator.tls import RunnerTls, TlsError
+from wherry_runner import protocol
+
+log = logging.getLogger("wherry_operator")
+
+FIRST_SYNC_SECONDS = 5.0
+"""How long runners may take to say what they have before placing begins; a silent one is waited for no longer."""
+
+
+class StartError(Exception):
+    """The operator can't work here; the message says what to do."""
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """The console script `wherry-operator`."""
+    try:
+        settings = parse(argv)
+    except SettingsError as error:
+        sys.exit(f"wherry-operator: {error}")
+    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("httpx").setLevel(logging.WARNING)
+    logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLogger().level))
+    try:
+        asyncio.run(run(settings))
+    except (StartError, TlsError, OSError) as error:
+        sys.exit(f"wherry-operator: {error}")
+
+
+async def run(settings: Settings) -> None:
+    """Run until SIGTERM or SIGINT, or until this process may not lead any more. Raises StartError."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        operator = Operator(settings, await load_configuration())
+        stack.push_async_callback(operator.close)
+        await operator.serve(stop)
+
+
+class Operator:
+    """Everything that one process holds."""
+
+    def __init__(self, settings: Settings, configuration: Configuration) -> None:
+        self._settings = settings
+        self._kube = Kube(configuration)
+        self._kube_as_node = Kube(
+            configuration,
+            user=f"system:node:{settings.node_name}",
+            groups=("system:nodes", "system:authenticated"),
+        )
+        self._pods = ObjectStore("Pod", accepts=self._is_our_pod, on_change=self._object_changed)
+        self._workloads = ObjectStore("WasmWorkload", accepts=self._is_our_workload, on_change=self._object_changed)
+        self._registry = RunnerRegistry(
+            settings.runners,
+            RunnerTls(settings.runner_tls),
+            on_change=self._workload_changed,
+            on_runner_change=self._runner_changed,
+        )
+        self._leadership = Leadership.from_settings(self._kube, settings)
+        self._deliveries = Deliveries(self._registry, self._leadership)
+        self._pod_events = EventRecorder(self._kube_as_node, component="wherry", host=settings.node_name)
+        self._workload_events = EventRecorder(self._kube, component="wherry", host=settings.node_name)
+        self._pod_reconciler = pod.PodReconciler(
+            kube_as_node=self._kube_as_node,
+            store=self._pods,
+            references=References(
+                self._kube_as_node, who=f"the virtual node {settings.node_name}", retry_forbidden=True
+            ),
+            deliveries=self._deliveries,
+            events=self._pod_events,
+            node_address=settings.kubelet.address,
+        )
+        self._workload_reconciler = workload.WorkloadReconciler(
+            kube=self._kube,
+            store=self._workloads,
+            references=References(self._kube, who="Wherry's operator", retry_forbidden=False),
+            deliveries=self._deliveries,
+            events=self._workload_events,
+        )
+        self._queue = WorkQueue(self._reconcile)
+        self._resync = Resync(self._kube, self._collections(), registry=self._registry, deliveries=self._deliveries)
+        self._kubelet = KubeletServer(settings, self._kube, self._pod_reconciler)
+        self._node: NodeKeeper | None = None
+        self._health = HealthServer(
+            settings.health_listen,
+            settings.health_port,
+            live={"loop": lambda: ""},
+            ready={"resync": self._resync_complaint, "kubelet": self._kubelet.complaint, "node": self._node_complaint},
+        )
+        self._started = False
+
+    async def serve(self, stop: asyncio.Event) -> None:
+        """Start everything in its order, and run until told to stop or until something essential ended."""
+        await self._check_cluster()
+        health = await self._health.start()
+        port = await self._kubelet.start()
+        self._registry.start()
+        log.info("kubelet API on port %d, health on port %d", port, health)
+        if not await _unless(stop, self._leadership.acquire()):
+            return
+        self._node = NodeKeeper(self._kube_as_node, self._registry, self._settings, port)
+        await self._registry.wait_first_sync(FIRST_SYNC_SECONDS)
+        tasks = [
+            asyncio.create_task(self._leadership.hold(), name="leader Lease"),
+            asyncio.create_task(self._node.run(), name="node"),
+            asyncio.create_task(self._pod_events.run(), name="events of Pods"),
+            asyncio.create_task(self._workload_events.run(), name="events of WasmWorkloads"),
+            asyncio.create_task(self._queue.run(), name="queue"),
+            asyncio.create_task(self._resync.run(), name="resync"),
+        ]
+        kopf_stop, kopf_ready = asyncio.Event(), asyncio.Event()
+        # Last: on its end kopf cancels every task that was born after it (kopf.md §12).
+        watching = asyncio.create_task(
+            kopf.operator(
+                registry=handlers.registry(pods=self._pods, workloads=self._workloads),
+                settings=handlers.configure(self._settings),
+                clusterwide=True,
+                stop_flag=kopf_stop,
+                ready_flag=kopf_ready,
+                standalone=True,
+            ),
+            name="kopf",
+        )
+        loop = asyncio.get_running_loop()
+        await asyncio.wait(
+            [watching, ready := asyncio.create_task(kopf_ready.wait())], return_when=asyncio.FIRST_COMPLETED
+        )
+        ready.cancel()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, stop.set)  # kopf has put its own in their place
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+        self._started = True
+        log.info("serving node %s and class %s", self._settings.node_name, self._settings.class_name)
+        stopping = asyncio.create_task(stop.wait())
+        try:
+            done, _ = await asyncio.wait([stopping, watching, *tasks], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            kopf_stop.set()
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(watching, 5.0)
+            for task in (*tasks, stopping):
+                task.cancel()
+            await asyncio.gather(*tasks, stopping, return_exceptions=True)
+        for task in done - {stopping}:
+            error = task.exception()
+            if error is not None and not isinstance(error, (Fatal, LeadershipLost)):
+                log.error("%s failed", task.get_name(), exc_info=error)
+            raise StartError(f"{task.get_name()} has ended: {error or 'unexpectedly'}") from error
+
+    async def close(self) -> None:
+        """Leave in order: nothing that runs is touched, and the next leader need not wait."""
+        await self._leadership.release()
+        await self._registry.close()
+        await self._kubelet.close()
+        await self._health.close()
+        await self._kube.close()
+        await self._kube_as_node.close()
+
+    # --- wiring -------------------------------------------------------------------------------------------------------
+
+    async def _reconcile(self, key: Key) -> float | None:
+        if not self._leadership.held:
+            raise Fatal("this process does not lead any more")
+        match key.kind:
+            case "Pod":
+                return await self._pod_reconciler.reconcile(key)
+            case _:
+                return await self._workload_reconciler.reconcile(key)
+
+    def _object_changed(self, key: Key, gone_uid: str | None) -> None:
+        if gone_uid is not None:
+            reconciler = self._pod_reconciler if key.kind == "Pod" else self._workload_reconciler
+            reconciler.gone(key, gone_uid)
+        self._queue.add(key)
+
+    def _workload_changed(self, owner: protocol.Owner | None, workload_id: str, runner: str) -> None:
+        if owner is not None:
+            self._deliveries.observe(owner, workload_id)
+            self._queue.add(Key(owner.kind, owner.namespace, owner.name))
+
+    def _runner_changed(self, name: str) -> None:
+        if self._node is not None:
+            self._node.poke()
+        # Whatever waited for a runner, or was on this one, is looked at again.
+        for store in (self._pods, self._workloads):
+            for body in store.all():
+                self._queue.add(Key(store.kind, body["metadata"]["namespace"], body["metadata"]["name"]))
+
+    def _is_our_pod(self, body: Object) -> bool:
+        return bool(body["spec"].get("nodeName") == self._settings.node_name)
+
+    def _is_our_workload(self, body: Object) -> bool:
+        return bool(body["spec"].get("className", "wherry") == self._settings.class_name)
+
+    def _collections(self) -> list[Collection]:
+        return [
+            Collection(
+                store=self._pods,
+                path="/api/v1/pods",
+                field_selector=f"spec.nodeName={self._settings.node_name}",
+                object_path=lambda namespace, name: f"/api/v1/namespaces/{namespace}/pods/{name}",
+            ),
+            Collection(
+                store=self._workloads,
+                path=f"/apis/{workload.GROUP_VERSION}/wasmworkloads",
+                field_selector=f"spec.className={self._settings.class_name}",
+                object_path=workload.path_of,
+            ),
+        ]
+
+    async def _check_cluster(self) -> None:
+        """What must be there before anything else makes sense. Waits for an API server that does not answer yet."""
+        path = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/wasmworkloads.wherry.dev"
+        told = ""
+        while True:
+            try:
+                await self._kube.get(path)
+                return
+            except NotFound:
+                raise StartError(
+                    "the CRD wasmworkloads.wherry.dev is not installed; apply crds/wasmworkloads.wherry.dev.yaml"
+                ) from None
+            except KubeError as error:
+                if error.status in (401, 403):
+                    raise StartError(f"the API server refuses this operator's credentials: {error.message}") from error
+                if error.message != told:
+                    log.warning("waiting for the API server: %s", error.message)
+                    told = error.message
+                await asyncio.sleep(1.0)
+
+    def _resync_complaint(self) -> str:
+        if not self._started:
+            return ""  # a follower is ready: it serves what needs no lead
+        at = self._resync.completed_at
+        if at is None:
+            return "no complete LIST yet"
+        age = time.monotonic() - at
+        return "" if age < 5 * RESYNC_SECONDS else f"the last complete LIST is {age:.0f} s old"
+
+    def _node_complaint(self) -> str:
+        return self._node.complaint() if self._node is not None and self._started else ""
+
+
+async def _unless(stop: asyncio.Event, work: Awaitable[object]) -> bool:
+    """Do the work, unless told to stop first; False then."""
+    task = asyncio.ensure_future(work)
+    stopping = asyncio.create_task(stop.wait())
+    try:
+        await asyncio.wait([task, stopping], return_when=asyncio.FIRST_COMPLETED)
+        if task.done():
+            task.result()
+            return True
+        return False
+    finally:
+        task.cancel()
+        stopping.cancel()

@@ -1,0 +1,105 @@
+"""Thin kopf adapters: an event becomes a key, and nothing is decided here.
+
+Only `on.event` handlers: they write no annotation and no finalizer onto anybody's objects (facts: kopf.md §6). kopf's fatal
+paths (kopf.md §4) are closed by the settings below; should kopf end nevertheless, the process ends and is started again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import random
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import kopf
+
+from wherry_operator.kube import Object
+from wherry_operator.objects import ObjectStore
+from wherry_operator.settings import Settings
+
+GROUP, VERSION, PLURAL = "wherry.dev", "v1alpha1", "wasmworkloads"
+
+PAGE = 500
+"""Objects in a page of a LIST: a page of five hundred never lets its continue token grow old, which would be fatal."""
+
+LOGIN_MINUTES = 30
+"""Credentials are taken as new after this: without an expiry one transient 401 ends kopf (kopf.md §11)."""
+
+
+class _EndlessBackOffs:
+    """Pauses for ever, re-iterable: an API server that is away for an hour must not end the operator."""
+
+    def __iter__(self) -> Iterator[float]:
+        delay = 1.0
+        while True:
+            yield delay * random.uniform(0.8, 1.2)
+            delay = min(delay * 2, 30.0)
+
+
+class _NeverDiffed(kopf.AnnotationsDiffBaseStorage):
+    """No essence: objects are observed, never diffed, and building it is most of kopf's work (kopf.md §14)."""
+
+    def build(self, *, body: Any, extra_fields: Any = None) -> Any:
+        return {}
+
+
+class _NoProgress(kopf.AnnotationsProgressStorage):
+    """No progress is kept of handlers that keep none."""
+
+    def clear(self, *, essence: Any) -> Any:
+        return super().clear(essence=essence) if essence else essence
+
+
+def configure(settings: Settings) -> kopf.OperatorSettings:
+    """kopf's settings: server-side selectors, endless retries, nothing written to objects."""
+    chosen = kopf.OperatorSettings()
+    chosen.peering.standalone = True
+    chosen.scanning.disabled = True  # app.py has checked that the CRD is there
+    chosen.watching.field_selectors["v1", "pods"] = f"spec.nodeName={settings.node_name}"
+    chosen.watching.field_selectors[GROUP, VERSION, PLURAL] = f"spec.className={settings.class_name}"
+    chosen.watching.server_timeout = 600
+    chosen.watching.client_timeout = 660
+    chosen.watching.connect_timeout = 10
+    chosen.watching.chunk_size = PAGE
+    chosen.networking.request_timeout = 30
+    chosen.networking.connect_timeout = 5
+    chosen.networking.error_backoffs = _EndlessBackOffs()
+    chosen.queueing.error_delays = (1, 2, 5, 10, 20, 30)
+    chosen.queueing.idle_timeout = 1.0
+    chosen.posting.enabled = False
+    chosen.persistence.diffbase_storage = _NeverDiffed(prefix=GROUP)
+    chosen.persistence.progress_storage = _NoProgress(prefix=GROUP)
+    chosen.process.ultimate_exiting_timeout = 10
+    return chosen
+
+
+def registry(*, pods: ObjectStore, workloads: ObjectStore) -> kopf.OperatorRegistry:
+    """The handlers."""
+    handlers = kopf.OperatorRegistry()
+
+    def note(store: ObjectStore, event: Any) -> None:
+        store.seen(_plain(event["object"]), deleted=event["type"] == "DELETED")
+
+    @kopf.on.event("v1", "pods", registry=handlers)
+    async def pod_event(event: Any, **_: Any) -> None:
+        note(pods, event)
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=handlers)
+    async def workload_event(event: Any, **_: Any) -> None:
+        note(workloads, event)
+
+    @kopf.on.login(registry=handlers)
+    async def login(**kwargs: Any) -> kopf.ConnectionInfo | None:
+        await asyncio.sleep(1.0 if kwargs.get("retry") else 0.0)
+        found = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
+        if found is None:
+            return None
+        return dataclasses.replace(found, expiration=datetime.now(UTC) + timedelta(minutes=LOGIN_MINUTES))
+
+    return handlers
+
+
+def _plain(body: Any) -> Object:
+    return dict(body)

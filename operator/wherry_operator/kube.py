@@ -1,0 +1,195 @@
+"""Every call of our own to the API server: plain objects in and out, errors with their meaning.
+
+Objects travel as the dictionaries that JSON gives: the official client's generated classes cost several milliseconds and
+drop fields that a newer API server sends. Watching is kopf's (`handlers.py`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import AsyncIterator, Mapping
+from enum import StrEnum
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import client, config
+from multidict import CIMultiDict
+
+Object = dict[str, Any]
+"""One object of Kubernetes, as its JSON has it."""
+
+REQUEST_TIMEOUT_SECONDS = 30.0
+"""No single call of ours needs longer; a stuck connection must not hold a reconcile for ever."""
+
+LIST_PAGE = 500
+"""Objects asked for at once: a page stays small, and a continue token never grows old between two pages."""
+
+
+class PatchKind(StrEnum):
+    """How a patch is merged; the value is its media type."""
+
+    MERGE = "application/merge-patch+json"
+    STRATEGIC = "application/strategic-merge-patch+json"
+
+
+class KubeError(Exception):
+    """A call failed. `status` is the HTTP status, 0 where there was no answer."""
+
+    def __init__(self, status: int, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.reason = reason
+        self.message = message
+
+
+class NotFound(KubeError):
+    """404: the object is not there."""
+
+
+class Forbidden(KubeError):
+    """403: this identity may not do that."""
+
+
+class Conflict(KubeError):
+    """409: it exists already, or a precondition (UID, resourceVersion) does not hold."""
+
+
+class Invalid(KubeError):
+    """422: the API server refuses the object's content."""
+
+
+class Unavailable(KubeError):
+    """No answer, 429 or 5xx: trying again may help."""
+
+
+_BY_STATUS = {403: Forbidden, 404: NotFound, 409: Conflict, 422: Invalid, 429: Unavailable}
+
+
+class Kube:
+    """A client with one identity: our own, or another that we may impersonate."""
+
+    def __init__(self, configuration: client.Configuration, *, user: str = "", groups: tuple[str, ...] = ()) -> None:
+        self._api = client.ApiClient(configuration)
+        # Impersonate-Group is repeated, one line per group: a plain mapping of headers can't say that.
+        self._identity = (
+            [("Impersonate-User", user), *(("Impersonate-Group", group) for group in groups)] if user else []
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        await self._api.close()
+
+    async def get(self, path: str) -> Object:
+        """One object. Raises NotFound, Forbidden, Unavailable, KubeError."""
+        return await self._call("GET", path)
+
+    async def list_metadata(self, path: str, *, field_selector: str = "") -> list[Object]:
+        """The metadata of all objects of a collection: what a comparison needs, at a fraction of the bytes."""
+        accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
+        found: list[Object] = []
+        async for page in self._pages(path, field_selector, "", accept=accept):
+            found += page["items"] or []  # null where there are none
+        return found
+
+    async def create(self, path: str, body: Object) -> Object:
+        """Create an object in a collection. Raises Conflict where it exists."""
+        return await self._call("POST", path, body=body)
+
+    async def replace(self, path: str, body: Object) -> Object:
+        """Replace an object; with a resourceVersion in it only if nobody changed it since (else Conflict)."""
+        return await self._call("PUT", path, body=body)
+
+    async def patch(self, path: str, body: Object, kind: PatchKind = PatchKind.MERGE) -> Object:
+        """Change some fields of an object."""
+        return await self._call("PATCH", path, body=body, headers={"Content-Type": kind.value})
+
+    async def delete(self, path: str, *, uid: str, grace_seconds: int | None = None) -> None:
+        """Delete the object with this UID, no other of the same name. Gone already is success."""
+        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        if grace_seconds is not None:
+            options["gracePeriodSeconds"] = grace_seconds
+        try:
+            await self._call("DELETE", path, body=options)
+        except NotFound:
+            return
+        except Conflict as error:
+            if "uid" not in error.message.lower():
+                raise
+
+    async def _pages(self, path: str, fields: str, labels: str, *, accept: str) -> AsyncIterator[Object]:
+        query: list[tuple[str, str]] = [("limit", str(LIST_PAGE))]
+        if fields:
+            query.append(("fieldSelector", fields))
+        if labels:
+            query.append(("labelSelector", labels))
+        token = ""
+        while True:
+            page = await self._call(
+                "GET",
+                path,
+                query=[*query, ("continue", token)] if token else query,
+                headers={"Accept": accept},
+            )
+            yield page
+            token = page["metadata"].get("continue", "")
+            if not token:
+                return
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: list[tuple[str, str]] | None = None,
+        body: Object | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Object:
+        request = await self._api.param_serialize(
+            method,
+            path,
+            query_params=query or [],
+            header_params={
+                "Accept": "application/json",
+                "Content-Type": "application/json",
+                **(headers or {}),
+            },
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        method, url, header_params, sent_body = request[:4]
+        sent_headers = CIMultiDict([*header_params.items(), *self._identity])
+        try:
+            response = await self._api.call_api(
+                method, url, sent_headers, sent_body, _request_timeout=REQUEST_TIMEOUT_SECONDS
+            )
+            raw = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(
+                0, "Unavailable", f"the API server does not answer: {error or type(error).__name__}"
+            ) from error
+        if response.status >= 300:
+            raise _error(response.status, raw)
+        answer: Object = json.loads(raw) if raw else {}
+        return answer
+
+
+def _error(status: int, raw: bytes) -> KubeError:
+    reason, message = "", raw[:500].decode(errors="replace")
+    try:
+        answer = json.loads(raw)
+        reason, message = answer.get("reason") or "", answer.get("message") or message
+    except (ValueError, AttributeError):
+        pass  # a proxy's page, or cut off: its text is all there is
+    kind = _BY_STATUS.get(status, Unavailable if status >= 500 else KubeError)
+    return kind(status, reason, message)
+
+
+async def load_configuration() -> client.Configuration:
+    """How the API server is reached: from inside a Pod by its ServiceAccount, else by KUBECONFIG."""
+    configuration = client.Configuration()
+    if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
+        config.load_incluster_config(client_configuration=configuration)
+    else:
+        await config.load_kube_config(client_configuration=configuration)
+    return configuration

@@ -1,0 +1,224 @@
+"""The virtual node's HTTPS endpoint, called by the API server (`kubectl logs`), by metrics and by the
+curious.
+
+Routes and answers are the kubelet's (`pkg/kubelet/server/server.go`), as far as a WebAssembly module has what
+they are about; the rest is refused with a sentence that says why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterable
+from contextlib import suppress
+from typing import Protocol
+
+from aiohttp import web
+
+from wherry_operator.clock import Clock
+from wherry_operator.kube import KubeError, Object
+from wherry_operator.kubelet import logs
+from wherry_operator.kubelet.auth import (
+    Attributes,
+    Authenticator,
+    Authorizer,
+    ReviewFailed,
+    Unauthenticated,
+    client_ca,
+)
+from wherry_operator.runners.client import RunnerClient
+from wherry_operator.settings import Settings
+from wherry_operator.tls import ServerTls, TlsError
+
+log = logging.getLogger(__name__)
+
+CLIENT_CA_SECONDS = 300.0
+"""Between two reads of the cluster's client CA."""
+
+CLIENT_CA_RETRY_SECONDS = 10.0
+"""After a read that failed: until one succeeds, the API server is a stranger."""
+
+KEEPALIVE_SECONDS = 120.0
+"""An idle connection is closed then: the API server keeps its own for 90 s."""
+
+MAX_HEADER_BYTES = 16 << 10
+"""One header: a token with many claims fits."""
+
+MAX_HEADERS = 64
+
+STOP_SECONDS = 5.0
+"""What followed logs get at the end, before their connections are closed."""
+
+_NO_EXEC = (
+    "exec is not supported for WebAssembly workloads: a module has no shell and no second process to start "
+    "one in; see its output with kubectl logs"
+)
+_NO_ATTACH = "attach is not supported by Wherry: follow the output with kubectl logs -f"
+_NO_FORWARD = (
+    "port-forward to a Pod of the virtual node is not supported by Wherry: reach it through its Service or its Pod IP"
+)
+
+_REFUSED = {"exec": _NO_EXEC, "run": _NO_EXEC, "attach": _NO_ATTACH, "portForward": _NO_FORWARD}
+
+
+class PodLookup(Protocol):
+    """What the endpoint has to know of Pods; `reconcile/pod.py` knows it."""
+
+    def pod(self, namespace: str, name: str) -> Object | None:
+        """The live object of a Pod bound to our Node; None if there is none."""
+        ...
+
+    def pods(self) -> Iterable[Object]:
+        """All of them."""
+        ...
+
+    def placement(self, uid: str) -> RunnerClient | None:
+        """The runner that a Pod is on; None if it is on none."""
+        ...
+
+
+class KubeletApi(Protocol):
+    """What of `Kube` is used here: our own identity's, for a node may not ask for reviews."""
+
+    async def get(self, path: str) -> Object:
+        """One object."""
+        ...
+
+    async def create(self, path: str, body: Object) -> Object:
+        """Create an object in a collection."""
+        ...
+
+
+class KubeletServer:
+    """Listens from `start` to `close`, on every replica: only the leader's address is in the Node."""
+
+    def __init__(self, settings: Settings, kube: KubeletApi, lookup: PodLookup, *, clock: Clock | None = None) -> None:
+        self._settings = settings
+        self._kube = kube
+        self._lookup = lookup
+        self._clock = clock or Clock()
+        self._authenticator = Authenticator(kube, self._clock)
+        self._authorizer = Authorizer(kube, settings.node_name, self._clock)
+        self._runner: web.AppRunner | None = None
+        self._trusting: asyncio.Task[None] | None = None
+        self._complaint = ""
+
+    async def start(self) -> int:
+        """Listen. Raises TlsError (our certificate), OSError (the address).
+
+        A client CA that can't be read is logged and tried again: until then only tokens are accepted.
+
+        :return: the bound port.
+        """
+        of = self._settings.kubelet
+        tls = ServerTls(of.cert_file, of.key_file, client_ca_file=of.client_ca_file)
+        if of.client_ca_file is None:
+            await self._trust(tls)
+            self._trusting = asyncio.create_task(self._keep_trust(tls), name="client CA of the kubelet endpoint")
+        self._runner = web.AppRunner(
+            self._app(),
+            access_log=None,
+            handle_signals=False,
+            handler_cancellation=True,  # a client that has gone ends the stream from the runner
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            shutdown_timeout=STOP_SECONDS,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
+        )
+        await self._runner.setup()
+        await web.TCPSite(self._runner, of.listen, of.port, ssl_context=tls.context).start()
+        return int(self._runner.addresses[0][1])
+
+    async def close(self) -> None:
+        """Stop listening; streams get STOP_SECONDS."""
+        if self._trusting:
+            self._trusting.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._trusting
+        if self._runner:
+            await self._runner.cleanup()
+
+    def complaint(self) -> str:
+        """For a health check: why the API server's certificate can't be verified, "" if it can."""
+        return self._complaint
+
+    def _app(self) -> web.Application:
+        app = web.Application(middlewares=[self._guard])
+        app.on_response_prepare.append(_hide_server)
+        app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs, allow_head=False)
+        app.router.add_get("/healthz", _healthz, allow_head=False)
+        for path in ("/pods", "/pods/"):
+            app.router.add_get(path, self._pods, allow_head=False)
+        for name, text in _REFUSED.items():
+            app.router.add_route("*", f"/{name}/{{rest:.*}}", _refusal(text))
+        return app
+
+    @web.middleware
+    async def _guard(
+        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ) -> web.StreamResponse:
+        """Every request, an unknown path's too, is authenticated and authorized first."""
+        certificate = request.transport.get_extra_info("peercert") if request.transport else None
+        try:
+            identity = await self._authenticator.identify(certificate, request.headers.get("Authorization", ""))
+            wanted = Attributes.of(request.method, request.path)
+            allowed = await self._authorizer.allows(identity, wanted)
+        except Unauthenticated:
+            return web.Response(status=401, text="Unauthorized")
+        except ReviewFailed as error:
+            log.error("%s %s: %s", request.method, request.path, error)
+            return web.Response(status=500, text="the API server could not be asked whether this is allowed")
+        if not allowed:
+            named = " ".join(wanted.subresources)
+            who = f"user={identity.user}, verb={wanted.verb}, resource=nodes, subresource(s)=[{named}]"
+            return web.Response(status=403, text=f"Forbidden ({who})\n")
+        return await handler(request)
+
+    async def _logs(self, request: web.Request) -> web.StreamResponse:
+        name, container = request.match_info["pod"], request.match_info["container"]
+        try:
+            options = logs.parse_query(request.query)
+        except logs.BadQuery as error:
+            return web.Response(status=error.status, text=error.body)
+        pod = self._lookup.pod(request.match_info["namespace"], name)
+        if pod is None:
+            return web.Response(status=404, text=f'pod "{name}" does not exist')
+        if not logs.has_container(pod, container):
+            return web.Response(status=404, text=f'container "{container}" not found in pod "{name}"')
+        return await logs.serve(request, pod, container, options, self._lookup.placement(pod["metadata"]["uid"]))
+
+    async def _pods(self, _request: web.Request) -> web.Response:
+        found = list(self._lookup.pods())
+        return web.json_response({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": found})
+
+    async def _keep_trust(self, tls: ServerTls) -> None:
+        while True:
+            await self._clock.sleep(CLIENT_CA_RETRY_SECONDS if self._complaint else CLIENT_CA_SECONDS)
+            await self._trust(tls)
+
+    async def _trust(self, tls: ServerTls) -> None:
+        try:
+            tls.trust(await client_ca(self._kube, None))
+            self._complaint = ""
+        except (KubeError, TlsError) as error:
+            self._complaint = f"the cluster's client CA can't be read, so that kubectl logs may fail: {error}"
+            log.error("%s", self._complaint)
+
+
+def _refusal(text: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    # A metav1.Status, not text: the API server decodes whatever is not 101 as one (client-go transport/spdy), YAML too,
+    # and makes an empty Status of a sentence with a colon in it; kubectl then shows "unknown error".
+    status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": text, "code": 501}
+
+    async def refuse(_request: web.Request) -> web.StreamResponse:
+        return web.json_response(status, status=501)
+
+    return refuse
+
+
+async def _healthz(_request: web.Request) -> web.Response:
+    return web.Response(text="ok")
+
+
+async def _hide_server(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.pop("Server", None)

@@ -1,0 +1,252 @@
+"""Who leads: one of the operator's replicas, by a Lease of coordination.k8s.io/v1.
+
+The rules are those of client-go's leader election (`tools/leaderelection`): a candidate trusts no other clock
+than its own and takes a Lease over only after it has itself seen it unchanged for the Lease's duration; every
+write carries the resourceVersion that it was decided on, so that of two candidates one loses by a Conflict.
+
+Added: each acquisition, also of our own Lease after a restart, raises `leaseTransitions`, which is the
+**epoch**: runners refuse a lower one than they have seen (design §3.4), so that a leader that has not noticed
+its end can do no harm there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import Protocol
+
+from wherry_operator.clock import Clock, micro_time
+from wherry_operator.kube import Conflict, KubeError, NotFound, Object
+from wherry_operator.settings import LEASE_DURATION_SECONDS, Settings
+
+log = logging.getLogger(__name__)
+
+RENEW_SECONDS = 5.0
+"""A third of the duration: one lost renewal costs nothing."""
+
+LOST_SECONDS = 10.0
+"""Not renewed for so long, we are no leader any more: well before another may take over
+(LEASE_DURATION_SECONDS)."""
+
+RETRY_SECONDS = 1.0
+"""Between two looks at a Lease that another holds, and after a failure."""
+
+CALL_SECONDS = 4.0
+"""For one look or one write, so that a renewal can be tried twice within LOST_SECONDS."""
+
+
+class LeadershipLost(Exception):
+    """We do not lead any more: everything that a leader does has to stop."""
+
+
+class LeaseApi(Protocol):
+    """What of `Kube` is used here."""
+
+    async def get(self, path: str) -> Object:
+        """One object."""
+        ...
+
+    async def create(self, path: str, body: Object) -> Object:
+        """Create an object in a collection."""
+        ...
+
+    async def replace(self, path: str, body: Object) -> Object:
+        """Replace an object, if nobody else did."""
+        ...
+
+
+class Leadership:
+    """One candidate. `acquire`, then `hold` beside all that a leader does, then `release`."""
+
+    def __init__(self, kube: LeaseApi, *, namespace: str, name: str, identity: str, clock: Clock | None = None) -> None:
+        self._kube = kube
+        self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._path = f"{self._collection}/{name}"
+        self._name = name
+        self._identity = identity
+        self._clock = clock or Clock()
+        self._lease: Object | None = None
+        self._renewed = float("-inf")
+        self._seen: tuple[object, ...] = ()
+        self._seen_at = 0.0
+        self._seen_duration = float(LEASE_DURATION_SECONDS)
+        self._writing = asyncio.Lock()
+        self.lost = asyncio.Event()
+        """Set once leadership has ended in whatever way."""
+
+    @classmethod
+    def from_settings(cls, kube: LeaseApi, settings: Settings) -> Leadership:
+        """The election of this installation: its node's name tells it from others in the same namespace."""
+        name = f"wherry-operator-{settings.node_name}"
+        return cls(kube, namespace=settings.namespace, name=name, identity=settings.identity)
+
+    @property
+    def epoch(self) -> int:
+        """The number of our term; 0 before the first."""
+        return int(self._lease["spec"]["leaseTransitions"]) if self._lease else 0
+
+    @property
+    def held(self) -> bool:
+        """Whether we lead now, judged by the clock: false too when the process was frozen and nobody noticed
+        yet."""
+        renewed_for = self._clock.monotonic() - self._renewed
+        return self._lease is not None and not self.lost.is_set() and renewed_for < LOST_SECONDS
+
+    async def acquire(self) -> int:
+        """Wait until we lead. Failures of the API server are logged and tried again.
+
+        :return: the epoch.
+        """
+        self.lost.clear()
+        self._lease = None
+        while True:
+            wait = RETRY_SECONDS
+            try:
+                async with asyncio.timeout(CALL_SECONDS):
+                    wait = await self._try()
+            except Conflict:
+                pass  # another candidate was faster: look again
+            except (KubeError, TimeoutError) as error:
+                log.warning("can't take the Lease %s: %s", self._name, error or "no answer in time")
+            if self._lease is not None:
+                log.info("leading as %s, epoch %d", self._identity, self.epoch)
+                return self.epoch
+            await self._clock.sleep(wait)
+
+    async def hold(self) -> None:
+        """Renew until cancelled. Raises LeadershipLost; `lost` is set in either case."""
+        wait = RENEW_SECONDS
+        try:
+            while True:
+                await self._clock.sleep(min(wait, max(0.0, self._left())))
+                left = self._left()
+                if left <= 0:
+                    raise LeadershipLost(f"the Lease {self._name} was not renewed for {LOST_SECONDS:.0f} s")
+                try:
+                    async with asyncio.timeout(min(left, CALL_SECONDS)):
+                        await self._write(0)
+                    wait = RENEW_SECONDS
+                except (KubeError, TimeoutError) as error:
+                    wait = RETRY_SECONDS
+                    log.warning("can't renew the Lease %s: %s", self._name, error or "no answer in time")
+        finally:
+            self.lost.set()
+
+    async def advance(self, beyond: int) -> int:
+        """Raise our epoch above one that a runner has seen (`Refusal.epoch` of a StaleEpoch), while we still
+        lead.
+
+        Needed where the Lease has forgotten: it was deleted, or etcd came back from a backup. Safe, because a
+        deposed leader's write is refused. Raises LeadershipLost, KubeError, TimeoutError (after
+        CALL_SECONDS).
+
+        :return: the epoch, now higher than `beyond`.
+        """
+        if not self.held:
+            raise LeadershipLost(f"the Lease {self._name} is not ours")
+        if self.epoch <= beyond:
+            async with asyncio.timeout(CALL_SECONDS):
+                await self._write(beyond + 1)
+            log.warning("epoch raised to %d: a runner had seen %d", self.epoch, beyond)
+        return self.epoch
+
+    async def release(self) -> None:
+        """Give the Lease up, so that another need not wait; call it when nothing of ours acts as leader any
+        more."""
+        if self._lease is None or self._left() <= 0:
+            return
+        try:
+            async with asyncio.timeout(CALL_SECONDS):
+                await self._write(0, holder="")
+            log.info("gave up the Lease %s", self._name)
+        except LeadershipLost as error:
+            log.info("nothing to give up: %s", error)
+        except (KubeError, TimeoutError) as error:
+            log.warning(
+                "can't give up the Lease %s, another waits it out: %s",
+                self._name,
+                error or "no answer in time",
+            )
+        self._lease = None
+        self.lost.set()
+
+    def _left(self) -> float:
+        return self._renewed + LOST_SECONDS - self._clock.monotonic()
+
+    async def _try(self) -> float:
+        """Take the Lease if it is free (then `_lease` is set), else say in how many seconds to look again."""
+        started = self._clock.monotonic()
+        try:
+            lease = await self._kube.get(self._path)
+        except NotFound:
+            # Deleted under its holder, who may not know yet: what was seen of it still has to run out.
+            if self._seen and (left := self._expires_in(started)) > 0:
+                return min(left, RETRY_SECONDS)
+            metadata = {"name": self._name}
+            body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata}
+            self._lease = await self._kube.create(self._collection, {**body, "spec": self._spec(1)})
+        else:
+            spec = lease.get("spec") or {}
+            holder = spec.get("holderIdentity") or ""
+            seen = self._clock.monotonic()
+            self._observe(spec, seen)
+            if holder and holder != self._identity and (left := self._expires_in(seen)) > 0:
+                return min(left, RETRY_SECONDS)
+            epoch = int(spec.get("leaseTransitions") or 0) + 1
+            self._lease = await self._kube.replace(self._path, {**lease, "spec": {**spec, **self._spec(epoch)}})
+        # From before the write: later is when others may have begun to count.
+        self._renewed = started
+        return 0.0
+
+    def _observe(self, spec: Object, moment: float) -> None:
+        seen = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
+        if seen != self._seen:
+            if not self._seen or seen[0] != self._seen[0]:
+                log.info("the Lease %s is held by %s", self._name, seen[0] or "nobody")
+            self._seen, self._seen_at = seen, moment
+            self._seen_duration = float(spec.get("leaseDurationSeconds") or LEASE_DURATION_SECONDS)
+
+    def _expires_in(self, moment: float) -> float:
+        return self._seen_at + self._seen_duration - moment
+
+    def _spec(self, epoch: int) -> Object:
+        now = micro_time(self._clock.now())
+        return {
+            "holderIdentity": self._identity,
+            "leaseDurationSeconds": LEASE_DURATION_SECONDS,
+            "acquireTime": now,
+            "renewTime": now,
+            "leaseTransitions": epoch,
+        }
+
+    async def _write(self, least_epoch: int, *, holder: str | None = None) -> None:
+        """Renew, with at least this epoch. Raises LeadershipLost when the Lease is no longer ours,
+        KubeError."""
+        async with self._writing:
+            assert self._lease is not None, "acquire comes first"
+            mine = self._lease
+            started = self._clock.monotonic()
+            try:
+                self._lease = await self._kube.replace(self._path, self._renewal(mine, least_epoch, holder))
+            except Conflict:
+                # Somebody else's write, or our own one whose answer was lost: the live object tells.
+                live = await self._kube.get(self._path)
+                spec = live.get("spec") or {}
+                ours = spec.get("holderIdentity") == self._identity
+                if not ours or spec.get("leaseTransitions") != self.epoch:  # a higher one: our own successor
+                    raise LeadershipLost(
+                        f"the Lease {self._name} is held by {spec.get('holderIdentity') or 'nobody'}"
+                    ) from None
+                self._lease = await self._kube.replace(self._path, self._renewal(live, least_epoch, holder))
+            except NotFound:
+                raise LeadershipLost(f"the Lease {self._name} was deleted") from None
+            self._renewed = started
+
+    def _renewal(self, lease: Object, least_epoch: int, holder: str | None) -> Object:
+        spec = lease["spec"]
+        renewed = {
+            "holderIdentity": self._identity if holder is None else holder,
+            "renewTime": micro_time(self._clock.now()),
+            "leaseTransitions": max(int(spec["leaseTransitions"]), least_epoch),
+        }
+        return {**lease, "spec": {**spec, **renewed}}

@@ -1,0 +1,245 @@
+"""The parts of objects that the operator reads, as types: the spec of a WasmWorkload, and what Pods share with it.
+
+`WasmWorkloadSpec` mirrors the schema in `crds/`; a test holds the two against each other. The API server has validated an
+object before we see it; these models only make its fields safe to use, and ignore what they don't know.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+from pydantic.alias_generators import to_camel
+
+from wherry_runner.protocol import PullPolicy, RestartPolicy
+
+
+class Model(BaseModel):
+    """camelCase in JSON, immutable; a null counts as absent, as for the API server."""
+
+    model_config = ConfigDict(alias_generator=to_camel, validate_by_name=True, frozen=True, extra="ignore")
+
+
+class KeySelector(Model):
+    """A key of a ConfigMap or Secret."""
+
+    name: str = ""
+    key: str
+    optional: bool | None = None
+
+
+class ObjectReference(Model):
+    """A ConfigMap or Secret as a whole."""
+
+    name: str = ""
+    optional: bool | None = None
+
+
+class FieldSelector(Model):
+    """A field of the object itself (downward API)."""
+
+    field_path: str
+
+
+class EnvVarSource(Model):
+    """Where a variable's value comes from."""
+
+    field_ref: FieldSelector | None = None
+    config_map_key_ref: KeySelector | None = None
+    secret_key_ref: KeySelector | None = None
+    resource_field_ref: dict[str, object] | None = None
+    file_key_ref: dict[str, object] | None = None
+
+
+class EnvVar(Model):
+    """One variable."""
+
+    name: str
+    value: str | None = None
+    value_from: EnvVarSource | None = None
+
+
+class EnvFromSource(Model):
+    """Variables from every key of an object."""
+
+    prefix: str | None = None
+    config_map_ref: ObjectReference | None = None
+    secret_ref: ObjectReference | None = None
+
+
+class KeyToPath(Model):
+    """A key as a file."""
+
+    key: str
+    path: str
+    mode: int | None = None
+
+
+class ConfigMapVolume(Model):
+    """A ConfigMap as a folder."""
+
+    name: str = ""
+    items: tuple[KeyToPath, ...] | None = None
+    default_mode: int | None = None
+    optional: bool | None = None
+
+
+class SecretVolume(Model):
+    """A Secret as a folder."""
+
+    secret_name: str = ""
+    items: tuple[KeyToPath, ...] | None = None
+    default_mode: int | None = None
+    optional: bool | None = None
+
+
+class SecretProjection(Model):
+    """A Secret as a part of a projected folder."""
+
+    name: str = ""
+    items: tuple[KeyToPath, ...] | None = None
+    optional: bool | None = None
+
+
+class DownwardFile(Model):
+    """A field of the object as a file."""
+
+    path: str
+    field_ref: FieldSelector | None = None
+    resource_field_ref: dict[str, object] | None = None
+    mode: int | None = None
+
+
+class DownwardProjection(Model):
+    """Fields of the object as files."""
+
+    items: tuple[DownwardFile, ...] = ()
+
+
+class DownwardVolume(DownwardProjection):
+    """The same as a volume of its own."""
+
+    default_mode: int | None = None
+
+
+class VolumeProjection(Model):
+    """One source of a projected folder."""
+
+    config_map: ConfigMapVolume | None = None
+    secret: SecretProjection | None = None
+    downward_api: Annotated[DownwardProjection | None, Field(alias="downwardAPI")] = None
+    service_account_token: dict[str, object] | None = None
+    cluster_trust_bundle: dict[str, object] | None = None
+    pod_certificate: dict[str, object] | None = None
+
+
+class ProjectedVolume(Model):
+    """Several sources in one folder."""
+
+    sources: tuple[VolumeProjection, ...] | None = None
+    default_mode: int | None = None
+
+
+class Volume(Model):
+    """A volume of one of the kinds that can be resolved to files."""
+
+    name: str
+    config_map: ConfigMapVolume | None = None
+    secret: SecretVolume | None = None
+    projected: ProjectedVolume | None = None
+    downward_api: Annotated[DownwardVolume | None, Field(alias="downwardAPI")] = None
+
+
+class VolumeMount(Model):
+    """Where a container sees a volume."""
+
+    name: str
+    mount_path: str
+    read_only: bool | None = None
+    sub_path: str | None = None
+    sub_path_expr: str | None = None
+
+
+class Container(Model):
+    """What is read of a Pod's container."""
+
+    name: str
+    image: str = ""
+    image_pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
+    command: tuple[str, ...] | None = None
+    args: tuple[str, ...] | None = None
+    env: tuple[EnvVar, ...] | None = None
+    env_from: tuple[EnvFromSource, ...] | None = None
+    volume_mounts: tuple[VolumeMount, ...] | None = None
+
+
+class PodSpec(Model):
+    """What is read of a Pod's spec."""
+
+    containers: tuple[Container, ...]
+    volumes: tuple[Volume, ...] | None = None
+    restart_policy: RestartPolicy = RestartPolicy.ALWAYS
+    termination_grace_period_seconds: int | None = None
+    service_account_name: str | None = None
+    node_name: str | None = None
+
+
+class ConfigMapKey(Model):
+    """The key of a ConfigMap that holds a module."""
+
+    name: str
+    key: str
+
+
+class ModuleSource(Model):
+    """Where a module comes from; exactly one is set."""
+
+    image: str | None = None
+    config_map_key_ref: ConfigMapKey | None = None
+    inline: str | None = None
+
+
+class WorkloadVolume(Model):
+    """A volume of a WasmWorkload."""
+
+    name: str
+    config_map: ConfigMapVolume | None = None
+    secret: SecretVolume | None = None
+
+
+class WorkloadVolumeMount(Model):
+    """Where the module sees a volume."""
+
+    name: str
+    mount_path: str
+    read_only: bool | None = None
+
+
+class WorkloadEnvVarSource(Model):
+    """Where a variable of a WasmWorkload comes from."""
+
+    field_ref: FieldSelector | None = None
+    config_map_key_ref: KeySelector | None = None
+    secret_key_ref: KeySelector | None = None
+
+
+class WorkloadEnvVar(Model):
+    """One variable of a WasmWorkload."""
+
+    name: str
+    value: str | None = None
+    value_from: WorkloadEnvVarSource | None = None
+
+
+class WasmWorkloadSpec(Model):
+    """The spec of a WasmWorkload (`wherry.dev/v1alpha1`)."""
+
+    class_name: str = "wherry"
+    module: ModuleSource
+    image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    restart_policy: RestartPolicy = RestartPolicy.ALWAYS
+    args: tuple[str, ...] | None = None
+    env: tuple[WorkloadEnvVar, ...] | None = None
+    env_from: tuple[EnvFromSource, ...] | None = None
+    volumes: tuple[WorkloadVolume, ...] | None = None
+    volume_mounts: tuple[WorkloadVolumeMount, ...] | None = None

@@ -1,0 +1,82 @@
+"""The objects that this operator serves, as it saw them last: fed by watches, mended by a periodic LIST.
+
+kopf never synthesises a deletion (facts: kopf.md §3), and a watch can lose what it likes: the LIST finds it. Nothing is
+concluded from a LIST alone: what it disagrees about is read again.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable
+
+from wherry_operator.kube import Kube, NotFound, Object
+from wherry_operator.queue import Key
+
+log = logging.getLogger(__name__)
+
+
+class ObjectStore:
+    """Objects of one kind. `on_change` is called with the key, and the UID of an object that is gone."""
+
+    def __init__(
+        self, kind: str, *, accepts: Callable[[Object], bool], on_change: Callable[[Key, str | None], None]
+    ) -> None:
+        self.kind = kind
+        self._accepts = accepts
+        self._on_change = on_change
+        self._objects: dict[tuple[str, str], Object] = {}
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+    def get(self, namespace: str, name: str) -> Object | None:
+        """An object, if it is one of ours."""
+        return self._objects.get((namespace, name))
+
+    def all(self) -> Iterable[Object]:
+        """All of ours."""
+        return list(self._objects.values())
+
+    def seen(self, body: Object, *, deleted: bool = False) -> None:
+        """Take what a watch, a read or a write of ours gave. Older than what is known: ignored."""
+        metadata = body["metadata"]
+        place = metadata["namespace"], metadata["name"]
+        known = self._objects.get(place)
+        if known is not None and known["metadata"]["uid"] == metadata["uid"] and _version(known) > _version(body):
+            return
+        key = Key(self.kind, *place)
+        if deleted or not self._accepts(body):
+            if known is not None and known["metadata"]["uid"] == metadata["uid"]:
+                del self._objects[place]
+            self._on_change(key, metadata["uid"])
+            return
+        self._objects[place] = body
+        if known is not None and known["metadata"]["uid"] != metadata["uid"]:
+            self._on_change(key, known["metadata"]["uid"])
+        self._on_change(key, None)
+
+    async def compare(self, kube: Kube, listed: Iterable[Object], path: Callable[[str, str], str]) -> None:
+        """Mend what a LIST (metadata only) disagrees about, by reading each such object."""
+        there = {(item["metadata"]["namespace"], item["metadata"]["name"]): item for item in listed}
+        doubtful = [
+            place
+            for place in {*there, *self._objects}
+            if place not in there
+            or place not in self._objects
+            or _version(there[place]) > _version(self._objects[place])
+        ]
+        for namespace, name in doubtful:
+            try:
+                self.seen(await kube.get(path(namespace, name)))
+            except NotFound:
+                if (known := self._objects.get((namespace, name))) is not None:
+                    log.info("%s %s/%s is gone; the watch missed it", self.kind, namespace, name)
+                    self.seen(known, deleted=True)
+
+
+def _version(body: Object) -> int:
+    """resourceVersion as a number: comparable since Kubernetes 1.35 (KEP-5504), and in fact before (etcd's revision)."""
+    try:
+        return int(body["metadata"].get("resourceVersion") or 0)
+    except ValueError:
+        return 0

@@ -1,0 +1,237 @@
+"""Pods bound to the virtual node: each on a runner, its status true, its end confirmed.
+
+Acts as the node (design §2): the Node authorizer gives it a kubelet's rights and no more. Nothing of a Pod is written but its
+status, Events about it, and the delete that confirms the end of one that is being deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from datetime import UTC, datetime
+
+from wherry_operator.events import EventRecorder
+from wherry_operator.kube import Kube, NotFound, Object, PatchKind
+from wherry_operator.objects import ObjectStore
+from wherry_operator.placement import NoRunner
+from wherry_operator.queue import Key
+from wherry_operator.references import References, is_immutable
+from wherry_operator.resolve import pod as resolving
+from wherry_operator.resolve.objects import ResolveError
+from wherry_operator.runners.client import Refused, RunnerClient, RunnerError
+from wherry_operator.runners.delivery import Deliveries, Place
+from wherry_operator.settings import REFERENCE_TTL_SECONDS
+from wherry_operator.status import containers, happenings
+from wherry_operator.status import pod as pod_status
+from wherry_operator.status.happenings import Happening
+from wherry_operator.status.pod import Observed, Problem
+from wherry_runner.protocol import Phase, WorkloadStatus
+
+log = logging.getLogger(__name__)
+
+KIND = "Pod"
+
+RETRY_SECONDS = 5.0
+"""Until a Pod that waits for something outside (an object, a runner) is looked at again."""
+
+
+class PodReconciler:
+    """Reconciles Pods; also tells the kubelet API which there are."""
+
+    def __init__(
+        self,
+        *,
+        kube_as_node: Kube,
+        store: ObjectStore,
+        references: References,
+        deliveries: Deliveries,
+        events: EventRecorder,
+        node_address: str,
+    ) -> None:
+        self._kube = kube_as_node
+        self._store = store
+        self._references = references
+        self._deliveries = deliveries
+        self._events = events
+        self._node_address = node_address
+        self._gone: defaultdict[Key, set[str]] = defaultdict(set)
+
+    # --- for the kubelet API ------------------------------------------------------------------------------------------
+
+    def pod(self, namespace: str, name: str) -> Object | None:
+        """A Pod bound to the node, as it was seen last."""
+        return self._store.get(namespace, name)
+
+    def pods(self) -> list[Object]:
+        """All Pods bound to the node."""
+        return list(self._store.all())
+
+    def placement(self, uid: str) -> RunnerClient | None:
+        """The runner that has the Pod with this UID."""
+        place = self._deliveries.locate(uid)
+        return self._deliveries.client(place.runner) if place is not None else None
+
+    # --- reconciling --------------------------------------------------------------------------------------------------
+
+    def gone(self, key: Key, uid: str) -> None:
+        """Note that the Pod with this UID exists no more."""
+        self._gone[key].add(uid)
+
+    async def reconcile(self, key: Key) -> float | None:
+        """Bring the Pod of this key, and those of the same name that are gone, to what should be."""
+        again = await self._drop_gone(key)
+        pod = self._store.get(key.namespace, key.name)
+        if pod is None:
+            return again
+        if pod["metadata"].get("deletionTimestamp"):
+            return await self._end(pod)
+        if pod_status.is_terminal(pod):
+            return again
+        return await self._run(pod)
+
+    async def _drop_gone(self, key: Key) -> float | None:
+        """Force-deleted Pods and those whose end we missed: nothing asks for them any more."""
+        for uid in list(self._gone.get(key, ())):
+            if await self._deliveries.drop(uid):
+                self._gone[key].discard(uid)
+        if self._gone.get(key):
+            return RETRY_SECONDS
+        self._gone.pop(key, None)
+        return None
+
+    async def _run(self, pod: Object) -> float | None:
+        uid = pod["metadata"]["uid"]
+        live = pod.get("status") or {}
+        statuses = live.get("containerStatuses") or []
+        if "startTime" not in live:
+            # A kubelet's first word: the Pod is taken. Before anything that may take its time, e.g. a pull.
+            pod = await self._write(pod, Observed(host_ip=self._node_address))
+            live = pod["status"]
+        try:
+            resolved, again = await self._resolve(pod)
+        except ResolveError as error:
+            place = self._deliveries.locate(uid, last_runner=containers.last_runner(statuses))
+            if place is not None and place.status is not None:
+                # It runs, with what it had: a Secret that vanished stops no container, as on a kubelet.
+                await self._write(pod, self._observed(place))
+                return RETRY_SECONDS
+            if error.event == "FailedMount":
+                self._record(pod, happenings.WARNING, error.event, error.message)
+            problem = Problem(reason=error.reason, message=error.message)
+            await self._write(pod, Observed(host_ip=self._node_address, problem=problem))
+            return RETRY_SECONDS
+
+        place = self._deliveries.locate(uid, last_runner=containers.last_runner(statuses))
+        if place is None:
+            try:
+                place = self._deliveries.choose(uid)
+            except NoRunner as error:
+                self._record(pod, happenings.WARNING, "FailedPlacement", str(error))
+                problem = Problem(reason="ContainerCreating", message=str(error))
+                await self._write(pod, Observed(host_ip=self._node_address, problem=problem))
+                return RETRY_SECONDS
+        if not place.reachable:
+            await self._write(pod, self._observed(place))
+            return RETRY_SECONDS
+        status = place.status
+        if (
+            status is None
+            or status.template_hash != resolved.template_hash
+            or status.content_revision != resolved.content_revision
+        ):
+            try:
+                status = await self._deliveries.put(uid, place.runner, resolved, containers.history(statuses))
+            except Refused as error:
+                problem = Problem(
+                    reason="CreateContainerError", message=f"runner {place.runner}: {error.refusal.message}"
+                )
+                await self._write(pod, Observed(host_ip=self._node_address, problem=problem))
+                return RETRY_SECONDS
+        await self._write(pod, self._observed(place, status))
+        return again
+
+    async def _end(self, pod: Object) -> float | None:
+        """A Pod that is being deleted: stop it, show its end, then confirm the deletion."""
+        metadata = pod["metadata"]
+        uid = metadata["uid"]
+        statuses = (pod.get("status") or {}).get("containerStatuses") or []
+        last_runner = containers.last_runner(statuses)
+        place = self._deliveries.locate(uid, last_runner=last_runner)
+        if place is not None:
+            if not place.reachable:
+                # Only proof that it has ended may confirm the deletion (design §3.7).
+                await self._write(pod, self._observed(place))
+                return RETRY_SECONDS
+            if place.status is not None and place.status.phase is not Phase.ENDED:
+                if place.status.phase is Phase.ACTIVE:
+                    for container in place.status.containers:
+                        self._record(
+                            pod, happenings.NORMAL, "Killing", f"Stopping container {container.name}", container.name
+                        )
+                grace = metadata.get("deletionGracePeriodSeconds")
+                try:
+                    await self._deliveries.delete(uid, place.runner, grace_seconds=30 if grace is None else grace)
+                except RunnerError as error:
+                    log.warning("pod %s/%s: %s", metadata["namespace"], metadata["name"], error)
+                    return RETRY_SECONDS
+                fresh = self._deliveries.locate(uid, last_runner=last_runner)
+                if fresh is not None and fresh.status is not None and fresh.status.phase is not Phase.ENDED:
+                    await self._write(pod, self._observed(fresh))
+                    return None  # the runner tells when it has ended
+            elif place.status is not None:
+                pod = await self._write(pod, self._observed(place))
+                await self._deliveries.delete(uid, place.runner, grace_seconds=0)
+        path = _path(pod)
+        await self._kube.delete(path, uid=uid, grace_seconds=0)
+        self._deliveries.forget(uid, uid)
+        return None
+
+    async def _resolve(self, pod: Object) -> tuple[resolving.Resolved, float | None]:
+        if refused := resolving.refusals(pod):
+            raise ResolveError("; ".join(refused))
+        wanted = resolving.references(pod)
+        objects = await self._references.read(pod["metadata"]["namespace"], wanted)
+        resolved = resolving.resolve(pod, objects, host_ip=self._node_address)
+        again = REFERENCE_TTL_SECONDS if wanted and not is_immutable(objects.values()) else None
+        return resolved, again
+
+    def _observed(self, place: Place, status: WorkloadStatus | None = None) -> Observed:
+        return Observed(
+            runner=place.runner,
+            host_ip=place.info.address if place.info and place.info.address else self._node_address,
+            status=status or place.status,
+            unreachable=not place.reachable,
+        )
+
+    async def _write(self, pod: Object, observed: Observed) -> Object:
+        """Bring the Pod's live status to what is observed; the object as the last write left it."""
+        for desired in pod_status.steps(pod, observed, now=datetime.now(UTC)):
+            live = pod.get("status") or {}
+            if not pod_status.differs(live, desired):
+                continue
+            body = {"metadata": {"uid": pod["metadata"]["uid"]}, "status": desired}
+            try:
+                written = await self._kube.patch(_path(pod) + "/status", body, PatchKind.STRATEGIC)
+            except NotFound:
+                self._store.seen(pod, deleted=True)
+                return pod
+            self._tell(pod, live, written)
+            pod = written
+            self._store.seen(written)
+        return pod
+
+    def _tell(self, pod: Object, before: Object, after: Object) -> None:
+        metadata = pod["metadata"]
+        owner = f"{metadata['name']}_{metadata['namespace']}({metadata['uid']})"
+        old = {status["name"]: status for status in before.get("containerStatuses") or []}
+        for status in after["status"].get("containerStatuses") or []:
+            for happening in happenings.between(old.get(status["name"], {}), status, owner=owner):
+                self._events.record({**after, "apiVersion": "v1", "kind": KIND}, happening)
+
+    def _record(self, pod: Object, kind: str, reason: str, message: str, container: str = "") -> None:
+        self._events.record({**pod, "apiVersion": "v1", "kind": KIND}, Happening(kind, reason, message, container))
+
+
+def _path(pod: Object) -> str:
+    metadata = pod["metadata"]
+    return f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}"

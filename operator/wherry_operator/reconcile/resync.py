@@ -1,0 +1,98 @@
+"""The net under the watches: a periodic, metadata-only LIST of everything that is ours.
+
+It finds what a watch missed, and workloads on runners that no object wants. Those are dropped only after two complete LISTs in
+a row agree, and a bounded number a minute: a LIST that lies must not empty a cluster (facts: peers.md, kip #107).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from wherry_operator.kube import Kube, KubeError
+from wherry_operator.objects import ObjectStore
+from wherry_operator.runners.client import RunnerError
+from wherry_operator.runners.delivery import Deliveries
+from wherry_operator.runners.registry import RunnerRegistry
+from wherry_operator.settings import RESYNC_SECONDS
+
+log = logging.getLogger(__name__)
+
+RETRY_SECONDS = 3.0
+"""Pause after a LIST that failed."""
+
+DROPS_A_ROUND = 60
+"""Orphans dropped after one LIST at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collection:
+    """What to LIST, and where it belongs."""
+
+    store: ObjectStore
+    path: str
+    field_selector: str
+    object_path: Callable[[str, str], str]
+
+
+class Resync:
+    """The periodic comparison."""
+
+    def __init__(
+        self,
+        kube: Kube,
+        collections: Iterable[Collection],
+        *,
+        registry: RunnerRegistry,
+        deliveries: Deliveries,
+        interval: float = RESYNC_SECONDS,
+    ) -> None:
+        self._kube = kube
+        self._collections = tuple(collections)
+        self._registry = registry
+        self._deliveries = deliveries
+        self._interval = interval
+        self._suspects: set[tuple[str, str]] = set()
+        self.completed = 0
+        """LISTs of everything that succeeded so far."""
+        self.completed_at: float | None = None
+
+    async def run(self) -> None:
+        """Compare until cancelled."""
+        while True:
+            pause = self._interval
+            try:
+                await self.once()
+            except (KubeError, RunnerError) as error:
+                log.warning("resync failed: %s", error)
+                pause = min(pause, RETRY_SECONDS)
+            await asyncio.sleep(pause * random.uniform(0.9, 1.1))
+
+    async def once(self) -> None:
+        """One comparison. Raises KubeError where a LIST fails: then nothing is dropped."""
+        wanted: set[str] = set()
+        for collection in self._collections:
+            listed = await self._kube.list_metadata(collection.path, field_selector=collection.field_selector)
+            wanted |= {item["metadata"]["uid"] for item in listed}
+            await collection.store.compare(self._kube, listed, collection.object_path)
+        await self._sweep(wanted)
+        self.completed += 1
+        self.completed_at = asyncio.get_running_loop().time()
+
+    async def _sweep(self, wanted: set[str]) -> None:
+        orphans = {
+            (state.name, workload_id): status.owner
+            for state in self._registry.states()
+            if state.synced
+            for workload_id, status in state.statuses.items()
+            if status.owner.uid not in wanted
+        }
+        agreed = [place for place in orphans if place in self._suspects]
+        self._suspects = set(orphans)
+        for runner, workload_id in agreed[:DROPS_A_ROUND]:
+            owner = orphans[runner, workload_id]
+            log.info("dropping %s of %s %s/%s: no such object", workload_id, owner.kind, owner.namespace, owner.name)
+            await self._deliveries.delete(workload_id, runner, grace_seconds=0)

@@ -1,0 +1,1 @@
+"""The runners as the operator sees them: who is there, and how to talk to each."""

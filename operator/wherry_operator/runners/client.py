@@ -1,0 +1,250 @@
+"""One runner, as the operator calls it: the wire of `wherry_runner.protocol` over mutual TLS."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import TypeAdapter, ValidationError
+
+from wherry_operator.tls import RunnerTls
+from wherry_runner.protocol import (
+    HEARTBEAT_SECONDS,
+    LogOptions,
+    Refusal,
+    RefusalReason,
+    RunnerInfo,
+    WatchEvent,
+    Wire,
+    WorkloadPut,
+    WorkloadStatus,
+)
+
+CONNECT_SECONDS = 5.0
+"""Runners are in the same cluster: one that takes longer to accept is better tried again."""
+
+READ_SECONDS = 30.0
+"""Silence after which an answer is given up."""
+
+MAX_ANSWER_BYTES = 16 << 20
+"""Of one answer. A runner executes strangers' code: were it taken over, it must not fill the operator's
+memory."""
+
+MAX_EVENT_BYTES = 4 << 20
+"""Of one line of the watch: a status of hundreds of containers has a tenth of it."""
+
+_Answer = TypeVar("_Answer", bound=Wire)
+_EVENT: TypeAdapter[WatchEvent] = TypeAdapter(WatchEvent)
+_TIMEOUT = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+# A followed log may be silent for hours: only the kernel's probes tell a silent peer from a dead one.
+_KEEPALIVE = [
+    (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 30),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3),
+]
+
+
+class RunnerError(Exception):
+    """A call of a runner failed; also raised itself, where the answer makes no sense."""
+
+
+class Refused(RunnerError):
+    """The runner answered and says why it did not do it."""
+
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(f"{refusal.reason.value}: {refusal.message}")
+        self.refusal = refusal
+
+
+class RunnerUnavailable(RunnerError):
+    """No answer, or it broke off: whether the runner did it is not known, and trying again may help."""
+
+
+class _Connections:
+    """An HTTP client and how many requests use it; it is closed after the last one once it is retired."""
+
+    def __init__(self, context: ssl.SSLContext) -> None:
+        self.context = context
+        self.users = 0
+        self.retired = False
+        # No bound on connections: each watch and each followed log holds one. No environment: a proxy that
+        # someone set for the way out of the cluster must not see what operator and runner say to each other.
+        transport = httpx.AsyncHTTPTransport(
+            verify=context,
+            trust_env=False,
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=8, keepalive_expiry=30),
+            socket_options=_KEEPALIVE,
+        )
+        self.http = httpx.AsyncClient(transport=transport, trust_env=False, timeout=_TIMEOUT)
+
+
+class RunnerClient:
+    """The calls. All raise Refused, RunnerUnavailable, or RunnerError for an answer that is not
+    understood."""
+
+    def __init__(self, name: str, url: str, tls: RunnerTls) -> None:
+        self.name = name
+        self.url = url
+        self._tls = tls
+        self._connections: _Connections | None = None
+
+    async def close(self) -> None:
+        """Close the connections, those in use too."""
+        if self._connections:
+            await self._connections.http.aclose()
+            self._connections = None
+
+    async def info(self) -> RunnerInfo:
+        """Who the runner is."""
+        return await self._call(RunnerInfo, "GET", "/v1/info")
+
+    async def put(self, workload_id: str, body: WorkloadPut) -> WorkloadStatus:
+        """Bring a workload to what `body` says; one that says what is already so changes nothing."""
+        return await self._call(WorkloadStatus, "PUT", _workload(workload_id), content=body.to_json())
+
+    async def get(self, workload_id: str) -> WorkloadStatus:
+        """A workload as it is. Raises Refused (NotFound) where it is not."""
+        return await self._call(WorkloadStatus, "GET", _workload(workload_id))
+
+    async def delete(self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: int) -> WorkloadStatus | None:
+        """Stop and forget a workload: its status while it still stops, None when it is gone."""
+        query = {"epoch": str(epoch), "sequence": str(sequence), "grace": str(grace_seconds)}
+        try:
+            async with self._open("DELETE", _workload(workload_id), query=query) as response:
+                if response.status_code != httpx.codes.ACCEPTED:
+                    return None
+                return self._understand(WorkloadStatus, await self._read(response))
+        except Refused as error:
+            if error.refusal.reason is RefusalReason.NOT_FOUND:
+                return None
+            raise
+
+    @asynccontextmanager
+    async def log(self, workload_id: str, container: str, options: LogOptions) -> AsyncIterator[AsyncIterator[bytes]]:
+        """Open a container's log: pieces of text as they come, up to its end or, followed, the container's.
+
+        A break in the middle is raised out of the `async with`, as RunnerUnavailable.
+        """
+        path = f"{_workload(workload_id)}/containers/{quote(container, safe='')}/log"
+        timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=None) if options.follow else _TIMEOUT
+        async with self._open("GET", path, query=_as_query(options), timeout=timeout) as response:
+            yield response.aiter_raw()
+
+    async def watch(self) -> AsyncGenerator[WatchEvent, None]:
+        """Every event as it comes; without end. Close the iterator (`contextlib.aclosing`) to leave early.
+
+        Raises RunnerUnavailable when the stream ends or is silent for three heartbeats.
+        """
+        timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=3 * HEARTBEAT_SECONDS)
+        async with self._open("GET", "/v1/watch", timeout=timeout) as response:
+            rest = b""
+            # Split by hand: httpx' lines also end at U+2028 and others, which JSON may hold unescaped.
+            async for chunk in response.aiter_raw():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    if line.strip():
+                        yield self._event(line)
+                if len(rest) > MAX_EVENT_BYTES:
+                    raise RunnerError(f"{self}: an event of the watch is larger than {MAX_EVENT_BYTES} bytes")
+        raise RunnerUnavailable(f"{self} has ended the watch")
+
+    def __str__(self) -> str:
+        return f'runner "{self.name}" ({self.url})'
+
+    async def _call(self, kind: type[_Answer], method: str, path: str, *, content: bytes | None = None) -> _Answer:
+        async with self._open(method, path, content=content) as response:
+            return self._understand(kind, await self._read(response))
+
+    @asynccontextmanager
+    async def _open(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: dict[str, str] | None = None,
+        content: bytes | None = None,
+        timeout: httpx.Timeout = _TIMEOUT,
+    ) -> AsyncIterator[httpx.Response]:
+        connections = await self._borrow()
+        headers = {"Accept-Encoding": "identity"}  # compressed, a stream is held back and a small answer may grow huge
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            async with connections.http.stream(
+                method,
+                self.url + path,
+                params=query,
+                content=content,
+                headers=headers,
+                timeout=timeout,
+                extensions={"sni_hostname": self._tls.server_name},
+            ) as response:
+                if response.status_code >= 300:
+                    raise self._refused(response.status_code, await self._read(response))
+                yield response
+        except httpx.HTTPError as error:
+            raise RunnerUnavailable(f"{self} does not answer: {error or type(error).__name__}") from error
+        finally:
+            connections.users -= 1
+            if connections.retired and not connections.users:
+                await connections.http.aclose()
+
+    async def _borrow(self) -> _Connections:
+        context = self._tls.context()
+        current = self._connections
+        if current is None or current.context is not context:
+            self._connections = _Connections(context)
+            if current:
+                current.retired = True
+                if not current.users:
+                    await current.http.aclose()
+            current = self._connections
+        current.users += 1
+        return current
+
+    async def _read(self, response: httpx.Response) -> bytes:
+        body = bytearray()
+        async for chunk in response.aiter_raw():
+            body += chunk
+            if len(body) > MAX_ANSWER_BYTES:
+                raise RunnerError(f"{self}: an answer is larger than {MAX_ANSWER_BYTES} bytes")
+        return bytes(body)
+
+    def _event(self, line: bytes) -> WatchEvent:
+        try:
+            return _EVENT.validate_json(line)
+        except ValidationError as error:
+            raise RunnerError(f"{self}: an event of the watch is not understood: {_short(error)}") from error
+
+    def _understand(self, kind: type[_Answer], body: bytes) -> _Answer:
+        try:
+            return kind.model_validate_json(body)
+        except ValidationError as error:
+            raise RunnerError(f"{self}: the answer is no {kind.__name__}: {_short(error)}") from error
+
+    def _refused(self, status: int, body: bytes) -> RunnerError:
+        try:
+            return Refused(Refusal.model_validate_json(body))
+        except ValidationError:
+            return RunnerError(f"{self} answered {status}: {body[:200].decode(errors='replace')}")
+
+
+def _workload(workload_id: str) -> str:
+    return f"/v1/workloads/{quote(workload_id, safe='')}"
+
+
+def _as_query(options: LogOptions) -> dict[str, str]:
+    values = options.model_dump(mode="json", by_alias=True, exclude_none=True)
+    return {name: str(value).lower() if isinstance(value, bool) else str(value) for name, value in values.items()}
+
+
+def _short(error: ValidationError) -> str:
+    # Never the input: it may hold what a log must not.
+    first = error.errors(include_input=False, include_url=False)[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"

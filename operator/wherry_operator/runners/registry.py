@@ -1,0 +1,243 @@
+"""Who is there: every runner's newest state, kept by a watch of each that is opened again whenever it breaks.
+
+A silent runner is not a dead one (design §3.7): its last statuses stay known, with `connected` false.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable, Iterable
+from contextlib import aclosing
+from dataclasses import dataclass, field
+
+from wherry_operator.clock import Clock
+from wherry_operator.runners.client import RunnerClient, RunnerError
+from wherry_operator.settings import StaticRunner
+from wherry_operator.tls import RunnerTls
+from wherry_runner.protocol import (
+    API_VERSION,
+    GoneEvent,
+    HeartbeatEvent,
+    Owner,
+    RunnerInfo,
+    StatusEvent,
+    SyncedEvent,
+    WorkloadStatus,
+)
+
+log = logging.getLogger(__name__)
+
+FIRST_BACKOFF_SECONDS = 0.2
+"""A runner that restarts listens again within a second."""
+
+LAST_BACKOFF_SECONDS = 10.0
+"""One that is away for long is tried often enough for a node that comes back."""
+
+OnChange = Callable[[Owner | None, str, str], None]
+"""Owner (None where unknown), workload id, runner's name."""
+
+OnRunnerChange = Callable[[str], None]
+"""Runner's name."""
+
+
+class RunnerRejected(RunnerError):
+    """What answers is not the runner that was configured, or speaks another version of the wire."""
+
+
+@dataclass(kw_only=True)
+class RunnerState:
+    """One runner as it was last heard of. Read it, never write it: only the registry does."""
+
+    name: str
+    url: str
+    info: RunnerInfo | None = None
+    """None until it answered for the first time."""
+    connected: bool = False
+    """Its watch is open, and it is the runner that it should be."""
+    synced: bool = False
+    """Connected, and `statuses` is all that it has: what is not there does not exist."""
+    last_seen: float | None = None
+    """When it was last heard, in seconds of the registry's monotonic clock; None: never."""
+    statuses: dict[str, WorkloadStatus] = field(default_factory=dict)
+    """By workload id; while not synced, as last known."""
+
+
+class RunnerRegistry:
+    """The runners of this installation.
+
+    `on_change` is called for every workload that changed or went, `on_runner_change` when a runner connects,
+    is synced, disconnects or was restarted; both right after the state shows it, on the event loop, and they
+    must not block.
+
+    A later discovery by EndpointSlices would call `_add` (and cancel the task that it starts); nothing else
+    here knows where runners come from.
+    """
+
+    def __init__(
+        self,
+        runners: Iterable[StaticRunner],
+        tls: RunnerTls,
+        *,
+        on_change: OnChange,
+        on_runner_change: OnRunnerChange,
+        clock: Clock | None = None,
+    ) -> None:
+        self._configured = tuple(runners)
+        self._tls = tls
+        self._on_change = on_change
+        self._on_runner_change = on_runner_change
+        self._clock = clock or Clock()
+        self._states: dict[str, RunnerState] = {}
+        self._clients: dict[str, RunnerClient] = {}
+        self._first_sync: dict[str, asyncio.Event] = {}
+        self._tasks: dict[str, asyncio.Task[None]] = {}
+
+    def start(self) -> None:
+        """Begin to watch every runner; returns at once."""
+        for runner in self._configured:
+            self._add(runner)
+
+    async def close(self) -> None:
+        """Stop watching and close the connections. States stay readable."""
+        for task in self._tasks.values():
+            task.cancel()
+        await asyncio.gather(*self._tasks.values(), return_exceptions=True)
+        self._tasks.clear()
+        for client in self._clients.values():
+            await client.close()
+
+    def states(self) -> tuple[RunnerState, ...]:
+        """All runners, in the order in which they were configured."""
+        return tuple(self._states.values())
+
+    def state(self, name: str) -> RunnerState | None:
+        """One runner, None if there is none of that name."""
+        return self._states.get(name)
+
+    def client(self, name: str) -> RunnerClient | None:
+        """How to call it, None if there is none of that name. It is there whether the runner is connected or
+        not."""
+        return self._clients.get(name)
+
+    def find(self, workload_id: str) -> list[tuple[str, WorkloadStatus]]:
+        """Where a workload is, with its newest known status: on silent runners too (see their
+        `connected`)."""
+        return [(state.name, status) for state in self._states.values() if (status := state.statuses.get(workload_id))]
+
+    async def wait_first_sync(self, timeout_seconds: float) -> bool:
+        """Wait until each runner was synced once. False: not all were in time; `states()` says which."""
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                for event in tuple(self._first_sync.values()):
+                    await event.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    def _add(self, runner: StaticRunner) -> None:
+        self._states[runner.name] = RunnerState(name=runner.name, url=runner.url)
+        self._clients[runner.name] = RunnerClient(runner.name, runner.url, self._tls)
+        self._first_sync[runner.name] = asyncio.Event()
+        self._tasks[runner.name] = asyncio.create_task(self._keep(runner.name), name=f"watch of runner {runner.name}")
+
+    async def _keep(self, name: str) -> None:
+        state, client = self._states[name], self._clients[name]
+        delay, told = FIRST_BACKOFF_SECONDS, ""
+        while True:
+            was_synced = False
+            try:
+                await self._follow(state, client)
+            except RunnerError as error:
+                was_synced = state.synced
+                # Each new reason once: a runner that is away for a day would fill the log.
+                log.log(logging.DEBUG if str(error) == told else logging.WARNING, "%s", error)
+                told = str(error)
+            except Exception:
+                log.exception("watch of runner %s failed; it is opened again", name)
+            finally:
+                self._disconnected(state)
+            if was_synced:
+                delay, told = FIRST_BACKOFF_SECONDS, ""
+            await self._clock.sleep(delay * random.uniform(0.5, 1.0))
+            delay = min(2 * delay, LAST_BACKOFF_SECONDS)
+
+    async def _follow(self, state: RunnerState, client: RunnerClient) -> None:
+        self._connected(state, await client.info(), client)
+        snapshot: dict[str, WorkloadStatus] = {}
+        async with aclosing(client.watch()) as events:
+            async for event in events:
+                state.last_seen = self._clock.monotonic()
+                match event:
+                    case StatusEvent() if state.synced:
+                        self._changed(state, event.status)
+                    case StatusEvent():
+                        snapshot[event.status.id] = event.status
+                    case GoneEvent() if state.synced:
+                        self._gone(state, event.id)
+                    case GoneEvent():
+                        snapshot.pop(event.id, None)
+                    case SyncedEvent():
+                        self._connected(state, event.info, client)
+                        self._synced(state, snapshot)
+                        snapshot = {}
+                    case HeartbeatEvent():
+                        pass
+
+    def _connected(self, state: RunnerState, info: RunnerInfo, client: RunnerClient) -> None:
+        if info.runner != state.name:
+            raise RunnerRejected(
+                f'{client} calls itself "{info.runner}": the address belongs to another runner, or --runner '
+                f"has a wrong name; it gets no workloads"
+            )
+        if info.api_version != API_VERSION:
+            raise RunnerRejected(
+                f"{client} speaks {info.api_version} (Wherry {info.wherry_version}), this operator "
+                f"{API_VERSION}: bring both to the same release; it gets no workloads"
+            )
+        restarted = state.info is not None and state.info.instance != info.instance
+        changed = not state.connected or restarted
+        if restarted:
+            log.warning("%s was restarted: its guests are gone", client)
+        if not state.connected:
+            log.info("%s is connected (node %s, Wherry %s)", client, info.node or "none", info.wherry_version)
+        state.info, state.connected, state.last_seen = info, True, self._clock.monotonic()
+        if changed:
+            self._tell_runner(state.name)
+
+    def _synced(self, state: RunnerState, snapshot: dict[str, WorkloadStatus]) -> None:
+        before, state.statuses = state.statuses, snapshot
+        state.synced = True
+        self._first_sync[state.name].set()
+        for workload_id in before.keys() | snapshot.keys():
+            old, new = before.get(workload_id), snapshot.get(workload_id)
+            if old != new:
+                self._tell(state.name, workload_id, new or old)
+        self._tell_runner(state.name)
+
+    def _changed(self, state: RunnerState, status: WorkloadStatus) -> None:
+        if state.statuses.get(status.id) != status:
+            state.statuses[status.id] = status
+            self._tell(state.name, status.id, status)
+
+    def _gone(self, state: RunnerState, workload_id: str) -> None:
+        if old := state.statuses.pop(workload_id, None):
+            self._tell(state.name, workload_id, old)
+
+    def _disconnected(self, state: RunnerState) -> None:
+        was_connected, state.connected, state.synced = state.connected, False, False
+        if was_connected:
+            self._tell_runner(state.name)
+
+    def _tell(self, name: str, workload_id: str, status: WorkloadStatus | None) -> None:
+        try:
+            self._on_change(status.owner if status else None, workload_id, name)
+        except Exception:  # a listener's bug must not cost the connection
+            log.exception("change of workload %s on runner %s was not taken", workload_id, name)
+
+    def _tell_runner(self, name: str) -> None:
+        try:
+            self._on_runner_change(name)
+        except Exception:
+            log.exception("change of runner %s was not taken", name)

@@ -1,0 +1,196 @@
+"""What an operator is told at its start: flags, each with an environment variable behind it."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import re
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from ipaddress import ip_address
+from pathlib import Path
+
+RESYNC_SECONDS = 60.0
+"""Pause between two metadata-only LISTs that find what a watch missed (kopf never synthesises a deletion)."""
+
+REFERENCE_TTL_SECONDS = 60.0
+"""A referenced ConfigMap or Secret is read at most this often; with the resync, changes reach files within 90 s."""
+
+LEASE_DURATION_SECONDS = 15
+"""Of the leader's Lease: how long the others wait for a silent leader (fail-over ≤ 15 s)."""
+
+NODE_LEASE_DURATION_SECONDS = 40
+"""Of the virtual Node's Lease, as a kubelet's (nodeLeaseDurationSeconds)."""
+
+NODE_LEASE_RENEW_SECONDS = 10.0
+"""A quarter of the duration, as a kubelet renews it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StaticRunner:
+    """A runner named in the settings rather than found through EndpointSlices."""
+
+    name: str
+    url: str
+    """`https://host:port`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClientTls:
+    """How the operator shows itself to runners, and how it knows them."""
+
+    ca_file: Path
+    cert_file: Path
+    key_file: Path
+    server_name: str = "wherry-runner"
+    """The one name in every runner's certificate: one key serves all runners of an installation (design §2)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class KubeletSettings:
+    """The virtual node's HTTPS endpoint."""
+
+    address: str
+    """The IP that the Node publishes and the API server calls."""
+    listen: str
+    port: int
+    """0: any free one; the Node publishes what was bound."""
+    cert_file: Path
+    key_file: Path
+    client_ca_file: Path | None
+    """None: read from ConfigMap kube-system/extension-apiserver-authentication."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """One operator. The node's name and the class are data: two installations live side by side in one cluster."""
+
+    node_name: str
+    class_name: str
+    namespace: str
+    """Where the operator lives: its leader Lease is there."""
+    identity: str
+    """Who holds the leader Lease. A process with the same identity takes it over at once: never give one to two."""
+    runners: tuple[StaticRunner, ...]
+    runner_tls: ClientTls
+    kubelet: KubeletSettings
+    health_listen: str
+    health_port: int
+    max_pods: int
+    log_level: str = "INFO"
+    impersonate: bool = field(default=True)
+    """Act on Pods as `system:node:NAME`. False: clusters without the Node authorizer, with the ClusterRole for them."""
+
+
+class SettingsError(Exception):
+    """A setting is missing or wrong; the message names the flag and says what to give."""
+
+
+_DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
+
+
+def parse(argv: Sequence[str] | None = None) -> Settings:
+    """Settings from flags and WHERRY_* variables. Raises SettingsError; exits on --help and unknown flags."""
+    given = _parser().parse_args(argv)
+    missing = [
+        flag
+        for flag, value in {
+            "--runner": given.runner,
+            "--runner-ca": given.runner_ca,
+            "--runner-cert": given.runner_cert,
+            "--runner-key": given.runner_key,
+            "--kubelet-cert": given.kubelet_cert,
+            "--kubelet-key": given.kubelet_key,
+            "--address": given.address,
+        }.items()
+        if not value
+    ]
+    if missing:
+        raise SettingsError(f"missing: {', '.join(missing)} (see wherry-operator --help)")
+    for flag, value in {"--node-name": given.node_name, "--class-name": given.class_name}.items():
+        if not _DNS_LABEL.fullmatch(value):
+            raise SettingsError(f"{flag} must be a DNS subdomain name (RFC 1123), not {value!r}")
+    try:
+        ip_address(given.address)
+    except ValueError:
+        raise SettingsError(f"--address must be an IP address, not {given.address!r}") from None
+    return Settings(
+        node_name=given.node_name,
+        class_name=given.class_name,
+        namespace=given.namespace,
+        identity=given.identity,
+        runners=tuple(_static_runner(text) for text in given.runner),
+        runner_tls=ClientTls(
+            ca_file=Path(given.runner_ca),
+            cert_file=Path(given.runner_cert),
+            key_file=Path(given.runner_key),
+            server_name=given.runner_server_name,
+        ),
+        kubelet=KubeletSettings(
+            address=given.address,
+            listen=given.kubelet_listen,
+            port=given.kubelet_port,
+            cert_file=Path(given.kubelet_cert),
+            key_file=Path(given.kubelet_key),
+            client_ca_file=Path(given.kubelet_client_ca) if given.kubelet_client_ca else None,
+        ),
+        health_listen=given.health_listen,
+        health_port=given.health_port,
+        max_pods=given.max_pods,
+        log_level=given.log_level.upper(),
+    )
+
+
+def _static_runner(text: str) -> StaticRunner:
+    name, separator, url = text.partition("=")
+    if not separator or not url.startswith("https://") or not _DNS_LABEL.fullmatch(name):
+        raise SettingsError(f"--runner wants NAME=https://HOST:PORT, not {text!r}")
+    return StaticRunner(name=name, url=url.rstrip("/"))
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="wherry-operator",
+        description="Takes Pods bound to the virtual node and WasmWorkloads, and places them on runners.",
+        epilog="Each flag can be given as an environment variable instead: --node-name is WHERRY_NODE_NAME.",
+    )
+
+    def flag(name: str, default: str | int, text: str) -> None:
+        variable = "WHERRY_" + name.removeprefix("--").replace("-", "_").upper()
+        value = os.environ.get(variable, default)
+        kind = int if isinstance(default, int) else str
+        shown = f" (default {default})" if default != "" else ""
+        parser.add_argument(name, default=value, type=kind, help=text + shown)
+
+    flag("--node-name", "wherry", "name of the virtual node")
+    flag("--class-name", "wherry", "className of the WasmWorkloads that this installation takes")
+    flag("--namespace", "wherry", "namespace of the operator: its leader Lease is there")
+    flag(
+        "--identity",
+        f"{socket.gethostname()}-{os.getpid()}",
+        "holder of the leader Lease; unique among replicas",
+    )
+    flag("--address", "", "IP by which the API server reaches the kubelet endpoint")
+    flag("--kubelet-listen", "0.0.0.0", "address that the kubelet endpoint listens on")
+    flag("--kubelet-port", 10250, "port of the kubelet endpoint; 0 picks a free one")
+    flag("--kubelet-cert", "", "serving certificate of the kubelet endpoint (PEM)")
+    flag("--kubelet-key", "", "its key (PEM)")
+    flag("--kubelet-client-ca", "", "CA of client certificates (PEM); without it the cluster's own is read")
+    flag("--runner-ca", "", "CA of the runners' certificate (PEM)")
+    flag("--runner-cert", "", "client certificate shown to runners (PEM)")
+    flag("--runner-key", "", "its key (PEM)")
+    flag("--runner-server-name", "wherry-runner", "name in the runners' certificate")
+    flag("--health-listen", "0.0.0.0", "address of the plain HTTP health endpoint")
+    flag("--health-port", 8080, "its port; 0 picks a free one")
+    flag("--max-pods", 1000, "pods capacity of the virtual node")
+    flag("--log-level", "INFO", "DEBUG, INFO, WARNING or ERROR")
+    listed = os.environ.get("WHERRY_RUNNERS", "")
+    parser.add_argument(
+        "--runner",
+        action="append",
+        default=listed.split(",") if listed else [],
+        metavar="NAME=URL",
+        help="a runner: NAME=https://HOST:PORT; repeat it for more (or WHERRY_RUNNERS, separated by commas)",
+    )
+    return parser

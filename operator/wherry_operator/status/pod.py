@@ -1,0 +1,210 @@
+"""PodStatus, as a kubelet v1.35 writes it (recorded lives: the facts' podstatus/; rules: pkg/kubelet/status/generate.go and
+pkg/kubelet/kubelet_pods.go)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from wherry_operator.kube import Object
+from wherry_operator.status import containers
+from wherry_operator.status.containers import Json, rfc3339
+from wherry_runner import protocol
+
+PENDING, RUNNING, SUCCEEDED, FAILED = "Pending", "Running", "Succeeded", "Failed"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """Why a Pod waits that no runner has yet, or that can't be brought up to date."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Observed:
+    """What the operator knows of a Pod."""
+
+    runner: str = ""
+    host_ip: str = ""
+    status: protocol.WorkloadStatus | None = None
+    problem: Problem | None = None
+    unreachable: bool = False
+    """Its runner is silent: what it said last may be old."""
+
+
+def steps(pod: Object, observed: Observed, *, now: datetime) -> list[Json]:
+    """The statuses to write one after the other: mostly one; before it one that shows a start which is over already."""
+    live = pod.get("status") or {}
+    result = []
+    if observed.status is not None:
+        shown = containers.shown_runs(live.get("containerStatuses") or [])
+        earlier = containers.with_unseen_starts(observed.status.containers, shown)
+        if earlier is not None:
+            at_start = observed.status.model_copy(update={"containers": earlier, "phase": protocol.Phase.ACTIVE})
+            first = _status(pod, live, Observed(runner=observed.runner, host_ip=observed.host_ip, status=at_start), now)
+            result.append(first)
+            live = {**live, **first}
+    result.append(_status(pod, live, observed, now))
+    return result
+
+
+def differs(live: Json, desired: Json) -> bool:
+    """Whether writing `desired` would change `live`. What others wrote beside it (conditions, fields) does not count."""
+    for key, value in desired.items():
+        if key == "conditions":
+            by_type = {condition["type"]: condition for condition in live.get("conditions") or []}
+            if any(differs(by_type.get(condition["type"], {}), condition) for condition in value):
+                return True
+        elif isinstance(value, dict):
+            if not isinstance(live.get(key), dict) or bool(live[key]) != bool(value) or differs(live[key], value):
+                return True
+        elif isinstance(value, list):
+            there = live.get(key) or []
+            if len(there) != len(value) or any(
+                differs(a, b) if isinstance(b, dict) else a != b for a, b in zip(there, value, strict=True)
+            ):
+                return True
+        elif live.get(key) != value:
+            return True
+    return False
+
+
+def is_terminal(pod: Object) -> bool:
+    """Succeeded or Failed: no container of it will ever run again."""
+    return (pod.get("status") or {}).get("phase") in (SUCCEEDED, FAILED)
+
+
+def _status(pod: Object, live: Json, observed: Observed, now: datetime) -> Json:
+    spec = pod["spec"]
+    statuses = _container_statuses(spec, live, observed)
+    policy = protocol.RestartPolicy(spec.get("restartPolicy", "Always"))
+    ended = observed.status is not None and observed.status.phase is protocol.Phase.ENDED
+    phase = _phase(statuses, policy, ended=ended)
+    if is_terminal(pod):
+        phase = live["phase"]  # a terminal phase never changes (pkg/kubelet/status/status_manager.go)
+    body: Json = {
+        "observedGeneration": pod["metadata"].get("generation", 1),
+        "phase": phase,
+        "startTime": live.get("startTime") or rfc3339(now),
+        "containerStatuses": statuses,
+        "conditions": _conditions(pod, live, statuses, phase, observed, now),
+    }
+    if observed.host_ip:
+        body["hostIP"] = observed.host_ip
+        body["hostIPs"] = [{"ip": observed.host_ip}]
+    return body
+
+
+def _container_statuses(spec: Json, live: Json, observed: Observed) -> list[Json]:
+    known = {status.name: status for status in observed.status.containers} if observed.status else {}
+    before = {status["name"]: status for status in live.get("containerStatuses") or []}
+    result = []
+    for container in spec["containers"]:
+        name, image = container["name"], container["image"]
+        if name in known:
+            status = containers.container_status(known[name], observed.runner, image)
+        elif name in before and before[name].get("containerID"):
+            status = before[name]  # it ran: what was written stays until its runner says something newer
+        else:
+            problem = observed.problem
+            status = containers.waiting_status(
+                name,
+                image,
+                problem.reason if problem else "ContainerCreating",
+                problem.message if problem else "",
+            )
+        if observed.unreachable:
+            status = {**status, "ready": False}
+        result.append(status)
+    return sorted(result, key=lambda status: str(status["name"]))
+
+
+def _phase(statuses: list[Json], policy: protocol.RestartPolicy, *, ended: bool) -> str:
+    """`getPhase` of the kubelet."""
+    waiting = running = succeeded = stopped = 0
+    for status in statuses:
+        state, last = status["state"], status["lastState"].get("terminated")
+        if "running" in state:
+            running += 1
+        elif "terminated" in state:
+            stopped += 1
+            succeeded += state["terminated"]["exitCode"] == 0
+        elif last:
+            stopped += 1
+            succeeded += last["exitCode"] == 0
+        else:
+            waiting += 1
+    if ended and not running:
+        return SUCCEEDED if succeeded == len(statuses) else FAILED
+    if waiting:
+        return PENDING
+    if running:
+        return RUNNING
+    if policy is protocol.RestartPolicy.ALWAYS:
+        return RUNNING
+    if succeeded == stopped:
+        return SUCCEEDED
+    return FAILED if policy is protocol.RestartPolicy.NEVER else RUNNING
+
+
+def _conditions(
+    pod: Object, live: Json, statuses: list[Json], phase: str, observed: Observed, now: datetime
+) -> list[Json]:
+    before = {condition["type"]: condition for condition in live.get("conditions") or []}
+    terminal = phase in (SUCCEEDED, FAILED)
+    begun = observed.status is not None or (
+        observed.problem is not None and observed.problem.reason != "ContainerCreating"
+    )
+    finished_reason = {SUCCEEDED: "PodCompleted", FAILED: "PodFailed"}.get(phase, "")
+    unready = [status["name"] for status in statuses if not status["ready"]]
+
+    def condition(kind: str, holds: bool, reason: str = "", message: str = "") -> Json:
+        old = before.get(kind, {})
+        status = "True" if holds else "False"
+        body: Json = {
+            "type": kind,
+            "status": status,
+            "observedGeneration": pod["metadata"].get("generation", 1),
+            "lastProbeTime": None,
+            "lastTransitionTime": old.get("lastTransitionTime") if old.get("status") == status else None,
+            # Null removes what stood there before: a strategic merge keeps what is not named.
+            "reason": reason or None,
+            "message": message or None,
+        }
+        body["lastTransitionTime"] = body["lastTransitionTime"] or rfc3339(now)
+        return body
+
+    if terminal:
+        ready = (False, finished_reason, "")
+    elif unready and observed.unreachable:
+        ready = (False, "RunnerUnreachable", f"runner {observed.runner} does not answer")
+    elif unready:
+        ready = (False, "ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]")
+    else:
+        ready = (True, "", "")
+    result = [
+        condition("PodReadyToStartContainers", begun and not terminal),
+        condition("Initialized", True, "PodCompleted" if phase == SUCCEEDED else ""),
+        condition("Ready", *_with_gates(pod, before, ready)),
+        condition("ContainersReady", *ready),
+    ]
+    scheduled = before.get("PodScheduled")
+    result.append(condition("PodScheduled", True) if scheduled is None else scheduled)
+    return result
+
+
+def _with_gates(pod: Object, conditions: dict[str, Any], ready: tuple[bool, str, str]) -> tuple[bool, str, str]:
+    if not ready[0]:
+        return ready
+    complaints = []
+    for gate in pod["spec"].get("readinessGates") or ():
+        kind = gate["conditionType"]
+        condition = conditions.get(kind)
+        if condition is None:
+            complaints.append(f'corresponding condition of pod readiness gate "{kind}" does not exist.')
+        elif condition["status"] != "True":
+            complaints.append(f'the status of pod readiness gate "{kind}" is not "True", but {condition["status"]}')
+    return (False, "ReadinessGatesNotReady", ", ".join(complaints)) if complaints else ready

@@ -1,0 +1,289 @@
+"""The messages between the supervisor and an executor's process, the same for every executor.
+
+**Transport.** A Unix SOCK_SEQPACKET pair; the executor inherits its end as a descriptor whose number is its first argument.
+Each packet is one message: a JSON object in UTF-8 of at most `MAX_HEADER_BYTES`, and descriptors (SCM_RIGHTS). The field
+`type` says which message it is, `descriptors` names the descriptors that came with it, in their order. Unknown fields are
+ignored. A message that breaks these rules ends the connection. The end of the connection is the end of the executor and, by
+PR_SET_PDEATHSIG, of all its guests.
+
+**Supervisor → executor**
+
+`start {guest, moduleKey, kind, descriptors}`
+    Fork a process that runs a module once. `guest` is an id never used before, `kind` is `core` or `component`.
+    `moduleKey` names the compiled code: the same key is the same code, so an executor may keep it loaded.
+    Descriptors, in this order:
+      `module`     the compiled module, open for reading.
+      `payload`    a sealed memfd (`Payload`) that **only the guest's own process** may read or map: what the executor
+                   reads, every later guest would inherit.
+      `report`     write end of a pipe: the guest's last word (`Report`), read by the supervisor only.
+      `stdout`, `stderr`   the guest's output. Each write(2) on them is one record; order across both is kept.
+      `preopen:0` … `preopen:N`   open folders, in the order of the payload's `preopens`.
+    The executor closes all of them, in itself, as soon as it has forked or refused.
+`stop {guest}`
+    SIGKILL. For a guest that has ended or is unknown: nothing.
+
+**Executor → supervisor**
+
+`ready {engine, protocol}`
+    Once, first: the executor can start guests. `protocol` is `PROTOCOL`.
+`started {guest, pid, descriptors: [pidfd]}`
+    The process was forked. Always before its `exited`.
+`refused {guest, message}`
+    No process was made; `message` says why, for the user. Ends this guest.
+`exited {guest, exitCode | signal}`
+    The process has ended and was reaped: all its writes are done. Ends this guest.
+"""
+
+from __future__ import annotations
+
+import array
+import dataclasses
+import fcntl
+import json
+import mmap
+import os
+import socket
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+PROTOCOL = 1
+
+MAX_HEADER_BYTES = 64 << 10
+"""Far below what a SOCK_SEQPACKET message may hold by default (212,992 bytes): anything large travels in a memfd."""
+
+MAX_DESCRIPTORS = 250
+"""The kernel takes 253 with one message (SCM_MAX_FD)."""
+
+MAX_PAYLOAD_BYTES = 64 << 20
+"""As large as the largest request that could have brought it (`protocol.MAX_BODY_BYTES`)."""
+
+MAX_REPORT_BYTES = 4096
+"""PIPE_BUF: a report is written at once or not at all, and never blocks."""
+
+_SEALS = fcntl.F_SEAL_SEAL | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_WRITE
+
+
+class ChannelError(Exception):
+    """The other side broke the protocol."""
+
+
+class Message:
+    """Base of the messages. Field names are camelCase on the wire."""
+
+    type: ClassVar[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ready(Message):
+    """The executor can start guests."""
+
+    type: ClassVar[str] = "ready"
+    engine: str
+    protocol: int = PROTOCOL
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start(Message):
+    """Fork a process that runs a module once."""
+
+    type: ClassVar[str] = "start"
+    guest: str
+    module_key: str
+    kind: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stop(Message):
+    """Kill a guest."""
+
+    type: ClassVar[str] = "stop"
+    guest: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Started(Message):
+    """A guest's process was forked."""
+
+    type: ClassVar[str] = "started"
+    guest: str
+    pid: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refused(Message):
+    """A guest can't be started."""
+
+    type: ClassVar[str] = "refused"
+    guest: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exited(Message):
+    """A guest's process has ended: by itself (`exit_code`) or by a `signal`."""
+
+    type: ClassVar[str] = "exited"
+    guest: str
+    exit_code: int | None = None
+    signal: int | None = None
+
+
+_MESSAGES: dict[str, type[Message]] = {m.type: m for m in (Ready, Start, Stop, Started, Refused, Exited)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Payload:
+    """What only the guest's own process reads: JSON `{argv, env: [[name, value]], preopens: [[path, writable]]}`."""
+
+    argv: tuple[str, ...]
+    env: tuple[tuple[str, str], ...] = field(repr=False)
+    preopens: tuple[tuple[str, bool], ...] = ()
+    """(guest path, writable), one for each descriptor `preopen:N`."""
+
+    def seal(self) -> int:
+        """A sealed memfd with the payload; the caller closes it. Raises OSError, UnicodeEncodeError, ValueError."""
+        data = json.dumps(dataclasses.asdict(self), ensure_ascii=False).encode()
+        if len(data) > MAX_PAYLOAD_BYTES:
+            raise ValueError(
+                f"arguments and environment are {len(data)} bytes; at most {MAX_PAYLOAD_BYTES} are allowed"
+            )
+        descriptor = os.memfd_create("payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            with open(descriptor, "wb", closefd=False) as file:
+                file.write(data)
+            fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
+        except BaseException:
+            os.close(descriptor)
+            raise
+        return descriptor
+
+    @classmethod
+    def unseal(cls, descriptor: int) -> Payload:
+        """Read a payload. Raises ChannelError if it isn't sealed or can't be read."""
+        if fcntl.fcntl(descriptor, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            # Unsealed, it could still change while it is read.
+            raise ChannelError("the payload is not sealed")
+        with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as view:
+            fields = _json_object(view[:])
+        try:
+            return cls(
+                argv=tuple(fields["argv"]),
+                env=tuple((name, value) for name, value in fields["env"]),
+                preopens=tuple((path, writable) for path, writable in fields["preopens"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise ChannelError(f"bad payload: {error!r}") from None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """A guest's last word, one JSON object on the report pipe. Written by the guest's process: not to be trusted."""
+
+    outcome: str
+    """`exited`; `trapped`: the module did what WebAssembly forbids; `failed`: it could not be run at all."""
+    exit_code: int
+    message: str = ""
+
+    def encode(self) -> bytes:
+        """The report as it is written, its message cut so that it fits MAX_REPORT_BYTES."""
+        message = self.message.encode(errors="replace")[: MAX_REPORT_BYTES // 2].decode(errors="ignore")
+        while True:
+            fields = {"outcome": self.outcome, "exitCode": self.exit_code, "message": message}
+            data = json.dumps(fields, ensure_ascii=False).encode()
+            if len(data) <= MAX_REPORT_BYTES:
+                return data
+            message = message[: len(message) // 2]  # full of characters that JSON escapes
+
+    @classmethod
+    def decode(cls, data: bytes) -> Report | None:
+        """The report; None for anything that isn't one, e.g. because the guest was killed before it could speak."""
+        try:
+            fields = _json_object(data)
+        except ChannelError:
+            return None
+        match fields:
+            case {"outcome": str(outcome), "exitCode": int(exit_code), "message": str(message)}:
+                return cls(outcome=outcome, exit_code=exit_code, message=message)
+            case _:
+                return None
+
+
+def send(sock: socket.socket, message: Message, descriptors: dict[str, int] | None = None) -> None:
+    """Send one message; the descriptors stay open here. Raises OSError (BlockingIOError: no room now), ChannelError."""
+    descriptors = descriptors or {}
+    fields: dict[str, Any] = {"type": message.type}
+    fields |= {_camel(f.name): getattr(message, f.name) for f in dataclasses.fields(message)}  # type: ignore[arg-type]
+    if descriptors:
+        fields["descriptors"] = list(descriptors)
+    header = json.dumps(fields).encode()
+    if len(header) > MAX_HEADER_BYTES or len(descriptors) > MAX_DESCRIPTORS:
+        raise ChannelError(f"a message of {len(header)} bytes and {len(descriptors)} descriptors is too large")
+    ancillary = []
+    if descriptors:
+        ancillary.append((socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", descriptors.values())))
+    sock.sendmsg([header], ancillary, socket.MSG_NOSIGNAL)
+
+
+def receive(sock: socket.socket) -> tuple[Message, dict[str, int]] | None:
+    """Receive one message and its descriptors, which the caller closes; None at the end of the connection.
+
+    Raises ChannelError (all descriptors closed), OSError (BlockingIOError on a non-blocking socket that is empty).
+    """
+    room = socket.CMSG_SPACE(MAX_DESCRIPTORS * array.array("i").itemsize)
+    data, ancillary, flags, _ = sock.recvmsg(MAX_HEADER_BYTES, room, socket.MSG_CMSG_CLOEXEC)
+    numbers = array.array("i")
+    for level, kind, content in ancillary:
+        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
+            numbers.frombytes(content[: len(content) - len(content) % numbers.itemsize])
+    if not data and not numbers:
+        return None
+    try:
+        if flags & (socket.MSG_TRUNC | socket.MSG_CTRUNC):
+            raise ChannelError("a message was cut: too large, or too many descriptors are open")
+        return _decode(data, list(numbers))
+    except ChannelError:
+        close_all(numbers)
+        raise
+
+
+def close_all(descriptors: Any) -> None:
+    """Close descriptors; those closed already are no matter."""
+    for descriptor in descriptors:
+        try:
+            os.close(descriptor)
+        except OSError:
+            continue
+
+
+def _decode(data: bytes, numbers: list[int]) -> tuple[Message, dict[str, int]]:
+    fields = _json_object(data)
+    message_type = _MESSAGES.get(str(fields.get("type")))
+    names = fields.get("descriptors", [])
+    if message_type is None:
+        raise ChannelError(f"unknown message {fields.get('type')!r}")
+    if not isinstance(names, list) or len(names) != len(numbers) or len(set(map(str, names))) != len(names):
+        raise ChannelError(f"{message_type.type}: {len(numbers)} descriptors came, named {names!r}")
+    values = {
+        f.name: fields[_camel(f.name)]
+        for f in dataclasses.fields(message_type)  # type: ignore[arg-type]
+        if _camel(f.name) in fields
+    }
+    try:
+        return message_type(**values), dict(zip(map(str, names), numbers, strict=True))
+    except TypeError as error:
+        raise ChannelError(f"{message_type.type}: {error}") from None
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(data)
+    except ValueError as error:
+        raise ChannelError(f"not JSON: {error}") from None
+    if not isinstance(fields, dict):
+        raise ChannelError("not a JSON object")
+    return fields
+
+
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(word.capitalize() for word in rest)

@@ -1,0 +1,124 @@
+"""What processes need beyond the standard library: prctl(2), death with the parent, waiting for a pidfd in asyncio.
+
+Used by the executors, by guests and by the compiler. Nothing here knows of WebAssembly.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+from collections.abc import Sequence
+from typing import IO, NamedTuple
+
+# Numbers of <linux/prctl.h>: part of the kernel's ABI, which never changes.
+_PR_SET_PDEATHSIG = 1
+_PR_SET_DUMPABLE = 4
+_PR_SET_CHILD_SUBREAPER = 36
+_PR_SET_NO_NEW_PRIVS = 38
+
+Stream = IO[bytes] | int
+Child = subprocess.Popen[bytes]
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def _prctl(option: int, argument: int) -> None:
+    if _libc.prctl(option, ctypes.c_ulong(argument), 0, 0, 0) != 0:
+        number = ctypes.get_errno()
+        raise OSError(number, f"prctl({option}): {os.strerror(number)}")
+
+
+def die_with_parent(parent_pid: int) -> None:
+    """Let the kernel kill this process (SIGKILL) when its parent dies; exit at once if that has happened already.
+
+    The signal fires when the *thread* that forked ends, so processes are spawned from a main thread only. It survives
+    exec of an ordinary program, but not fork: every generation asks for it anew.
+    """
+    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent may have died before the call above; then the kernel has nobody left to watch.
+    if os.getppid() != parent_pid:
+        os._exit(1)
+
+
+def forbid_new_privileges() -> None:
+    """Set no_new_privs: no setuid or file capability gives this process anything, ever. Raises OSError."""
+    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
+
+
+def forbid_inspection() -> None:
+    """Make this process undumpable: others of the same user can't read its memory or descriptors. Raises OSError."""
+    _prctl(_PR_SET_DUMPABLE, 0)
+
+
+def become_subreaper() -> None:
+    """Inherit the orphans of this process's descendants, so that their ends are seen and reaped. Raises OSError.
+
+    For the runner's main process: should an executor die, its guests become the runner's children.
+    """
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def forbid_core_dumps() -> None:
+    """A core file would hold a guest's memory, and with it its Secrets."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+
+
+def spawn(command: Sequence[str], *, stdin: Stream, stdout: Stream, stderr: Stream, pass_fds: Sequence[int]) -> Child:
+    """Run a module of ours (its name and arguments) as a process of its own. Raises OSError.
+
+    Isolated from the user's environment, current folder and terminal. On the main thread only (`die_with_parent`), and
+    not by asyncio, which starts a thread for each child.
+    """
+    return subprocess.Popen(
+        [sys.executable, "-I", "-m", *command],
+        stdin=stdin,
+        stdout=stdout,
+        stderr=stderr,
+        pass_fds=pass_fds,
+        env={},
+        cwd="/",
+        start_new_session=True,
+    )
+
+
+class Ending(NamedTuple):
+    """How a process ended: one of both is set."""
+
+    exit_code: int | None
+    signal: int | None
+
+
+def reap(pidfd: int) -> Ending | None:
+    """The end of a child, which is thereby reaped; None while it runs. Raises ChildProcessError if it isn't ours."""
+    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
+    if result is None:
+        return None
+    if result.si_code == os.CLD_EXITED:
+        return Ending(result.si_status, None)
+    return Ending(None, result.si_status)
+
+
+async def readable(descriptor: int) -> None:
+    """Wait until a descriptor is readable; for a pidfd, that its process has ended.
+
+    One waiter per descriptor: an event loop knows one reader for each. A second waiter takes a duplicate.
+    """
+    loop = asyncio.get_running_loop()
+    ready = asyncio.Event()
+    loop.add_reader(descriptor, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        loop.remove_reader(descriptor)
+
+
+def kill(pidfd: int) -> None:
+    """SIGKILL to a process, if it still is there."""
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(pidfd, signal.SIGKILL)

@@ -1,0 +1,1 @@
+"""How a reference becomes a compiled module: pulled, verified, stored by digest, compiled once."""

@@ -1,0 +1,42 @@
+"""What can be wrong with a module, in the kubelet's words."""
+
+from __future__ import annotations
+
+
+class ModuleError(Exception):
+    """A module can't be had. `reason` is the waiting reason of the container, `message` what is wrong and what to do."""
+
+    def __init__(self, reason: str, message: str, *, retry: bool = True) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+        self.retry = retry
+        """False where only a change of the spec helps: it is still tried again, as a kubelet does, but never at once."""
+
+
+class PullError(ModuleError):
+    """The registry did not give the module (`ErrImagePull`)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("ErrImagePull", message)
+
+
+class InvalidReference(ModuleError):
+    """The image reference can't be parsed (`InvalidImageName`)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("InvalidImageName", message, retry=False)
+
+
+class NeverPull(ModuleError):
+    """The module isn't here, and `imagePullPolicy: Never` forbids to fetch it (`ErrImageNeverPull`)."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__("ErrImageNeverPull", message)
+
+
+class NotRunnable(ModuleError):
+    """The bytes are there, but are nothing that can run here (`ErrImagePull` for images, else `CreateContainerConfigError`)."""
+
+    def __init__(self, message: str, *, inline: bool) -> None:
+        super().__init__("CreateContainerConfigError" if inline else "ErrImagePull", message, retry=False)

@@ -1,0 +1,209 @@
+"""One workload's life: its volumes, its containers side by side, and their common end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from wherry_runner import protocol
+from wherry_runner.backoff import BackOffSettings
+from wherry_runner.container import ContainerLife, ModuleSource, Surroundings, preopens
+from wherry_runner.execution.engine import Engine
+from wherry_runner.journal import Journal
+from wherry_runner.volumes import Volumes
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Room:
+    """What all workloads of a runner share."""
+
+    engine: Engine
+    modules: ModuleSource
+    volumes: Volumes
+    logs_directory: Path
+    back_off: BackOffSettings
+
+
+class WorkloadLife:
+    """A workload from its first PUT to its DELETE.
+
+    `put` and `stop` only change what should be; one task (`_live`) brings it about, so that two requests never race.
+    """
+
+    def __init__(
+        self, workload_id: str, put: protocol.WorkloadPut, *, room: Room, journal: Journal, on_change: Callable[[], None]
+    ) -> None:
+        self.id = workload_id
+        self._room = room
+        self._journal = journal
+        self._on_change = on_change
+        self._put = put
+        self._accepted_at = datetime.now(UTC)
+        self._phase = protocol.Phase.ACTIVE
+        self._grace: float | None = None
+        self._changed = asyncio.Event()
+        self._containers: dict[str, ContainerLife] = {}
+        journal.adopt(put.history)
+        self._begin()
+        self._task = asyncio.create_task(self._live(), name=f"workload {workload_id}")
+
+    @property
+    def order(self) -> tuple[int, int]:
+        """(epoch, sequence) of the newest accepted change."""
+        return self._put.epoch, self._put.sequence
+
+    @property
+    def ended(self) -> bool:
+        """Nothing runs and nothing will."""
+        return self._phase is protocol.Phase.ENDED
+
+    @property
+    def status(self) -> protocol.WorkloadStatus:
+        """The workload as it is."""
+        put = self._put
+        return protocol.WorkloadStatus(
+            id=self.id,
+            owner=put.workload.owner,
+            phase=self._phase,
+            epoch=put.epoch,
+            sequence=put.sequence,
+            template_hash=put.template_hash,
+            content_revision=put.content_revision,
+            accepted_at=self._accepted_at,
+            containers=tuple(container.status for container in self._containers.values()),
+        )
+
+    def container(self, name: str) -> ContainerLife | None:
+        """A container by its name."""
+        return self._containers.get(name)
+
+    def put(self, put: protocol.WorkloadPut) -> None:
+        """Take a newer change. Raises VolumeError."""
+        before = self._put
+        if put.content_revision != before.content_revision:
+            self._room.volumes.write(self.id, put.workload.volumes)
+        self._journal.accepted(put.epoch, put.sequence)
+        self._put = put
+        if put.template_hash != before.template_hash and self._phase is protocol.Phase.ACTIVE:
+            self._changed.set()
+        self._on_change()
+
+    def stop(self, *, epoch: int, sequence: int, grace_seconds: float) -> None:
+        """Start nothing more, and kill what still runs after the grace period. Again: a shorter period counts."""
+        self._put = self._put.model_copy(update={"epoch": epoch, "sequence": sequence})
+        self._grace = grace_seconds if self._grace is None else min(self._grace, grace_seconds)
+        if self._phase is protocol.Phase.ACTIVE:
+            self._phase = protocol.Phase.STOPPING
+        for container in self._containers.values():
+            container.stop()
+        self._changed.set()
+        self._on_change()
+
+    async def close(self) -> None:
+        """Abandon the life: the runner ends. Guests are killed by the engine."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+
+    # --- the one task -------------------------------------------------------------------------------------------------
+
+    async def _live(self) -> None:
+        runs = self._start_tasks()
+        try:
+            while True:
+                changed = asyncio.create_task(self._changed.wait())
+                try:
+                    await asyncio.wait([changed, *runs] if runs else [changed], return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    changed.cancel()
+                for run in runs:
+                    if run.done() and (error := run.exception()) is not None:
+                        raise error
+                runs = [run for run in runs if not run.done()]
+                if self._grace is not None:
+                    await self._end(runs)
+                    break
+                if self._changed.is_set():
+                    self._changed.clear()
+                    await self._replace(runs)
+                    runs = self._start_tasks()
+                elif not runs:
+                    break
+            self._phase = protocol.Phase.ENDED
+            self._on_change()
+        except asyncio.CancelledError:
+            for run in runs:
+                run.cancel()
+            await asyncio.gather(*runs, return_exceptions=True)
+            raise
+        except Exception:
+            # A bug here must not take the other workloads along, and must be seen.
+            log.exception("workload %s: its life ended by an error of ours", self.id)
+            for container in self._containers.values():
+                container.kill()
+            self._phase = protocol.Phase.ENDED
+            self._on_change()
+
+    def _begin(self) -> None:
+        """Make the containers of the current spec. Raises VolumeError, KeyError."""
+        workload = self._put.workload
+        self._room.volumes.write(self.id, workload.volumes)
+        paths = {volume.name: self._room.volumes.path(self.id, volume) for volume in workload.volumes}
+        self._containers = {
+            spec.name: ContainerLife(
+                spec,
+                Surroundings(
+                    engine=self._room.engine,
+                    modules=self._room.modules,
+                    journal=self._journal,
+                    back_off=self._room.back_off,
+                    owner=workload.owner,
+                    restart_policy=workload.restart_policy,
+                    log_folder=self._room.logs_directory / self.id / spec.name,
+                    mounts=preopens(spec, paths),
+                    on_change=self._on_change,
+                ),
+            )
+            for spec in workload.containers
+        }
+
+    def _start_tasks(self) -> list[asyncio.Task[None]]:
+        return [
+            asyncio.create_task(container.run(), name=f"container {self.id}/{name}")
+            for name, container in self._containers.items()
+            if not container.finished
+        ]
+
+    async def _replace(self, runs: list[asyncio.Task[None]]) -> None:
+        """Another template: the containers of the old one end, those of the new one begin with the next restart count."""
+        await self._end_containers(runs, self._put.workload.termination_grace_period_seconds)
+        if self._grace is None:
+            self._begin()
+
+    async def _end(self, runs: list[asyncio.Task[None]]) -> None:
+        while runs:
+            grace, self._changed = self._grace or 0.0, asyncio.Event()
+            changed = asyncio.create_task(self._changed.wait())
+            ending = asyncio.create_task(self._end_containers(runs, grace))
+            await asyncio.wait([changed, ending], return_when=asyncio.FIRST_COMPLETED)
+            changed.cancel()
+            if ending.done():
+                ending.result()
+                return
+            ending.cancel()
+
+    async def _end_containers(self, runs: list[asyncio.Task[None]], grace_seconds: float) -> None:
+        for container in self._containers.values():
+            container.stop()
+        if runs:
+            await asyncio.wait(runs, timeout=grace_seconds)
+        for container in self._containers.values():
+            container.kill()
+        if runs:
+            # Not gather: its cancellation (a shorter grace period) would cancel the runs.
+            await asyncio.wait(runs)
