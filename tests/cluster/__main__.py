@@ -1,0 +1,160 @@
+"""The command line: `python -m tests.cluster`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tests.cluster import build, keeper
+from tests.cluster.errors import ClusterError
+from tests.cluster.existing import ExistingCluster
+from tests.cluster.progress import Progress
+from tests.cluster.provider import DEFAULT_NAME, check_name, kubectl_environment
+from tests.cluster.record import Record
+from tests.cluster.running import RunningCluster, state_directory
+
+_DESCRIPTION = """\
+A real Kubernetes on this machine, for trying things by hand. It is built from source at first (minutes;
+needs Go), then starts in seconds. No Docker, no root, no image pulls.
+"""
+
+_EXAMPLES = """\
+examples:
+  python -m tests.cluster up
+  python -m tests.cluster kubectl get pods -A
+  export KUBECONFIG=$(python -m tests.cluster kubeconfig)
+  python -m tests.cluster down
+
+Built programs are kept in ${WHERRY_CACHE:-${XDG_CACHE_HOME:-~/.cache}/wherry}, running clusters in
+${WHERRY_STATE:-${XDG_STATE_HOME:-~/.local/state}/wherry}/clusters/NAME (logs below logs/).
+"""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command, and return its exit code."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(words)
+    command: str = options.command
+    try:
+        check_name(options.name)
+        return {
+            "up": _up,
+            "down": _down,
+            "status": _status,
+            "kubeconfig": _kubeconfig,
+            "kubectl": _kubectl,
+            "build": _build,
+        }[command](options)
+    except ClusterError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.cluster",
+        description=_DESCRIPTION,
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    named = argparse.ArgumentParser(add_help=False)
+    named.add_argument("--name", default=DEFAULT_NAME, help="which cluster (default: %(default)s)")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    up = commands.add_parser("up", parents=[named], help="bring a cluster up, and leave it running")
+    up.add_argument(
+        "--provider",
+        choices=["local", "existing"],
+        default="local",
+        help="local: a control plane on loopback (default). existing: a cluster that a kubeconfig leads to",
+    )
+    up.add_argument("--kubeconfig", type=Path, help="for `existing` (default: $KUBECONFIG, or ~/.kube/config)")
+    commands.add_parser("down", parents=[named], help="take it down, and leave nothing behind")
+    commands.add_parser("status", parents=[named], help="say how it is (exit code 0: it runs, 1: it doesn't)")
+    commands.add_parser("kubeconfig", parents=[named], help="print the path of an administrator's kubeconfig")
+    kubectl = commands.add_parser(
+        "kubectl", parents=[named], help="run kubectl on it; --name goes before kubectl's arguments"
+    )
+    kubectl.add_argument("arguments", nargs=argparse.REMAINDER, help="kubectl's")
+    commands.add_parser("build", parents=[named], help="only build the programs (Kubernetes, the OCI registry)")
+    return parser
+
+
+def _up(options: argparse.Namespace) -> int:
+    progress = Progress()
+    if options.provider == "existing":
+        _up_existing(options.name, options.kubeconfig, progress)
+        new = True
+    else:
+        new = keeper.up(options.name, progress)
+    cluster = RunningCluster(options.name)
+    if not new:
+        cluster.up()
+        progress.step(f"cluster {options.name!r} is up already")
+    print(f"export KUBECONFIG={cluster.kubeconfig}")
+    return 0
+
+
+def _up_existing(name: str, kubeconfig: Path | None, progress: Progress) -> None:
+    directory = state_directory() / name
+    record = Record.load(directory)
+    if record is not None and record.provider != ExistingCluster.provider:
+        raise ClusterError(f"there is a cluster {name!r} already: take it `down` first, or choose another --name")
+    ExistingCluster(kubeconfig, directory, name=name, progress=progress).up()
+
+
+def _down(options: argparse.Namespace) -> int:
+    progress = Progress()
+    if keeper.down(options.name, progress):
+        progress.step(f"cluster {options.name!r} is down")
+    else:
+        progress.step(f"no cluster {options.name!r}: nothing to do")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    status = RunningCluster(options.name).status()
+    print(f"cluster {status.name} ({status.provider}): {status.state}")
+    if status.server:
+        print(f"  {status.server}  {status.version}".rstrip())
+    for component, state in status.components.items():
+        print(f"  {component:25} {state}")
+    return 0 if status.state == "running" else 1
+
+
+def _kubeconfig(options: argparse.Namespace) -> int:
+    print(RunningCluster(options.name).kubeconfig)
+    return 0
+
+
+def _kubectl(options: argparse.Namespace) -> int:
+    cluster = RunningCluster(options.name)
+    arguments = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
+    program = cluster.kubectl_program()
+    os.execve(
+        program,
+        [
+            "kubectl",
+            f"--kubeconfig={cluster.kubeconfig}",
+            f"--cache-dir={cluster.directory / 'kubectl-cache'}",
+            *arguments,
+        ],
+        kubectl_environment(),
+    )
+
+
+def _build(options: argparse.Namespace) -> int:
+    progress = Progress()
+    print(build.kube(progress))
+    print(build.registry(progress))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
