@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from aiohttp import web
 
 from wherry_runner import api, protocol, tls
+from wherry_runner.execution import process
 from wherry_runner.execution.engine import EngineError
 from wherry_runner.execution.python import PythonEngine
 from wherry_runner.journal import Journals
@@ -53,6 +54,7 @@ async def run(settings: Settings) -> None:
     volumes.clear()
     journals = Journals(state / "journal")
     journals.forget_old()
+    process.become_subreaper()  # what an executor leaves behind comes to us, and ends with us
     engine = PythonEngine()
     modules = Modules(state / "modules", engine_name=engine.name, pull=settings.pull)
     room = Room(

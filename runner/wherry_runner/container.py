@@ -38,12 +38,6 @@ from wherry_runner.modules.errors import ModuleError
 
 log = logging.getLogger(__name__)
 
-SETTLE_SECONDS = 1.0
-"""How long an end is shown before what follows it: the kubelet sees ends with its relist, once a second (pkg/kubelet/pleg)."""
-
-ERROR_SHOWN_SECONDS = 2.0
-"""How long ErrImagePull is shown before it becomes ImagePullBackOff, as between two syncs of a kubelet."""
-
 KEPT_LOGS = 2
 """Log files of a container: of the newest run and of the one before (`kubectl logs --previous`)."""
 
@@ -71,9 +65,12 @@ class Surroundings:
 
 
 class ContainerLife:
-    """The state machine of one container; `run` is its task."""
+    """The state machine of one container; `run` is its task.
 
-    def __init__(self, spec: protocol.Container, around: Surroundings) -> None:
+    `again`: what ran before runs again whatever the restart policy, for it was ended by us.
+    """
+
+    def __init__(self, spec: protocol.Container, around: Surroundings, *, again: bool = False) -> None:
         self._spec = spec
         self._around = around
         self._guest: Guest | None = None
@@ -91,7 +88,7 @@ class ContainerLife:
         self.finished = False
         """No run will follow."""
         if past.ran:
-            self._take_up(past)
+            self._take_up(past, again=again)
 
     @property
     def status(self) -> protocol.ContainerStatus:
@@ -124,6 +121,10 @@ class ContainerLife:
     def previous_log_path(self) -> Path | None:
         """The log of the run before the newest, where there was one on this runner."""
         return self._newest_log(1)
+
+    def update(self, spec: protocol.Container) -> None:
+        """Take what the next run is to have: another environment, other arguments."""
+        self._spec = spec
 
     def stop(self) -> None:
         """Start nothing more. A running guest runs on until it ends or is killed."""
@@ -177,7 +178,7 @@ class ContainerLife:
         failed_at = time.monotonic()
         self._module_back_off.advance(failed_at, failed_at)
         self._set(protocol.Waiting(reason=reason, message=_cut(message)))
-        await self._pause(min(ERROR_SHOWN_SECONDS, self._module_back_off.delay))
+        await self._pause(min(self._around.back_off.error_shown, self._module_back_off.delay))
         remaining = self._module_back_off.remaining(failed_at, time.monotonic())
         if remaining <= 0 or self._stopping:
             return
@@ -199,15 +200,17 @@ class ContainerLife:
             preopens=self._around.mounts,
             log_path=self._log_file(number),
         )
-        # Written before the fork: a run that may have begun is never run again under Never.
-        self._around.journal.started(
-            self._spec.name, container_id=container_id, restart_count=number, at=datetime.now(UTC)
-        )
+        journal = self._around.journal
         try:
             spec.log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            guest = await self._around.engine.run(spec)
+            # Written before the fork: a run that may have begun is never run again under Never.
+            journal.started(self._spec.name, container_id=container_id, restart_count=number, at=datetime.now(UTC))
+            try:
+                guest = await self._around.engine.run(spec)
+            except (StartRefused, EngineLost, OSError):
+                journal.withdrawn(self._spec.name)
+                raise
         except (StartRefused, EngineLost, OSError) as error:
-            self._around.journal.withdrawn(self._spec.name)
             await self._wait_for_module("CreateContainerError", str(error))
             return None
         self._guest = guest
@@ -236,7 +239,11 @@ class ContainerLife:
             started_at=guest.started_at,
             finished_at=end.finished_at,
         )
-        self._around.journal.ended(self._spec.name, terminated)
+        try:
+            journal.ended(self._spec.name, terminated)
+        except OSError as error:
+            # It is told nevertheless: the object's status is the second record of it (protocol.History).
+            log.error("container %s: its end is not journaled: %s", self._spec.name, error)
         self._set(terminated)
         return terminated
 
@@ -244,9 +251,8 @@ class ContainerLife:
         ended = self._state
         assert isinstance(ended, protocol.Terminated)
         ended_at = time.monotonic()
-        await self._pause(SETTLE_SECONDS)
+        await self._pause(self._around.back_off.settle)
         remaining = self._restart_back_off.remaining(ended_at, time.monotonic())
-        self._last = ended
         if remaining > 0 and not self._stopping:
             owner = self._around.owner
             # Words of the kubelet: pkg/kubelet/kuberuntime/kuberuntime_manager.go, doBackOff.
@@ -270,22 +276,22 @@ class ContainerLife:
 
     # --- what is known ------------------------------------------------------------------------------------------------
 
-    def _take_up(self, past: Past) -> None:
+    def _take_up(self, past: Past, *, again: bool) -> None:
         """Go on from what ran before this process began."""
         end = past.terminated
         if end is None:
-            again = self._around.restart_policy is not protocol.RestartPolicy.NEVER
+            never = self._around.restart_policy is protocol.RestartPolicy.NEVER
             end = protocol.Terminated(
                 exit_code=KILLED_EXIT_CODE,
                 reason="RunnerLost",
                 message="the runner ended while the container ran, and the container with it"
-                + ("" if again else "; with restartPolicy Never it is not run again"),
+                + ("; with restartPolicy Never it is not run again" if never else ""),
                 container_id=past.container_id,
                 started_at=past.started_at,
                 finished_at=datetime.now(UTC),
             )
             self._around.journal.ended(self._spec.name, end)
-        if self._runs_again(end.exit_code):
+        if again or self._runs_again(end.exit_code):
             self._last = end
         else:
             self._state = end
@@ -301,6 +307,8 @@ class ContainerLife:
                 return False
 
     def _set(self, state: protocol.ContainerState) -> None:
+        if isinstance(self._state, protocol.Terminated):
+            self._last = self._state
         self._state = state
         self._around.on_change()
 

@@ -7,6 +7,7 @@ end is fsynced before anybody is told of it. A torn last line is one that nobody
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import os
@@ -59,11 +60,11 @@ class Journal:
         self._append({"event": "accepted", "epoch": epoch, "sequence": sequence})
 
     def started(self, container: str, *, container_id: str, restart_count: int, at: datetime) -> None:
-        """Note that a run is about to begin."""
-        self._begin(container, Past(container_id=container_id, restart_count=restart_count, started_at=at))
+        """Note that a run is about to begin. Raises OSError, and then nothing is noted."""
         self._append(
             {"event": "started", "container": container, "id": container_id, "restarts": restart_count, "at": at.isoformat()}
         )
+        self._begin(container, Past(container_id=container_id, restart_count=restart_count, started_at=at))
 
     def withdrawn(self, container: str) -> None:
         """Note that the run whose start was written last did not begin after all."""
@@ -103,7 +104,11 @@ class Journal:
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            os.write(descriptor, line)
+            size = os.fstat(descriptor).st_size
+            if os.write(descriptor, line) != len(line):
+                # A disk that is full takes a part. The next record must not continue it.
+                os.ftruncate(descriptor, size)
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
             if sync:
                 os.fsync(descriptor)
         finally:

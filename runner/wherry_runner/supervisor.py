@@ -43,6 +43,10 @@ class Subscription:
         self._dirty[workload_id] = None
         self._wake.set()
 
+    def wake(self) -> None:
+        """Let `next` return, whether there is a change or not."""
+        self._wake.set()
+
     async def next(self, timeout: float) -> list[str]:
         """The ids that changed, oldest first; empty after `timeout` seconds without any."""
         with suppress(TimeoutError):
@@ -68,6 +72,8 @@ class Supervisor:
     async def close(self) -> None:
         """End all lives. What ran is not journaled as ended: it runs again where the policy allows (design §3.8)."""
         self._stopping = True
+        for subscription in self._subscriptions:
+            subscription.wake()
         await asyncio.gather(*(life.close() for life in self._lives.values()))
 
     # --- changes ------------------------------------------------------------------------------------------------------
@@ -78,8 +84,11 @@ class Supervisor:
         life = self._lives.get(workload_id)
         order = (put.epoch, put.sequence)
         self._accept_order(workload_id, order, life)
+        if life is None and self._tombstones.get(workload_id) == order:
+            raise Refused(RefusalReason.STALE_SEQUENCE, f"{order} deleted this workload")
         if self._stopping:
             raise Refused(RefusalReason.STOPPING, "the runner is stopping")
+        _check(put.workload)
         try:
             if life is not None:
                 if order > life.order:
@@ -87,7 +96,6 @@ class Supervisor:
                 return life.status
             if len(self._lives) >= self._max_workloads:
                 raise Refused(RefusalReason.TOO_LARGE, f"the runner has its maximum of {self._max_workloads} workloads")
-            _check(put.workload)
             journal = self._journals.open(workload_id)
             if order < journal.order:
                 raise Refused(RefusalReason.STALE_SEQUENCE, f"{order} is older than {journal.order}, which was accepted")
@@ -96,6 +104,8 @@ class Supervisor:
                 workload_id, put, room=self._room, journal=journal, on_change=lambda: self._tell(workload_id)
             )
         except VolumeError as error:
+            if life is None:
+                self._room.volumes.drop(workload_id)
             raise Refused(RefusalReason.INVALID, str(error)) from error
         self._lives[workload_id] = life
         self._tell(workload_id)
@@ -129,8 +139,6 @@ class Supervisor:
         newest = life.order if life is not None else self._tombstones.get(workload_id, (0, 0))
         if order < newest:
             raise Refused(RefusalReason.STALE_SEQUENCE, f"{order} is older than {newest}, which was accepted")
-        if life is None and workload_id in self._tombstones and order == newest:
-            raise Refused(RefusalReason.STALE_SEQUENCE, f"{order} deleted this workload")
 
     def _forget(self, workload_id: str, order: tuple[int, int]) -> None:
         known = self._lives.pop(workload_id, None) is not None
@@ -157,7 +165,9 @@ class Supervisor:
             raise Refused(RefusalReason.NOT_FOUND, f'workload "{workload_id}" has no container "{name}"')
         return container
 
-    async def watch(self, info: protocol.RunnerInfo) -> AsyncIterator[list[protocol.WatchEvent]]:
+    async def watch(
+        self, info: protocol.RunnerInfo, *, heartbeat: float = protocol.HEARTBEAT_SECONDS
+    ) -> AsyncIterator[list[protocol.WatchEvent]]:
         """The snapshot, then changes, in batches; a batch waits for its reader, never the other way round."""
         subscription = Subscription()
         self._subscriptions.add(subscription)
@@ -168,11 +178,11 @@ class Supervisor:
             yield [protocol.SyncedEvent(info=info)]
             quiet_since = time.monotonic()
             while not self._stopping:
-                changed = await subscription.next(protocol.HEARTBEAT_SECONDS)
+                changed = await subscription.next(heartbeat)
                 if changed:
                     yield [self._event(workload_id) for workload_id in changed]
                     quiet_since = time.monotonic()
-                elif time.monotonic() - quiet_since >= protocol.HEARTBEAT_SECONDS:
+                elif time.monotonic() - quiet_since >= heartbeat:
                     yield [protocol.HeartbeatEvent()]
                     quiet_since = time.monotonic()
         finally:

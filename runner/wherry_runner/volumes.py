@@ -82,13 +82,11 @@ def _checked(volume: protocol.Volume) -> dict[PurePosixPath, protocol.VolumeFile
 def _swap(folder: Path, files: dict[PurePosixPath, protocol.VolumeFile]) -> None:
     revision = folder / f"..{secrets.token_hex(8)}"
     revision.mkdir(mode=0o755)
-    for path, file in files.items():
-        target = revision / path
-        target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
-        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-        with open(descriptor, "wb") as out:
-            out.write(file.data)
-        target.chmod(file.mode)
+    try:
+        _fill(revision, files)
+    except OSError:
+        shutil.rmtree(revision, ignore_errors=True)  # it will be tried again, and again
+        raise
 
     data = folder / "..data"
     old = os.readlink(data) if data.is_symlink() else None
@@ -102,6 +100,16 @@ def _swap(folder: Path, files: dict[PurePosixPath, protocol.VolumeFile]) -> None
             entry.unlink()
     if old is not None:
         shutil.rmtree(folder / old, ignore_errors=True)
+
+
+def _fill(revision: Path, files: dict[PurePosixPath, protocol.VolumeFile]) -> None:
+    for path, file in files.items():
+        target = revision / path
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
+        descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+        with open(descriptor, "wb") as out:
+            out.write(file.data)
+        target.chmod(file.mode)
 
 
 def _link(path: Path, target: str) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,7 +47,8 @@ class WorkloadLife:
         self._put = put
         self._accepted_at = datetime.now(UTC)
         self._phase = protocol.Phase.ACTIVE
-        self._grace: float | None = None
+        self._deadline: float | None = None
+        """When what still runs is killed, once it is to stop; monotonic."""
         self._changed = asyncio.Event()
         self._containers: dict[str, ContainerLife] = {}
         journal.adopt(put.history)
@@ -90,14 +92,25 @@ class WorkloadLife:
             self._room.volumes.write(self.id, put.workload.volumes)
         self._journal.accepted(put.epoch, put.sequence)
         self._put = put
-        if put.template_hash != before.template_hash and self._phase is protocol.Phase.ACTIVE:
+        if put.template_hash == before.template_hash:
+            for spec in put.workload.containers:
+                if (container := self._containers.get(spec.name)) is not None:
+                    container.update(spec)
+        elif self._phase is protocol.Phase.ACTIVE:
             self._changed.set()
         self._on_change()
 
     def stop(self, *, epoch: int, sequence: int, grace_seconds: float) -> None:
         """Start nothing more, and kill what still runs after the grace period. Again: a shorter period counts."""
         self._put = self._put.model_copy(update={"epoch": epoch, "sequence": sequence})
-        self._grace = grace_seconds if self._grace is None else min(self._grace, grace_seconds)
+        try:
+            self._journal.accepted(epoch, sequence)
+        except OSError as error:
+            log.error("workload %s: its end is not journaled: %s", self.id, error)  # it must stop all the same
+        deadline = time.monotonic() + grace_seconds
+        if self._deadline is not None and deadline >= self._deadline:
+            return  # asked again: the period goes on, and nobody is told anew
+        self._deadline = deadline
         if self._phase is protocol.Phase.ACTIVE:
             self._phase = protocol.Phase.STOPPING
         for container in self._containers.values():
@@ -115,25 +128,23 @@ class WorkloadLife:
     async def _live(self) -> None:
         runs = self._start_tasks()
         try:
-            while True:
+            while runs or self._changed.is_set():
                 changed = asyncio.create_task(self._changed.wait())
                 try:
-                    await asyncio.wait([changed, *runs] if runs else [changed], return_when=asyncio.FIRST_COMPLETED)
+                    await asyncio.wait([changed, *runs], return_when=asyncio.FIRST_COMPLETED)
                 finally:
                     changed.cancel()
                 for run in runs:
                     if run.done() and (error := run.exception()) is not None:
                         raise error
                 runs = [run for run in runs if not run.done()]
-                if self._grace is not None:
-                    await self._end(runs)
+                if self._deadline is not None:
+                    await self._end(runs, self._deadline)
                     break
                 if self._changed.is_set():
                     self._changed.clear()
                     await self._replace(runs)
                     runs = self._start_tasks()
-                elif not runs:
-                    break
             self._phase = protocol.Phase.ENDED
             self._on_change()
         except asyncio.CancelledError:
@@ -144,12 +155,11 @@ class WorkloadLife:
         except Exception:
             # A bug here must not take the other workloads along, and must be seen.
             log.exception("workload %s: its life ended by an error of ours", self.id)
-            for container in self._containers.values():
-                container.kill()
+            await self._end([run for run in runs if not run.done()], time.monotonic())
             self._phase = protocol.Phase.ENDED
             self._on_change()
 
-    def _begin(self) -> None:
+    def _begin(self, again: Collection[str] = ()) -> None:
         """Make the containers of the current spec. Raises VolumeError, KeyError."""
         workload = self._put.workload
         self._room.volumes.write(self.id, workload.volumes)
@@ -168,6 +178,7 @@ class WorkloadLife:
                     mounts=preopens(spec, paths),
                     on_change=self._on_change,
                 ),
+                again=spec.name in again,
             )
             for spec in workload.containers
         }
@@ -180,28 +191,35 @@ class WorkloadLife:
         ]
 
     async def _replace(self, runs: list[asyncio.Task[None]]) -> None:
-        """Another template: the containers of the old one end, those of the new one begin with the next restart count."""
-        await self._end_containers(runs, self._put.workload.termination_grace_period_seconds)
-        if self._grace is None:
-            self._begin()
+        """Another template: the containers of the old one end, those of the new one begin with the next restart count.
 
-    async def _end(self, runs: list[asyncio.Task[None]]) -> None:
+        As on a kubelet, that is no matter of the restart policy; only what had ended by itself stays ended.
+        """
+        again = [name for name, container in self._containers.items() if not container.finished]
+        await self._end(runs, time.monotonic() + self._put.workload.termination_grace_period_seconds)
+        if self._deadline is None:
+            self._changed.clear()  # what came meanwhile begins now
+            self._begin(again)
+
+    async def _end(self, runs: list[asyncio.Task[None]], latest: float) -> None:
+        """End the containers by then, or by the deadline if that is earlier, also by one that is set meanwhile."""
         while runs:
-            grace, self._changed = self._grace or 0.0, asyncio.Event()
-            changed = asyncio.create_task(self._changed.wait())
-            ending = asyncio.create_task(self._end_containers(runs, grace))
-            await asyncio.wait([changed, ending], return_when=asyncio.FIRST_COMPLETED)
-            changed.cancel()
+            self._changed.clear()
+            shortened = asyncio.create_task(self._changed.wait())
+            deadline = latest if self._deadline is None else min(latest, self._deadline)
+            ending = asyncio.create_task(self._end_containers(runs, deadline))
+            await asyncio.wait([shortened, ending], return_when=asyncio.FIRST_COMPLETED)
+            shortened.cancel()
             if ending.done():
                 ending.result()
                 return
             ending.cancel()
 
-    async def _end_containers(self, runs: list[asyncio.Task[None]], grace_seconds: float) -> None:
+    async def _end_containers(self, runs: list[asyncio.Task[None]], deadline: float) -> None:
         for container in self._containers.values():
             container.stop()
         if runs:
-            await asyncio.wait(runs, timeout=grace_seconds)
+            await asyncio.wait(runs, timeout=max(0.0, deadline - time.monotonic()))
         for container in self._containers.values():
             container.kill()
         if runs:

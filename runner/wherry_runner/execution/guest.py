@@ -31,7 +31,8 @@ FAILED_EXIT_CODE = 128
 RUN_EXPORT = re.compile(r"wasi:cli/run@0\.2\.\d+")
 """The export by which a WASI 0.2 command is run. wasmtime links any 0.2.x."""
 
-_LAST_DESCRIPTOR = 1 << 30
+_DESCRIPTORS_END = os.sysconf("SC_OPEN_MAX")
+"""No descriptor has this number or a higher one."""
 
 
 class ProcExit(BaseException):
@@ -82,7 +83,7 @@ def _let_go(loaded: Loaded, descriptors: dict[str, int], *, parent_pid: int) -> 
     kept = [0, 1, 2, descriptors["payload"], descriptors["report"], *loaded.descriptors]
     kept += [number for name, number in descriptors.items() if name.startswith("preopen:")]
     kept.sort()
-    for below, above in zip(kept, [*kept[1:], _LAST_DESCRIPTOR], strict=True):
+    for below, above in zip(kept, [*kept[1:], _DESCRIPTORS_END], strict=True):
         os.closerange(below + 1, above)
 
     process.forbid_core_dumps()

@@ -43,11 +43,13 @@ class GuestOutput:
     """Receives what a guest writes and passes it on to its log."""
 
     def __init__(self, writer: LogWriter) -> None:
-        """Make the sockets. Raises OSError."""
+        """Make the sockets; from now on the writer is closed here. Raises OSError, the writer then being closed."""
         self._writer = writer
         self._loop: asyncio.AbstractEventLoop | None = None
         with contextlib.ExitStack() as undo:
+            undo.callback(writer.close)
             self._receiver = undo.enter_context(_bound_socket())
+            self._receiver.setblocking(False)  # not so the senders: a guest waits until there is room
             self.stdout = undo.enter_context(_bound_socket())
             self.stderr = undo.enter_context(_bound_socket())
             for sender in (self.stdout, self.stderr):
@@ -97,6 +99,5 @@ class GuestOutput:
 def _bound_socket() -> socket.socket:
     """A datagram socket with a name of the kernel's choice (autobind: an abstract one, gone with the socket)."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC)
-    sock.setblocking(False)
     sock.bind("")
     return sock

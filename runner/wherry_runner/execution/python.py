@@ -252,17 +252,20 @@ class PythonEngine:
             with contextlib.ExitStack() as stack:
                 guest, start, descriptors = _prepare(spec, stack)
                 executor.guests[spec.guest_id] = guest
+                sent = False
                 try:
                     await executor.send(start, descriptors)
+                    sent = True
                     stack.close()  # the executor has its own copies; ours would keep the pipe and the sockets open
                     await guest.started
-                except asyncio.CancelledError:
-                    with contextlib.suppress(EngineLost):
-                        await executor.send(channel.Stop(guest=spec.guest_id))
-                    raise
                 except BaseException as error:
-                    executor.guests.pop(spec.guest_id, None)
-                    guest.on_failed(EngineLost(str(error)))
+                    if sent and isinstance(error, asyncio.CancelledError):
+                        # Nobody will know of this guest: it ends as soon as it has begun.
+                        with contextlib.suppress(EngineLost):
+                            await executor.send(channel.Stop(guest=spec.guest_id))
+                    else:
+                        executor.guests.pop(spec.guest_id, None)
+                        guest.on_failed(EngineLost(str(error)))
                     raise
         return guest
 
@@ -316,7 +319,11 @@ def _prepare(spec: GuestSpec, stack: contextlib.ExitStack) -> tuple[PythonGuest,
         stack.callback(os.close, descriptors["payload"])
         folders = [opened(preopen.host_path, os.O_RDONLY | os.O_DIRECTORY) for preopen in spec.preopens]
         output = GuestOutput(LogWriter(spec.log_path))
-        report, report_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        try:
+            report, report_writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        except OSError:
+            output.finish()
+            raise
     except (OSError, ValueError) as error:
         raise StartRefused(f"can't prepare the container: {error}") from error
     stack.callback(os.close, report_writer)

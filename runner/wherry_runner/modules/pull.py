@@ -30,8 +30,6 @@ from wherry_runner.modules.store import PulledModule, Store, Unfinished
 MAX_MANIFEST_BYTES = 4 << 20
 """What registries take as a manifest's size at most."""
 
-_CHUNK_BYTES = 256 << 10
-
 
 @dataclass(frozen=True, kw_only=True)
 class PullSettings:
@@ -169,7 +167,7 @@ async def _stream(response: httpx.Response, layer: manifests.Descriptor, file: U
     on_bytes(0, layer.size)
     try:
         # Raw: a digest is that of the bytes on the wire, and no Content-Encoding was asked for.
-        async for chunk in response.aiter_raw(_CHUNK_BYTES):
+        async for chunk in response.aiter_raw():
             done += len(chunk)
             if done > layer.size:
                 raise PullError(f"layer {layer.digest} is longer than the {layer.size} bytes its manifest gives it")
@@ -181,6 +179,8 @@ async def _stream(response: httpx.Response, layer: manifests.Descriptor, file: U
             on_bytes(done, layer.size)
     except httpx.RemoteProtocolError as error:  # the connection was closed before the announced length
         raise Transient(f"layer {layer.digest} ended after {done} of {layer.size} bytes") from error
+    if not layer.size:
+        _check_form(b"", complete=True)
     if done != layer.size:
         raise Transient(f"layer {layer.digest} ended after {done} of {layer.size} bytes")
     digest = "sha256:" + hasher.hexdigest()

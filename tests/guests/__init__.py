@@ -1,0 +1,1 @@
+"""Guests for tests: sources, and how they become WebAssembly."""

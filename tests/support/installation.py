@@ -1,0 +1,167 @@
+"""An installation of Wherry beside a cluster: the real operator and the real runners as processes of their own.
+
+What Helm does on a real cluster is done here by hand: the CRD, the operator's ServiceAccount and its RBAC (the chart's own
+file), certificates. The operator runs under its ServiceAccount's token, never as an administrator.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tests.cluster.ports import Reservation
+from tests.cluster.processes import Process
+from tests.cluster.provider import Cluster
+from tests.support.runner import (
+    RUNNER_NAME_IN_CERTIFICATE,
+    START_SECONDS,
+    Certificates,
+    RunnerProcess,
+    environment,
+    healthy,
+)
+
+ROOT = Path(__file__).resolve().parents[2]
+CRD = ROOT / "crds" / "wasmworkloads.wherry.dev.yaml"
+RBAC = ROOT / "charts" / "wherry" / "files" / "operator-rbac.yaml"
+
+
+class Installation:
+    """Operator and runners beside a cluster. As a context manager it runs inside."""
+
+    def __init__(
+        self,
+        cluster: Cluster,
+        directory: Path,
+        *,
+        node_name: str = "wherry",
+        class_name: str = "wherry",
+        namespace: str = "wherry-system",
+        runners: Sequence[str] = ("runner-a",),
+        runner_flags: Sequence[str] = (),
+        registry_mirrors: Mapping[str, str] | None = None,
+    ) -> None:
+        self.cluster = cluster
+        self.directory = directory
+        self.node_name = node_name
+        self.class_name = class_name
+        self.namespace = namespace
+        self.logs = directory / "logs"
+        self.logs.mkdir(parents=True, exist_ok=True)
+        self.certificates = Certificates(directory / "pki")
+        self._kubelet_port = Reservation()
+        self._health = Reservation()
+        flags = [*runner_flags]
+        for host, url in (registry_mirrors or {}).items():
+            flags += ["--registry-mirror", f"{host}={url}"]
+        self.runners = {name: RunnerProcess(directory, self.certificates, name, flags) for name in runners}
+        self.operator: Process | None = None
+        self._kubeconfig: Path | None = None
+
+    # --- life ---------------------------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Installation:
+        try:
+            self.install()
+            for runner in self.runners.values():
+                runner.start()
+            self.start_operator()
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def install(self) -> None:
+        """What the chart would bring: CRD, RBAC, ServiceAccount."""
+        self.cluster.apply(CRD.read_text())
+        self.cluster.kubectl(
+            "wait", "--for=condition=Established", "crd/wasmworkloads.wherry.dev", "--timeout=30s"
+        )
+        if self.cluster.get("namespace", self.namespace) is None:
+            self.cluster.kubectl("create", "namespace", self.namespace)
+        self.cluster.apply(self.rbac())
+
+    def rbac(self) -> str:
+        """The chart's RBAC file, filled in."""
+        return RBAC.read_text().replace("${NODE_NAME}", self.node_name).replace("${NAMESPACE}", self.namespace)
+
+    def grant_references(self, namespace: str) -> None:
+        """Let WasmWorkloads of a namespace refer to its ConfigMaps and Secrets."""
+        self.cluster.kubectl(
+            "create", "rolebinding", "wherry-references", "--clusterrole=wherry-references",
+            f"--serviceaccount={self.namespace}:wherry-operator", f"--namespace={namespace}",
+        )  # fmt: skip
+
+    @property
+    def operator_kubeconfig(self) -> Path:
+        """The operator's own rights."""
+        if self._kubeconfig is None:
+            self._kubeconfig = self.cluster.service_account_kubeconfig(self.namespace, "wherry-operator")
+        return self._kubeconfig
+
+    def start_operator(self, *, wait: bool = True) -> None:
+        """Start the operator, and wait until it is ready."""
+        pki, mine = self.cluster.pki, self.certificates
+        assert pki is not None
+        kubelet = pki.issue(
+            f"system:node:{self.node_name}", ["system:nodes"], ips=["127.0.0.1"], server=True
+        )
+        command = [
+            sys.executable, "-m", "wherry_operator",
+            "--node-name", self.node_name, "--class-name", self.class_name, "--namespace", self.namespace,
+            "--identity", f"operator-{self.node_name}", "--address", "127.0.0.1",
+            "--kubelet-listen", "127.0.0.1", "--kubelet-port", str(self._kubelet_port.port),
+            "--kubelet-cert", str(kubelet.cert), "--kubelet-key", str(kubelet.key),
+            "--health-listen", "127.0.0.1", "--health-port", str(self._health.port),
+            "--runner-ca", str(mine.ca.cert_file),
+            "--runner-cert", str(mine.operator.cert), "--runner-key", str(mine.operator.key),
+            "--runner-server-name", RUNNER_NAME_IN_CERTIFICATE,
+        ]  # fmt: skip
+        for runner in self.runners.values():
+            command += ["--runner", f"{runner.name}={runner.url}"]
+        self.operator = Process.start(
+            "operator",
+            command,
+            log=self.logs / "operator.log",
+            env=environment(KUBECONFIG=str(self.operator_kubeconfig)),
+        )
+        if wait:
+            self.wait_operator_ready()
+
+    def wait_operator_ready(self) -> None:
+        """Wait until the operator leads and its node is kept."""
+        assert self.operator is not None
+        self.operator.wait_until(
+            lambda: healthy(f"http://{self._health.address}/readyz") and self._node_ready(),
+            what="ready",
+            timeout_seconds=START_SECONDS,
+        )
+
+    def kill_operator(self) -> None:
+        """SIGKILL."""
+        if self.operator is not None:
+            self.operator.kill()
+            self.operator = None
+
+    def stop_operator(self) -> None:
+        """SIGTERM."""
+        if self.operator is not None:
+            self.operator.stop()
+            self.operator = None
+
+    def close(self) -> None:
+        """Stop everything."""
+        self.stop_operator()
+        for runner in self.runners.values():
+            runner.close()
+        self._kubelet_port.release()
+        self._health.release()
+
+    def _node_ready(self) -> bool:
+        node = self.cluster.get("node", self.node_name)
+        conditions = {} if node is None else {c["type"]: c["status"] for c in node["status"].get("conditions", [])}
+        return conditions.get("Ready") == "True"
