@@ -40,6 +40,7 @@ class Installation:
         namespace: str = "wherry-system",
         runners: Sequence[str] = ("runner-a",),
         runner_flags: Sequence[str] = (),
+        operator_flags: Sequence[str] = (),
         registry_mirrors: Mapping[str, str] | None = None,
     ) -> None:
         self.cluster = cluster
@@ -47,6 +48,7 @@ class Installation:
         self.node_name = node_name
         self.class_name = class_name
         self.namespace = namespace
+        self._operator_flags = list(operator_flags)
         self.logs = directory / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
         self.certificates = Certificates(directory / "pki")
@@ -120,6 +122,7 @@ class Installation:
             "--runner-ca", str(mine.ca.cert_file),
             "--runner-cert", str(mine.operator.cert), "--runner-key", str(mine.operator.key),
             "--runner-server-name", RUNNER_NAME_IN_CERTIFICATE,
+            *self._operator_flags,
         ]  # fmt: skip
         for runner in self.runners.values():
             command += ["--runner", f"{runner.name}={runner.url}"]

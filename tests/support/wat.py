@@ -30,7 +30,7 @@ def sleeps(says: str = "awake", *, seconds: int = 3600, then_exits: int = 0) -> 
     body = f"""
     (i32.store (i32.const 1040) (i32.const 1))
     (i64.store (i32.const 1048) (i64.const {seconds * 10**9}))
-    (drop (call $poll_oneoff (i32.const 1024) (i32.const 1100) (i32.const 1) (i32.const 1200)))
+    (drop (call $poll_oneoff (i32.const 1024) (i32.const 1104) (i32.const 1) (i32.const 1200)))
     (call $proc_exit (i32.const {then_exits}))"""
     return _module(says, body)
 

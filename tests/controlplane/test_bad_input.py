@@ -1,0 +1,175 @@
+"""Each row of "bad input": the kubelet's reason, a message that says what to do, and everything else goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support import wat
+from tests.support.kube import Workspace, workload
+
+
+class _Door:
+    """A Pod or a WasmWorkload: the same trouble, told at the same place for each."""
+
+    def __init__(self, space: Workspace, kind: str) -> None:
+        self.space = space
+        self.kind = kind
+
+    def run(self, image: str, *, env: list[dict[str, Any]] | None = None) -> None:
+        if self.kind == "pod":
+            self.space.pod("bad", image, spec={"restartPolicy": "Never"}, **({"env": env} if env else {}))
+        else:
+            spec: dict[str, Any] = {"module": {"image": image}, "restartPolicy": "Never"}
+            self.space.workload("bad", **spec, **({"env": env} if env else {}))
+
+    def state(self) -> tuple[str, str]:
+        """Reason and message."""
+        if self.kind == "pod":
+            state = self.space.container("bad").get("state", {})
+            found = state.get("waiting") or state.get("terminated") or {}
+        else:
+            status = (self.space.get("wasmworkload", "bad") or {}).get("status", {})
+            found = next(iter(status.get("instances") or []), {})
+        return found.get("reason", ""), found.get("message", "")
+
+    def exit_code(self) -> int | None:
+        if self.kind == "pod":
+            code = self.space.container("bad").get("state", {}).get("terminated", {}).get("exitCode")
+        else:
+            status = (self.space.get("wasmworkload", "bad") or {}).get("status", {})
+            code = next(iter(status.get("instances") or []), {}).get("exitCode")
+        return None if code is None else int(code)
+
+    def expect(self, reasons: set[str], *words: str) -> None:
+        self.space.wait(lambda: self.state()[0] in reasons, f"{self.kind} waits for one of {reasons}")
+        message = self.state()[1]
+        for word in words:
+            assert word in message, message
+        # kubectl describe breaks no lines: what the on-call engineer reads there is the same.
+        described = self.space.kubectl("describe", self.kind, "bad")
+        assert words[0] in described
+
+    def expect_pull_error(self, *words: str) -> None:
+        self.expect({"ErrImagePull"}, *words)
+        self.expect({"ImagePullBackOff"}, *words)
+
+
+@pytest.fixture(params=["pod", "wasmworkload"])
+def door(request: pytest.FixtureRequest, space: Workspace) -> _Door:
+    return _Door(space, request.param)
+
+
+def test_a_file_that_is_no_webassembly(door: _Door, tmp_path: Path) -> None:
+    file = tmp_path / "script.sh"
+    file.write_text("#!/bin/sh\necho hello\n")
+    door.run(door.space.push_file(file))
+    door.expect_pull_error("not WebAssembly")
+
+
+def test_a_layer_whose_digest_does_not_match(door: _Door) -> None:
+    image = _with_blob(door.space, lambda raw: raw[:-1] + bytes([raw[-1] ^ 1]))
+    door.run(image)
+    door.expect_pull_error("digest mismatch")
+
+
+def test_a_truncated_layer(door: _Door) -> None:
+    image = _with_blob(door.space, lambda raw: raw[: len(raw) // 2])
+    door.run(image)
+    door.expect_pull_error("of")
+
+
+def test_an_unknown_image(door: _Door) -> None:
+    door.run("registry.example/no/such/module:v1")
+    door.expect_pull_error("not found")
+
+
+def test_a_missing_config_map_key_which_appears_later(door: _Door) -> None:
+    space = door.space
+    space.installation.grant_references(space.namespace)
+    space.kubectl("create", "configmap", "settings", "--from-literal=other=1")
+    image = space.push(wat.exits(0))
+    door.run(image, env=[{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "settings", "key": "wanted"}}}])
+    door.expect({"CreateContainerConfigError"}, "couldn't find key wanted in ConfigMap", "settings")
+    space.kubectl("patch", "configmap", "settings", "-p", '{"data":{"wanted":"2"}}')
+    # Within its minute: the object was read, and is read again once it may have changed.
+    space.wait(lambda: door.exit_code() == 0, "it runs once the key is there", timeout=120)
+
+
+def test_a_missing_config_map(door: _Door) -> None:
+    door.space.installation.grant_references(door.space.namespace)
+    image = door.space.push(wat.exits(0))
+    door.run(image, env=[{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "nope", "key": "x"}}}])
+    door.expect({"CreateContainerConfigError"}, 'configmap "nope" not found')
+
+
+def test_a_module_that_traps(door: _Door) -> None:
+    door.run(door.space.push(wat.traps()))
+    door.expect({"Error"}, "unreachable")
+    assert door.exit_code() == 134
+
+
+def test_a_module_that_exits_3(door: _Door) -> None:
+    door.run(door.space.push(wat.exits(3)))
+    door.space.wait(lambda: door.state()[0] == "Error", "it ended with an error")
+    assert door.exit_code() == 3
+    assert door.space.phase("bad", kind=door.kind) == "Failed"
+
+
+def test_two_module_sources_are_refused_by_the_api_server(space: Workspace) -> None:
+    refused = space.try_apply(workload("two", module={"image": "registry.example/a:v1", "inline": "(module)"}))
+    assert refused.returncode != 0
+    assert "exactly one module source" in refused.stderr
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ({"module": {}}, "exactly one module source"),
+        (
+            {"module": {"inline": "(module)"}, "volumeMounts": [{"name": "x", "mountPath": "/x"}]},
+            "each of volumeMounts must name one of volumes",
+        ),
+        ({"module": {"inline": "(module)"}, "env": [{"name": "A", "value": "1", "valueFrom": {}}]}, "exactly one of"),
+        ({"module": {"inline": "(module)"}, "imagePullPolicy": "Always"}, "imagePullPolicy is for module.image only"),
+        ({"module": {"inline": "(module)"}, "restartPolicy": "Sometimes"}, "Unsupported value"),
+        ({"module": {"inline": "(module)"}, "replica": 3}, "unknown field"),
+    ],
+)
+def test_nonsense_is_refused_with_a_sentence(space: Workspace, spec: dict[str, Any], sentence: str) -> None:
+    refused = space.try_apply(workload("nonsense", **spec))
+    assert refused.returncode != 0
+    assert sentence in refused.stderr
+
+
+def test_an_image_name_that_is_none(space: Workspace) -> None:
+    space.pod("shouting", "UPPER/Case::x")
+    space.wait(lambda: space.waiting("shouting").get("reason") == "InvalidImageName", "it is no image name")
+    assert "couldn't parse image name" in space.waiting("shouting")["message"]
+
+
+def test_inline_text_that_does_not_compile(space: Workspace) -> None:
+    space.workload("typo", module={"inline": "(module (func $f (nonsense)))"}, restartPolicy="Never")
+
+    def message() -> str:
+        status = (space.get("wasmworkload", "typo") or {}).get("status", {})
+        return str(next(iter(status.get("instances") or []), {}).get("message", ""))
+
+    space.wait(lambda: "nonsense" in message(), "the parser's own words are shown")
+
+
+def _with_blob(space: Workspace, change: Callable[[bytes], bytes]) -> str:
+    """An image whose layer the registry's disk has changed behind its back."""
+    image = space.push(wat.exits(0, says=f"unique {space.namespace}"))
+    raw = wat.wasmtime.wat2wasm(wat.exits(0, says=f"unique {space.namespace}"))
+    blobs = [
+        path
+        for path in (space.registry.directory / "storage").rglob("data")
+        if path.read_bytes() == bytes(raw)
+    ]
+    assert len(blobs) == 1
+    blobs[0].write_bytes(change(bytes(raw)))
+    return image

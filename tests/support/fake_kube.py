@@ -1,0 +1,124 @@
+"""An API server of a few dictionaries: enough of it for reconcilers, and strict where a real one has surprised us."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from wherry_operator.kube import Conflict, Invalid, KubeError, NotFound, Object, PatchKind
+
+_MERGE_KEYS = {"conditions": "type", "hostIPs": "ip", "podIPs": "ip"}
+"""Lists that a strategic merge patch merges (patchStrategy in k8s.io/api/core/v1/types.go); all others are replaced."""
+
+
+class FakeKube:
+    """Objects by their path. Every change that changes something counts up the resourceVersion."""
+
+    def __init__(self) -> None:
+        self.objects: dict[str, Object] = {}
+        self.calls: list[tuple[str, str]] = []
+        self.patches: list[tuple[str, Object]] = []
+        self.errors: dict[str, list[KubeError]] = {}
+        """By path: raised one by one instead of an answer."""
+        self._version = 0
+
+    def put(self, path: str, body: Object) -> Object:
+        """Have this object, as a watch would show it."""
+        self._version += 1
+        kept = copy.deepcopy(body)
+        kept["metadata"]["resourceVersion"] = str(self._version)
+        self.objects[path] = kept
+        return copy.deepcopy(kept)
+
+    def remove(self, path: str) -> Object:
+        """Delete it, and give it as the watch's DELETED event does."""
+        self._version += 1
+        gone = self.objects.pop(path)
+        gone["metadata"]["resourceVersion"] = str(self._version)
+        return gone
+
+    async def get(self, path: str) -> Object:
+        self._call("GET", path)
+        return copy.deepcopy(self._there(path))
+
+    async def list_metadata(self, path: str, *, field_selector: str = "") -> list[Object]:
+        self._call("LIST", path)
+        *_, plural = path.split("/")
+        return [
+            {"metadata": copy.deepcopy(body["metadata"])}
+            for name, body in self.objects.items()
+            if name.split("/")[-2] == plural
+        ]
+
+    async def create(self, path: str, body: Object) -> Object:
+        self._call("POST", path)
+        return self.put(f"{path}/{body['metadata']['name']}", body)
+
+    async def patch(self, path: str, body: Object, kind: PatchKind = PatchKind.MERGE) -> Object:
+        self._call("PATCH", path)
+        self.patches.append((path, copy.deepcopy(body)))
+        of = path.removesuffix("/status")
+        before = self._there(of)
+        uid = body.get("metadata", {}).get("uid")
+        if uid not in (None, before["metadata"]["uid"]):
+            raise Conflict(409, "Conflict", "the UID in the precondition does not match the UID in record")
+        merge = merge_strategic if kind is PatchKind.STRATEGIC else merge_json
+        after = merge(before, body)
+        addresses = [item["ip"] for item in after.get("status", {}).get("hostIPs", ())]
+        if len(addresses) > 1:
+            raise Invalid(422, "Invalid", "status.hostIPs: may specify no more than one IP for each IP family")
+        return copy.deepcopy(before) if after == before else self.put(of, after)
+
+    async def delete(self, path: str, *, uid: str, grace_seconds: int | None = None) -> None:
+        self._call("DELETE", path)
+        if path in self.objects and self.objects[path]["metadata"]["uid"] == uid:
+            self.remove(path)
+
+    def _there(self, path: str) -> Object:
+        if path not in self.objects:
+            raise NotFound(404, "NotFound", f"{path} not found")
+        return self.objects[path]
+
+    def _call(self, verb: str, path: str) -> None:
+        self.calls.append((verb, path))
+        if self.errors.get(path):
+            raise self.errors[path].pop(0)
+
+
+def merge_json(live: Any, change: Any) -> Any:
+    """RFC 7386."""
+    if not isinstance(change, dict):
+        return copy.deepcopy(change)
+    result = copy.deepcopy(live) if isinstance(live, dict) else {}
+    for key, value in change.items():
+        if value is None:
+            result.pop(key, None)
+        else:
+            result[key] = merge_json(result.get(key), value)
+    return result
+
+
+def merge_strategic(live: Any, change: Any) -> Any:
+    """As k8s.io/apimachinery/pkg/util/strategicpatch does it with a PodStatus."""
+    if not isinstance(change, dict):
+        return copy.deepcopy(change)
+    result = copy.deepcopy(live) if isinstance(live, dict) else {}
+    for key, value in change.items():
+        if value is None:
+            result.pop(key, None)
+        elif key in _MERGE_KEYS:
+            result[key] = _merge_list(result.get(key) or [], value, _MERGE_KEYS[key])
+        elif isinstance(value, dict):
+            result[key] = merge_strategic(result.get(key), value)
+        else:
+            result[key] = copy.deepcopy(value)
+    return result
+
+
+def _merge_list(live: list[Object], change: list[Object], key: str) -> list[Object]:
+    items = [item for item in change if "$patch" not in item]
+    if any(item.get("$patch") == "replace" for item in change):
+        return copy.deepcopy(items)
+    there = {item[key]: item for item in live}
+    merged = {item[key]: merge_strategic(there.get(item[key]), item) for item in items}
+    return [*(merged[name] for name in merged if name not in there), *(merged.get(item[key], item) for item in live)]

@@ -1,0 +1,137 @@
+"""Runners without a network: what the registry would know of them, and what their clients were asked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import cast
+
+from wherry_operator.runners.client import RunnerClient
+from wherry_operator.runners.delivery import Deliveries
+from wherry_operator.runners.registry import RunnerRegistry, RunnerState
+from wherry_runner import protocol
+from wherry_runner.protocol import Phase, RunnerInfo, WorkloadPut, WorkloadStatus
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def status_of(
+    workload_id: str, put: WorkloadPut, *, containers: tuple[protocol.ContainerStatus, ...] = (), phase: Phase = Phase.ACTIVE
+) -> WorkloadStatus:
+    waiting = protocol.Waiting(reason="ContainerCreating")
+    return WorkloadStatus(
+        id=workload_id,
+        owner=put.workload.owner,
+        phase=phase,
+        epoch=put.epoch,
+        sequence=put.sequence,
+        template_hash=put.template_hash,
+        content_revision=put.content_revision,
+        accepted_at=AT,
+        containers=containers
+        or tuple(protocol.ContainerStatus(name=item.name, state=waiting) for item in put.workload.containers),
+    )
+
+
+@dataclass
+class FakeRunner:
+    """One runner: its state in the registry, and what is done with its requests."""
+
+    name: str
+    max_workloads: int = 10
+    puts: list[tuple[str, WorkloadPut]] = field(default_factory=list)
+    deletes: list[tuple[str, int]] = field(default_factory=list)
+    orders: list[tuple[int, int]] = field(default_factory=list)
+    errors: list[Exception] = field(default_factory=list)
+    on_delete: Callable[[str], None] | None = None
+    """Instead of: it ends at once, and the watch has told so before the answer."""
+
+    def __post_init__(self) -> None:
+        info = RunnerInfo(
+            runner=self.name,
+            node=f"node-{self.name}",
+            address=f"10.0.1.{ord(self.name[0])}",
+            instance="1",
+            wherry_version="0.1.0",
+            engines=("fake",),
+            cpu_millicores=1000,
+            memory_bytes=1 << 30,
+            max_workloads=self.max_workloads,
+        )
+        self.state = RunnerState(name=self.name, url=f"https://{self.name}", info=info, connected=True, synced=True)
+
+    def says(self, workload_id: str, *containers: protocol.ContainerStatus, phase: Phase = Phase.ACTIVE) -> None:
+        """The watch brings a workload's new status."""
+        newest = next(put for name, put in reversed(self.puts) if name == workload_id)
+        self.state.statuses[workload_id] = status_of(workload_id, newest, containers=containers, phase=phase)
+
+    def restart(self) -> None:
+        """Another process: it knows of nothing that it was not told."""
+        self.state.statuses.clear()
+
+    def go_silent(self) -> None:
+        self.state.connected = self.state.synced = False
+
+    async def put(self, workload_id: str, put: WorkloadPut) -> WorkloadStatus:
+        self._order(put.epoch, put.sequence)
+        self.puts.append((workload_id, put))
+        status = status_of(workload_id, put)
+        self.state.statuses[workload_id] = status
+        return status
+
+    async def delete(self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: int) -> WorkloadStatus | None:
+        self._order(epoch, sequence)
+        self.deletes.append((workload_id, grace_seconds))
+        status = self.state.statuses.get(workload_id)
+        if status is None or status.phase is Phase.ENDED:
+            self.state.statuses.pop(workload_id, None)
+            return None
+        if self.on_delete is not None:
+            self.on_delete(workload_id)
+            return status.model_copy(update={"phase": Phase.STOPPING})
+        del self.state.statuses[workload_id]
+        return None
+
+    def _order(self, epoch: int, sequence: int) -> None:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.orders.append((epoch, sequence))
+
+
+class FakeRegistry:
+    """The part of `RunnerRegistry` that others read."""
+
+    def __init__(self, *runners: FakeRunner) -> None:
+        self.runners = {runner.name: runner for runner in runners}
+
+    def states(self) -> tuple[RunnerState, ...]:
+        return tuple(runner.state for runner in self.runners.values())
+
+    def state(self, name: str) -> RunnerState | None:
+        runner = self.runners.get(name)
+        return runner.state if runner else None
+
+    def client(self, name: str) -> RunnerClient | None:
+        return cast("RunnerClient | None", self.runners.get(name))
+
+    def find(self, workload_id: str) -> list[tuple[str, WorkloadStatus]]:
+        return [(state.name, status) for state in self.states() if (status := state.statuses.get(workload_id))]
+
+
+class FakeTerm:
+    """A term as leader; `advance` does as the test says."""
+
+    def __init__(self, epoch: int = 3, lost: Exception | None = None) -> None:
+        self.epoch = epoch
+        self.lost = lost
+
+    async def advance(self, beyond: int) -> int:
+        if self.lost is not None:
+            raise self.lost
+        self.epoch = beyond + 1
+        return self.epoch
+
+
+def deliveries(registry: FakeRegistry, term: FakeTerm | None = None) -> Deliveries:
+    return Deliveries(cast("RunnerRegistry", registry), term or FakeTerm())
