@@ -28,7 +28,7 @@ from wherry_operator.reconcile.resync import Collection, Resync
 from wherry_operator.references import References
 from wherry_operator.runners.delivery import Deliveries
 from wherry_operator.runners.registry import RunnerRegistry
-from wherry_operator.settings import RESYNC_SECONDS, Settings, SettingsError, parse
+from wherry_operator.settings import Settings, SettingsError, parse
 from wherry_operator.tls import RunnerTls, TlsError
 from wherry_runner import protocol
 
@@ -96,7 +96,10 @@ class Operator:
             kube_as_node=self._kube_as_node,
             store=self._pods,
             references=References(
-                self._kube_as_node, who=f"the virtual node {settings.node_name}", retry_forbidden=True
+                self._kube_as_node,
+                who=f"the virtual node {settings.node_name}",
+                retry_forbidden=True,
+                ttl_seconds=settings.reference_ttl_seconds,
             ),
             deliveries=self._deliveries,
             events=self._pod_events,
@@ -105,12 +108,20 @@ class Operator:
         self._workload_reconciler = workload.WorkloadReconciler(
             kube=self._kube,
             store=self._workloads,
-            references=References(self._kube, who="Wherry's operator", retry_forbidden=False),
+            references=References(
+                self._kube, who="Wherry's operator", retry_forbidden=False, ttl_seconds=settings.reference_ttl_seconds
+            ),
             deliveries=self._deliveries,
             events=self._workload_events,
         )
         self._queue = WorkQueue(self._reconcile)
-        self._resync = Resync(self._kube, self._collections(), registry=self._registry, deliveries=self._deliveries)
+        self._resync = Resync(
+            self._kube,
+            self._collections(),
+            registry=self._registry,
+            deliveries=self._deliveries,
+            interval=settings.resync_seconds,
+        )
         self._kubelet = KubeletServer(settings, self._kube, self._pod_reconciler)
         self._node: NodeKeeper | None = None
         self._health = HealthServer(
@@ -268,7 +279,7 @@ class Operator:
         if at is None:
             return "no complete LIST yet"
         age = time.monotonic() - at
-        return "" if age < 5 * RESYNC_SECONDS else f"the last complete LIST is {age:.0f} s old"
+        return "" if age < 5 * self._settings.resync_seconds else f"the last complete LIST is {age:.0f} s old"
 
     def _node_complaint(self) -> str:
         return self._node.complaint() if self._node is not None and self._started else ""

@@ -16,6 +16,8 @@ import aiohttp
 from kubernetes.aio import client, config
 from multidict import CIMultiDict
 
+from wherry_operator.errors import Expected, text
+
 Object = dict[str, Any]
 """One object of Kubernetes, as its JSON has it."""
 
@@ -33,7 +35,7 @@ class PatchKind(StrEnum):
     STRATEGIC = "application/strategic-merge-patch+json"
 
 
-class KubeError(Exception):
+class KubeError(Expected):
     """A call failed. `status` is the HTTP status, 0 where there was no answer."""
 
     def __init__(self, status: int, reason: str, message: str) -> None:
@@ -165,9 +167,7 @@ class Kube:
             )
             raw = await response.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise Unavailable(
-                0, "Unavailable", f"the API server does not answer: {error or type(error).__name__}"
-            ) from error
+            raise Unavailable(0, "Unavailable", f"the API server does not answer: {text(error)}") from error
         if response.status >= 300:
             raise _error(response.status, raw)
         answer: Object = json.loads(raw) if raw else {}

@@ -16,6 +16,7 @@ import logging
 from typing import Protocol
 
 from wherry_operator.clock import Clock, micro_time
+from wherry_operator.errors import text
 from wherry_operator.kube import Conflict, KubeError, NotFound, Object
 from wherry_operator.settings import LEASE_DURATION_SECONDS, Settings
 
@@ -107,7 +108,7 @@ class Leadership:
             except Conflict:
                 pass  # another candidate was faster: look again
             except (KubeError, TimeoutError) as error:
-                log.warning("can't take the Lease %s: %s", self._name, error or "no answer in time")
+                log.warning("can't take the Lease %s: %s", self._name, text(error))
             if self._lease is not None:
                 log.info("leading as %s, epoch %d", self._identity, self.epoch)
                 return self.epoch
@@ -128,7 +129,7 @@ class Leadership:
                     wait = RENEW_SECONDS
                 except (KubeError, TimeoutError) as error:
                     wait = RETRY_SECONDS
-                    log.warning("can't renew the Lease %s: %s", self._name, error or "no answer in time")
+                    log.warning("can't renew the Lease %s: %s", self._name, text(error))
         finally:
             self.lost.set()
 
@@ -165,7 +166,7 @@ class Leadership:
             log.warning(
                 "can't give up the Lease %s, another waits it out: %s",
                 self._name,
-                error or "no answer in time",
+                text(error),
             )
         self._lease = None
         self.lost.set()

@@ -42,17 +42,21 @@ class ObjectStore:
         metadata = body["metadata"]
         place = metadata["namespace"], metadata["name"]
         known = self._objects.get(place)
-        if known is not None and known["metadata"]["uid"] == metadata["uid"] and _version(known) > _version(body):
-            return
         key = Key(self.kind, *place)
+        other = known is not None and known["metadata"]["uid"] != metadata["uid"]
+        if known is not None and _version(known) > _version(body):
+            if other:
+                self._on_change(key, metadata["uid"])  # late word of one that had the name before: it is gone
+            return
+        if known is not None and other:
+            # The name has passed on: whatever had it before is gone, also if nobody said so.
+            del self._objects[place]
+            self._on_change(key, known["metadata"]["uid"])
         if deleted or not self._accepts(body):
-            if known is not None and known["metadata"]["uid"] == metadata["uid"]:
-                del self._objects[place]
+            self._objects.pop(place, None)
             self._on_change(key, metadata["uid"])
             return
         self._objects[place] = body
-        if known is not None and known["metadata"]["uid"] != metadata["uid"]:
-            self._on_change(key, known["metadata"]["uid"])
         self._on_change(key, None)
 
     async def compare(self, kube: Kube, listed: Iterable[Object], path: Callable[[str, str], str]) -> None:

@@ -15,6 +15,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
+from wherry_operator.errors import Expected, text
+
 log = logging.getLogger(__name__)
 
 WORKERS = 32
@@ -79,11 +81,17 @@ class WorkQueue:
         self._timer_wake.set()
 
     async def run(self) -> None:
-        """Work until cancelled."""
-        async with asyncio.TaskGroup() as group:
-            group.create_task(self._timer())
-            for _ in range(self._workers):
-                group.create_task(self._work())
+        """Work until cancelled. Raises Fatal where a reconcile did."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._timer())
+                for _ in range(self._workers):
+                    group.create_task(self._work())
+        except* Fatal as group:
+            fatal = group.exceptions[0]
+        else:
+            return
+        raise fatal
 
     async def _work(self) -> None:
         while True:
@@ -110,8 +118,9 @@ class WorkQueue:
         except Exception as error:
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             after = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 16)) * random.uniform(0.8, 1.2)
-            # The traceback once: the same failure over and over needs no second one.
-            log.warning("%s: %s; again in %.1f s", key, error or type(error).__name__, after, exc_info=failures == 1)
+            # The traceback once, and only of what nobody foresaw.
+            traceback = failures == 1 and not isinstance(error, Expected)
+            log.warning("%s: %s; again in %.1f s", key, text(error), after, exc_info=traceback)
         else:
             self._failures.pop(key, None)
         if after is not None:

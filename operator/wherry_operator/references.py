@@ -6,13 +6,12 @@ A kubelet's rights end at the objects that its Pods name; so do ours. Reading th
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
+from wherry_operator.clock import Clock
 from wherry_operator.kube import Forbidden, Kube, KubeError, NotFound
 from wherry_operator.resolve.objects import Found, Kind, Missing, Reference, found
-from wherry_operator.settings import REFERENCE_TTL_SECONDS
 
 MISSING_TTL_SECONDS = 3.0
 """An object that was not there is looked for again soon: somebody is waiting for it."""
@@ -34,25 +33,40 @@ class References:
     """A cache for one identity."""
 
     def __init__(
-        self, kube: Kube, *, who: str, retry_forbidden: bool, clock: Callable[[], float] = time.monotonic
+        self, kube: Kube, *, who: str, retry_forbidden: bool, ttl_seconds: float, clock: Clock | None = None
     ) -> None:
         self._kube = kube
         self._who = who
         self._retry_forbidden = retry_forbidden
-        self._clock = clock
+        self._ttl = ttl_seconds
+        self._clock = clock or Clock()
         self._entries: dict[tuple[str, Reference], _Entry] = {}
         self._reading: dict[tuple[str, Reference], asyncio.Task[Found | Missing]] = {}
 
     async def read(self, namespace: str, references: Iterable[Reference]) -> dict[Reference, Found | Missing]:
-        """The objects, each fresh by REFERENCE_TTL_SECONDS. What can't be read is Missing, with the reason."""
+        """The objects, each fresh by its time to live. What can't be read is Missing, with the reason."""
         wanted = sorted(references)
         values = await asyncio.gather(*(self._one(namespace, reference) for reference in wanted))
         return dict(zip(wanted, values, strict=True))
 
+    @property
+    def refresh_seconds(self) -> float:
+        """When somebody who uses objects looks again: twice in a time to live, so that a change is never seen later than
+        one and a half of it (design §3.2: within 90 s)."""
+        return self._ttl / 2
+
+    def doubt(self, namespace: str, references: Iterable[Reference]) -> None:
+        """Something of these is not as it was expected: somebody waits for a change, so look again soon."""
+        until = self._clock.monotonic() + MISSING_TTL_SECONDS
+        for reference in references:
+            entry = self._entries.get((namespace, reference))
+            if entry is not None and entry.until > until and not is_immutable([entry.value]):
+                self._entries[namespace, reference] = _Entry(entry.value, until)
+
     async def _one(self, namespace: str, reference: Reference) -> Found | Missing:
         key = (namespace, reference)
         entry = self._entries.get(key)
-        if entry is not None and entry.until > self._clock():
+        if entry is not None and entry.until > self._clock.monotonic():
             return entry.value
         # Many objects may want the same one at once: it is read once for all of them.
         task = self._reading.get(key)
@@ -65,9 +79,9 @@ class References:
         value = await self._read(namespace, reference)
         ttl = MISSING_TTL_SECONDS
         if isinstance(value, Found):
-            ttl = float("inf") if value.immutable else REFERENCE_TTL_SECONDS
+            ttl = float("inf") if value.immutable else self._ttl
         self._entries.pop((namespace, reference), None)
-        self._entries[namespace, reference] = _Entry(value, self._clock() + ttl)
+        self._entries[namespace, reference] = _Entry(value, self._clock.monotonic() + ttl)
         while len(self._entries) > MAX_CACHED:
             del self._entries[next(iter(self._entries))]
         return value
@@ -88,7 +102,7 @@ class References:
                         f'{reference.kind.plural} in namespace "{namespace}"; see docs/security.md for the grant',
                         absent=False,
                     )
-                await asyncio.sleep(wait)
+                await self._clock.sleep(wait)
             except KubeError as error:
                 return Missing(
                     f'failed to get {reference.kind.value} "{reference.name}": {error.message}', absent=False

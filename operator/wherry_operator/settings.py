@@ -7,15 +7,9 @@ import os
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-
-RESYNC_SECONDS = 60.0
-"""Pause between two metadata-only LISTs that find what a watch missed (kopf never synthesises a deletion)."""
-
-REFERENCE_TTL_SECONDS = 60.0
-"""A referenced ConfigMap or Secret is read at most this often; with the resync, changes reach files within 90 s."""
 
 LEASE_DURATION_SECONDS = 15
 """Of the leader's Lease: how long the others wait for a silent leader (fail-over ≤ 15 s)."""
@@ -78,14 +72,18 @@ class Settings:
     health_listen: str
     health_port: int
     max_pods: int
+    resync_seconds: float = 60.0
+    """Pause between two metadata-only LISTs that find what a watch missed (kopf never synthesises a deletion)."""
+    reference_ttl_seconds: float = 60.0
+    """A referenced ConfigMap or Secret is read at most this often; changes reach files within one and a half of it."""
     log_level: str = "INFO"
-    impersonate: bool = field(default=True)
-    """Act on Pods as `system:node:NAME`. False: clusters without the Node authorizer, with the ClusterRole for them."""
 
 
 class SettingsError(Exception):
     """A setting is missing or wrong; the message names the flag and says what to give."""
 
+
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
@@ -93,10 +91,12 @@ _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 def parse(argv: Sequence[str] | None = None) -> Settings:
     """Settings from flags and WHERRY_* variables. Raises SettingsError; exits on --help and unknown flags."""
     given = _parser().parse_args(argv)
+    listed = given.runner or os.environ.get("WHERRY_RUNNERS", "").split(",")
+    runners = tuple(_static_runner(text.strip()) for text in listed if text.strip())
     missing = [
         flag
         for flag, value in {
-            "--runner": given.runner,
+            "--runner": runners,
             "--runner-ca": given.runner_ca,
             "--runner-cert": given.runner_cert,
             "--runner-key": given.runner_key,
@@ -108,9 +108,16 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     ]
     if missing:
         raise SettingsError(f"missing: {', '.join(missing)} (see wherry-operator --help)")
+    if given.resync_seconds <= 0 or given.reference_ttl_seconds <= 0:
+        raise SettingsError("--resync-seconds and --reference-ttl-seconds must be above 0")
     for flag, value in {"--node-name": given.node_name, "--class-name": given.class_name}.items():
         if not _DNS_LABEL.fullmatch(value):
             raise SettingsError(f"{flag} must be a DNS subdomain name (RFC 1123), not {value!r}")
+    names = [runner.name for runner in runners]
+    if len(set(names)) != len(names):
+        raise SettingsError(f"--runner: each name only once, not {', '.join(names)}")
+    if given.log_level.upper() not in LOG_LEVELS:
+        raise SettingsError(f"--log-level must be one of {', '.join(LOG_LEVELS)}, not {given.log_level!r}")
     try:
         ip_address(given.address)
     except ValueError:
@@ -120,7 +127,7 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         class_name=given.class_name,
         namespace=given.namespace,
         identity=given.identity,
-        runners=tuple(_static_runner(text) for text in given.runner),
+        runners=runners,
         runner_tls=ClientTls(
             ca_file=Path(given.runner_ca),
             cert_file=Path(given.runner_cert),
@@ -138,6 +145,8 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         health_listen=given.health_listen,
         health_port=given.health_port,
         max_pods=given.max_pods,
+        resync_seconds=given.resync_seconds,
+        reference_ttl_seconds=given.reference_ttl_seconds,
         log_level=given.log_level.upper(),
     )
 
@@ -156,10 +165,10 @@ def _parser() -> argparse.ArgumentParser:
         epilog="Each flag can be given as an environment variable instead: --node-name is WHERRY_NODE_NAME.",
     )
 
-    def flag(name: str, default: str | int, text: str) -> None:
+    def flag(name: str, default: str | float, text: str) -> None:
         variable = "WHERRY_" + name.removeprefix("--").replace("-", "_").upper()
         value = os.environ.get(variable, default)
-        kind = int if isinstance(default, int) else str
+        kind = type(default)
         shown = f" (default {default})" if default != "" else ""
         parser.add_argument(name, default=value, type=kind, help=text + shown)
 
@@ -184,12 +193,13 @@ def _parser() -> argparse.ArgumentParser:
     flag("--health-listen", "0.0.0.0", "address of the plain HTTP health endpoint")
     flag("--health-port", 8080, "its port; 0 picks a free one")
     flag("--max-pods", 1000, "pods capacity of the virtual node")
+    flag("--resync-seconds", 60.0, "pause between two LISTs that find what a watch missed")
+    flag("--reference-ttl-seconds", 60.0, "how often a referenced ConfigMap or Secret is read at most")
     flag("--log-level", "INFO", "DEBUG, INFO, WARNING or ERROR")
-    listed = os.environ.get("WHERRY_RUNNERS", "")
     parser.add_argument(
         "--runner",
         action="append",
-        default=listed.split(",") if listed else [],
+        default=[],
         metavar="NAME=URL",
         help="a runner: NAME=https://HOST:PORT; repeat it for more (or WHERRY_RUNNERS, separated by commas)",
     )

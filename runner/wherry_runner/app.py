@@ -100,7 +100,13 @@ async def run(settings: Settings) -> None:
 
 async def _serve(servers: list[web.AppRunner], app: web.Application, host: str, port: int, context: ssl.SSLContext | None) -> int:
     # Access lines would be one per status change of every workload.
-    runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
+    runner = web.AppRunner(
+        app,
+        access_log=None,
+        handle_signals=False,
+        handler_cancellation=True,  # who no longer follows a log must not be waited for
+        shutdown_timeout=1.0,
+    )
     await runner.setup()
     servers.append(runner)
     site = web.TCPSite(runner, host, port, ssl_context=context)

@@ -16,7 +16,7 @@ class BackOffSettings:
     initial: float = 10.0
     maximum: float = 300.0
     settle: float = 1.0
-    """How long an end is shown before what follows it: the kubelet sees ends with its relist, once a second (pkg/kubelet/pleg)."""
+    """How long an end is shown before what follows it: a kubelet sees ends with its relist, once a second (pkg/kubelet/pleg)."""
     error_shown: float = 2.0
     """How long ErrImagePull is shown before it becomes ImagePullBackOff, as between two syncs of a kubelet."""
 

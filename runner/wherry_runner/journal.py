@@ -62,7 +62,13 @@ class Journal:
     def started(self, container: str, *, container_id: str, restart_count: int, at: datetime) -> None:
         """Note that a run is about to begin. Raises OSError, and then nothing is noted."""
         self._append(
-            {"event": "started", "container": container, "id": container_id, "restarts": restart_count, "at": at.isoformat()}
+            {
+                "event": "started",
+                "container": container,
+                "id": container_id,
+                "restarts": restart_count,
+                "at": at.isoformat(),
+            }
         )
         self._begin(container, Past(container_id=container_id, restart_count=restart_count, started_at=at))
 
@@ -75,7 +81,8 @@ class Journal:
         """Note a run's end, on disk when this returns."""
         self.past[container] = replace(self.past.get(container, Past()), terminated=terminated)
         self._append(
-            {"event": "ended", "container": container, "end": terminated.model_dump(mode="json", by_alias=True)}, sync=True
+            {"event": "ended", "container": container, "end": terminated.model_dump(mode="json", by_alias=True)},
+            sync=True,
         )
 
     def adopt(self, history: Iterable[protocol.History]) -> None:
@@ -84,7 +91,10 @@ class Journal:
             if not item.container_id:
                 continue
             known = self.past.get(item.container, Past())
-            newer = (item.restart_count, item.terminated is not None) > (known.restart_count, known.terminated is not None)
+            newer = (item.restart_count, item.terminated is not None) > (
+                known.restart_count,
+                known.terminated is not None,
+            )
             if newer or not known.ran:
                 self.started(
                     item.container,

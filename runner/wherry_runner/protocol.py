@@ -47,7 +47,8 @@ Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-
 """A DNS subdomain name (RFC 1123), as Kubernetes uses it for objects: also safe as a file name."""
 
 WorkloadId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
-"""Who a workload is: the object's UID, and for a WasmWorkload the instance behind it. Never used for two lives."""
+"""Who a workload is: the object's UID, and for a WasmWorkload its template behind it. A life that follows another under the
+same id begins after that was deleted, with a higher sequence."""
 
 
 class Wire(BaseModel):
@@ -94,7 +95,7 @@ class InlineModule(Wire):
     """A module carried in the request: from a spec or a ConfigMap."""
 
     kind: Literal["inline"] = "inline"
-    data: Base64Bytes
+    data: Annotated[Base64Bytes, Field(repr=False)]
     """Binary WebAssembly, or its text format."""
     source: Annotated[str, Field(max_length=512)] = "spec.module.inline"
     """Where it stands, for messages, e.g. `ConfigMap "tools", key "hello.wasm"`."""
@@ -142,7 +143,8 @@ class VolumeFile(Wire):
 
     path: Annotated[str, Field(min_length=1, max_length=4096)]
     """Relative, without `..`; the runner refuses anything that would leave the volume."""
-    data: Base64Bytes
+    data: Annotated[Base64Bytes, Field(repr=False)]
+    """Not shown by repr: it may be a Secret's."""
     mode: Annotated[int, Field(ge=0, le=0o777)] = 0o644
 
 

@@ -46,6 +46,8 @@ class SettingsError(Exception):
     """A setting is missing or wrong; the message names the flag and says what to give."""
 
 
+LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
+
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
@@ -64,7 +66,9 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
             raise SettingsError(f"{flag} must be a DNS subdomain name (RFC 1123), not {value!r}")
     if given.back_off_initial <= 0 or given.back_off_max < given.back_off_initial:
         raise SettingsError("--back-off-initial must be above 0, and --back-off-max no less than it")
-    mirrors = _pairs("--registry-mirror", given.registry_mirror)
+    if given.log_level.upper() not in LOG_LEVELS:
+        raise SettingsError(f"--log-level must be one of {', '.join(LOG_LEVELS)}, not {given.log_level!r}")
+    mirrors = _pairs("--registry-mirror", _repeated("--registry-mirror", given.registry_mirror))
     for url in mirrors.values():
         if not url.startswith(("http://", "https://")):
             raise SettingsError(f"--registry-mirror wants HOST=http(s)://…, not {url!r}")
@@ -87,14 +91,26 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         pull=PullSettings(
             registries=RegistrySettings(
                 mirrors=mirrors,
-                insecure_registries=frozenset(given.insecure_registry),
-                ca_files={host: Path(path) for host, path in _pairs("--registry-ca", given.registry_ca).items()},
+                insecure_registries=frozenset(_repeated("--insecure-registry", given.insecure_registry)),
+                ca_files={
+                    host: Path(path)
+                    for host, path in _pairs("--registry-ca", _repeated("--registry-ca", given.registry_ca)).items()
+                },
             ),
             max_module_bytes=given.max_module_bytes,
         ),
         back_off=BackOffSettings(initial=given.back_off_initial, maximum=given.back_off_max),
         log_level=given.log_level.upper(),
     )
+
+
+def _variable(flag: str) -> str | None:
+    return os.environ.get("WHERRY_RUNNER_" + flag.removeprefix("--").replace("-", "_").upper())
+
+
+def _repeated(flag: str, given: Sequence[str]) -> Sequence[str]:
+    """What the flag was given, else what its variable lists."""
+    return given or [text.strip() for text in (_variable(flag) or "").split(",") if text.strip()]
 
 
 def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
@@ -119,17 +135,13 @@ def _parser() -> argparse.ArgumentParser:
         "WHERRY_RUNNER_STATE_DIRECTORY; those that may be repeated take a list separated by commas.",
     )
 
-    def variable(name: str) -> str | None:
-        return os.environ.get("WHERRY_RUNNER_" + name.removeprefix("--").replace("-", "_").upper())
-
     def flag(name: str, default: str | float, text: str) -> None:
-        given = variable(name)
+        given = _variable(name)
         shown = f" (default {default})" if default not in ("", 0) else ""
         parser.add_argument(name, default=default if given is None else given, type=type(default), help=text + shown)
 
     def repeated(name: str, metavar: str, text: str) -> None:
-        given = variable(name)
-        parser.add_argument(name, action="append", metavar=metavar, default=given.split(",") if given else [], help=text)
+        parser.add_argument(name, action="append", metavar=metavar, default=[], help=text)
 
     host = socket.gethostname().lower()
     flag("--name", host, "name of this runner; unique in its installation")

@@ -98,7 +98,9 @@ class Supervisor:
                 raise Refused(RefusalReason.TOO_LARGE, f"the runner has its maximum of {self._max_workloads} workloads")
             journal = self._journals.open(workload_id)
             if order < journal.order:
-                raise Refused(RefusalReason.STALE_SEQUENCE, f"{order} is older than {journal.order}, which was accepted")
+                raise Refused(
+                    RefusalReason.STALE_SEQUENCE, f"{order} is older than {journal.order}, which was accepted"
+                )
             journal.accepted(*order)
             life = WorkloadLife(
                 workload_id, put, room=self._room, journal=journal, on_change=lambda: self._tell(workload_id)
@@ -222,13 +224,18 @@ def _check(workload: protocol.Workload) -> None:
                 )
             if mount.sub_path:
                 raise Refused(
-                    RefusalReason.INVALID, f'container "{container.name}": subPath is not supported; mount the whole volume'
+                    RefusalReason.INVALID,
+                    f'container "{container.name}": subPath is not supported; mount the whole volume',
                 )
             if not mount.mount_path.startswith("/") or "\0" in mount.mount_path:
                 raise Refused(RefusalReason.INVALID, f'container "{container.name}": mountPath must be absolute')
         for text in (*container.command, *container.args, *(v.value.get_secret_value() for v in container.env)):
             if "\0" in text:
-                raise Refused(RefusalReason.INVALID, f'container "{container.name}": an argument or variable has a NUL byte')
+                raise Refused(
+                    RefusalReason.INVALID, f'container "{container.name}": an argument or variable has a NUL byte'
+                )
         for variable in container.env:
             if "=" in variable.name or "\0" in variable.name:
-                raise Refused(RefusalReason.INVALID, f'container "{container.name}": {variable.name!r} is no variable name')
+                raise Refused(
+                    RefusalReason.INVALID, f'container "{container.name}": {variable.name!r} is no variable name'
+                )

@@ -28,13 +28,13 @@ class Volumes:
         # One folder for each state directory: two runners on one machine never meet, and the next start finds its own.
         name = "wherry-" + hashlib.sha256(str(directory.absolute()).encode()).hexdigest()[:16]
         self._memory_directory = memory_directory / name
+        self._has_memory_directory = False
 
     def clear(self) -> None:
         """Remove what an earlier process left: its guests are dead."""
         for directory in (self._directory, self._memory_directory):
             shutil.rmtree(directory, ignore_errors=True)
         self._directory.mkdir(parents=True, mode=0o700)
-        self._memory_directory.mkdir(mode=0o700)
 
     def close(self) -> None:
         """Remove everything."""
@@ -47,6 +47,10 @@ class Volumes:
             files = _checked(volume)
             folder = self.path(workload_id, volume)
             try:
+                if volume.secret and not self._has_memory_directory:
+                    # Made by us or not at all: a tmpfs may be everybody's, and the name can be guessed.
+                    self._memory_directory.mkdir(mode=0o700)
+                    self._has_memory_directory = True
                 folder.mkdir(parents=True, exist_ok=True, mode=0o755)
                 _swap(folder, files)
             except OSError as error:
@@ -67,7 +71,12 @@ def _checked(volume: protocol.Volume) -> dict[PurePosixPath, protocol.VolumeFile
     files: dict[PurePosixPath, protocol.VolumeFile] = {}
     for file in volume.files:
         path = PurePosixPath(file.path)
-        if path.is_absolute() or not path.parts or "\0" in file.path or any(part.startswith("..") for part in path.parts):
+        if (
+            path.is_absolute()
+            or not path.parts
+            or "\0" in file.path
+            or any(part.startswith("..") for part in path.parts)
+        ):
             raise VolumeError(f'volume "{volume.name}": {file.path!r} is no path inside a volume')
         if path in files:
             raise VolumeError(f'volume "{volume.name}": {file.path!r} is there twice')

@@ -38,7 +38,13 @@ class WorkloadLife:
     """
 
     def __init__(
-        self, workload_id: str, put: protocol.WorkloadPut, *, room: Room, journal: Journal, on_change: Callable[[], None]
+        self,
+        workload_id: str,
+        put: protocol.WorkloadPut,
+        *,
+        room: Room,
+        journal: Journal,
+        on_change: Callable[[], None],
     ) -> None:
         self.id = workload_id
         self._room = room
@@ -88,7 +94,7 @@ class WorkloadLife:
     def put(self, put: protocol.WorkloadPut) -> None:
         """Take a newer change. Raises VolumeError."""
         before = self._put
-        if put.content_revision != before.content_revision:
+        if put.content_revision != before.content_revision and not self.ended:
             self._room.volumes.write(self.id, put.workload.volumes)
         self._journal.accepted(put.epoch, put.sequence)
         self._put = put
@@ -145,8 +151,7 @@ class WorkloadLife:
                     self._changed.clear()
                     await self._replace(runs)
                     runs = self._start_tasks()
-            self._phase = protocol.Phase.ENDED
-            self._on_change()
+            self._finish()
         except asyncio.CancelledError:
             for run in runs:
                 run.cancel()
@@ -156,8 +161,13 @@ class WorkloadLife:
             # A bug here must not take the other workloads along, and must be seen.
             log.exception("workload %s: its life ended by an error of ours", self.id)
             await self._end([run for run in runs if not run.done()], time.monotonic())
-            self._phase = protocol.Phase.ENDED
-            self._on_change()
+            self._finish()
+
+    def _finish(self) -> None:
+        """Nothing runs any more: what it had to read, Secrets above all, is kept no longer."""
+        self._phase = protocol.Phase.ENDED
+        self._room.volumes.drop(self.id)
+        self._on_change()
 
     def _begin(self, again: Collection[str] = ()) -> None:
         """Make the containers of the current spec. Raises VolumeError, KeyError."""

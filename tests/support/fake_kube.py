@@ -60,7 +60,7 @@ class FakeKube:
         of = path.removesuffix("/status")
         before = self._there(of)
         uid = body.get("metadata", {}).get("uid")
-        if uid not in (None, before["metadata"]["uid"]):
+        if uid not in (None, before["metadata"].get("uid")):
             raise Conflict(409, "Conflict", "the UID in the precondition does not match the UID in record")
         merge = merge_strategic if kind is PatchKind.STRATEGIC else merge_json
         after = merge(before, body)

@@ -17,7 +17,11 @@ AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def status_of(
-    workload_id: str, put: WorkloadPut, *, containers: tuple[protocol.ContainerStatus, ...] = (), phase: Phase = Phase.ACTIVE
+    workload_id: str,
+    put: WorkloadPut,
+    *,
+    containers: tuple[protocol.ContainerStatus, ...] = (),
+    phase: Phase = Phase.ACTIVE,
 ) -> WorkloadStatus:
     waiting = protocol.Waiting(reason="ContainerCreating")
     return WorkloadStatus(

@@ -54,9 +54,7 @@ _NO_EXEC = (
     "one in; see its output with kubectl logs"
 )
 _NO_ATTACH = "attach is not supported by Wherry: follow the output with kubectl logs -f"
-_NO_FORWARD = (
-    "port-forward to a Pod of the virtual node is not supported by Wherry: reach it through its Service or its Pod IP"
-)
+_NO_FORWARD = "port-forward is not supported for WebAssembly workloads: a module of this release of Wherry has no network to forward to"
 
 _REFUSED = {"exec": _NO_EXEC, "run": _NO_EXEC, "attach": _NO_ATTACH, "portForward": _NO_FORWARD}
 

@@ -20,12 +20,11 @@ from wherry_operator.resolve import pod as resolving
 from wherry_operator.resolve.objects import ResolveError
 from wherry_operator.runners.client import Refused, RunnerClient, RunnerError
 from wherry_operator.runners.delivery import Deliveries, Place
-from wherry_operator.settings import REFERENCE_TTL_SECONDS
 from wherry_operator.status import containers, happenings
 from wherry_operator.status import pod as pod_status
 from wherry_operator.status.happenings import Happening
 from wherry_operator.status.pod import Observed, Problem
-from wherry_runner.protocol import Phase, WorkloadStatus
+from wherry_runner.protocol import Phase, RefusalReason, WorkloadStatus
 
 log = logging.getLogger(__name__)
 
@@ -102,26 +101,7 @@ class PodReconciler:
     async def _run(self, pod: Object) -> float | None:
         uid = pod["metadata"]["uid"]
         live = pod.get("status") or {}
-        statuses = live.get("containerStatuses") or []
-        if "startTime" not in live:
-            # A kubelet's first word: the Pod is taken. Before anything that may take its time, e.g. a pull.
-            pod = await self._write(pod, Observed(host_ip=self._node_address))
-            live = pod["status"]
-        try:
-            resolved, again = await self._resolve(pod)
-        except ResolveError as error:
-            place = self._deliveries.locate(uid, last_runner=containers.last_runner(statuses))
-            if place is not None and place.status is not None:
-                # It runs, with what it had: a Secret that vanished stops no container, as on a kubelet.
-                await self._write(pod, self._observed(place))
-                return RETRY_SECONDS
-            if error.event == "FailedMount":
-                self._record(pod, happenings.WARNING, error.event, error.message)
-            problem = Problem(reason=error.reason, message=error.message)
-            await self._write(pod, Observed(host_ip=self._node_address, problem=problem))
-            return RETRY_SECONDS
-
-        place = self._deliveries.locate(uid, last_runner=containers.last_runner(statuses))
+        place = self._deliveries.locate(uid, last_runner=pod_status.runner_of(live))
         if place is None:
             try:
                 place = self._deliveries.choose(uid)
@@ -130,8 +110,23 @@ class PodReconciler:
                 problem = Problem(reason="ContainerCreating", message=str(error))
                 await self._write(pod, Observed(host_ip=self._node_address, problem=problem))
                 return RETRY_SECONDS
+        if pod_status.runner_of(live) != place.runner:
+            # A kubelet's first word: the Pod is taken. Before anything that may take its time, e.g. a pull.
+            pod = await self._write(pod, self._observed(place))
         if not place.reachable:
             await self._write(pod, self._observed(place))
+            return RETRY_SECONDS
+        await self._deliveries.drop_copies(uid, keep=place.runner)
+        try:
+            resolved, again = await self._resolve(pod, place)
+        except ResolveError as error:
+            if place.status is not None:
+                # It runs, with what it had: a Secret that vanished stops no container, as on a kubelet.
+                await self._write(pod, self._observed(place))
+                return RETRY_SECONDS
+            if error.event == "FailedMount":
+                self._record(pod, happenings.WARNING, error.event, error.message)
+            await self._write(pod, self._observed(place, problem=Problem(reason=error.reason, message=error.message)))
             return RETRY_SECONDS
         status = place.status
         if (
@@ -139,13 +134,17 @@ class PodReconciler:
             or status.template_hash != resolved.template_hash
             or status.content_revision != resolved.content_revision
         ):
+            history = containers.history((pod.get("status") or {}).get("containerStatuses") or [])
             try:
-                status = await self._deliveries.put(uid, place.runner, resolved, containers.history(statuses))
+                status = await self._deliveries.put(uid, place.runner, resolved, history)
             except Refused as error:
                 problem = Problem(
                     reason="CreateContainerError", message=f"runner {place.runner}: {error.refusal.message}"
                 )
-                await self._write(pod, Observed(host_ip=self._node_address, problem=problem))
+                full = error.refusal.reason is RefusalReason.TOO_LARGE
+                # A full one is left for another: then the status must not name it any more.
+                nowhere = Observed(host_ip=self._node_address, problem=problem)
+                await self._write(pod, nowhere if full else self._observed(place, problem=problem))
                 return RETRY_SECONDS
         await self._write(pod, self._observed(place, status))
         return again
@@ -154,8 +153,7 @@ class PodReconciler:
         """A Pod that is being deleted: stop it, show its end, then confirm the deletion."""
         metadata = pod["metadata"]
         uid = metadata["uid"]
-        statuses = (pod.get("status") or {}).get("containerStatuses") or []
-        last_runner = containers.last_runner(statuses)
+        last_runner = pod_status.runner_of(pod.get("status") or {})
         place = self._deliveries.locate(uid, last_runner=last_runner)
         if place is not None:
             if not place.reachable:
@@ -174,11 +172,12 @@ class PodReconciler:
                 except RunnerError as error:
                     log.warning("pod %s/%s: %s", metadata["namespace"], metadata["name"], error)
                     return RETRY_SECONDS
-                fresh = self._deliveries.locate(uid, last_runner=last_runner)
-                if fresh is not None and fresh.status is not None and fresh.status.phase is not Phase.ENDED:
-                    await self._write(pod, self._observed(fresh))
+                # It may have ended meanwhile: then its end is shown first, as below.
+                place = self._deliveries.locate(uid, last_runner=last_runner)
+                if place is not None and place.status is not None and place.status.phase is not Phase.ENDED:
+                    await self._write(pod, self._observed(place))
                     return None  # the runner tells when it has ended
-            elif place.status is not None:
+            if place is not None and place.status is not None:
                 pod = await self._write(pod, self._observed(place))
                 await self._deliveries.delete(uid, place.runner, grace_seconds=0)
         path = _path(pod)
@@ -186,22 +185,33 @@ class PodReconciler:
         self._deliveries.forget(uid, uid)
         return None
 
-    async def _resolve(self, pod: Object) -> tuple[resolving.Resolved, float | None]:
+    async def _resolve(self, pod: Object, place: Place) -> tuple[resolving.Resolved, float | None]:
         if refused := resolving.refusals(pod):
             raise ResolveError("; ".join(refused))
         wanted = resolving.references(pod)
-        objects = await self._references.read(pod["metadata"]["namespace"], wanted)
-        resolved = resolving.resolve(pod, objects, host_ip=self._node_address)
-        again = REFERENCE_TTL_SECONDS if wanted and not is_immutable(objects.values()) else None
+        namespace = pod["metadata"]["namespace"]
+        objects = await self._references.read(namespace, wanted)
+        try:
+            resolved = resolving.resolve(pod, objects, host_ip=self._host_ip(place))
+        except ResolveError:
+            self._references.doubt(namespace, wanted)
+            raise
+        again = self._references.refresh_seconds if wanted and not is_immutable(objects.values()) else None
         return resolved, again
 
-    def _observed(self, place: Place, status: WorkloadStatus | None = None) -> Observed:
+    def _observed(
+        self, place: Place, status: WorkloadStatus | None = None, *, problem: Problem | None = None
+    ) -> Observed:
         return Observed(
             runner=place.runner,
-            host_ip=place.info.address if place.info and place.info.address else self._node_address,
+            host_ip=self._host_ip(place),
             status=status or place.status,
+            problem=problem,
             unreachable=not place.reachable,
         )
+
+    def _host_ip(self, place: Place) -> str:
+        return place.info.address if place.info and place.info.address else self._node_address
 
     async def _write(self, pod: Object, observed: Observed) -> Object:
         """Bring the Pod's live status to what is observed; the object as the last write left it."""
@@ -209,7 +219,7 @@ class PodReconciler:
             live = pod.get("status") or {}
             if not pod_status.differs(live, desired):
                 continue
-            body = {"metadata": {"uid": pod["metadata"]["uid"]}, "status": desired}
+            body = {"metadata": {"uid": pod["metadata"]["uid"]}, "status": pod_status.patch(desired)}
             try:
                 written = await self._kube.patch(_path(pod) + "/status", body, PatchKind.STRATEGIC)
             except NotFound:

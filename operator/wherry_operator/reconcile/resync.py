@@ -17,7 +17,6 @@ from wherry_operator.objects import ObjectStore
 from wherry_operator.runners.client import RunnerError
 from wherry_operator.runners.delivery import Deliveries
 from wherry_operator.runners.registry import RunnerRegistry
-from wherry_operator.settings import RESYNC_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +47,7 @@ class Resync:
         *,
         registry: RunnerRegistry,
         deliveries: Deliveries,
-        interval: float = RESYNC_SECONDS,
+        interval: float,
     ) -> None:
         self._kube = kube
         self._collections = tuple(collections)
@@ -95,4 +94,8 @@ class Resync:
         for runner, workload_id in agreed[:DROPS_A_ROUND]:
             owner = orphans[runner, workload_id]
             log.info("dropping %s of %s %s/%s: no such object", workload_id, owner.kind, owner.namespace, owner.name)
-            await self._deliveries.delete(workload_id, runner, grace_seconds=0)
+            try:
+                await self._deliveries.delete(workload_id, runner, grace_seconds=0)
+            except RunnerError as error:
+                # One runner must not stand in all others' way.
+                log.warning("dropping %s failed: %s", workload_id, error)

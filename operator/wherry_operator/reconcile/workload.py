@@ -19,7 +19,6 @@ from wherry_operator.resolve import workload as resolving
 from wherry_operator.resolve.objects import ResolveError
 from wherry_operator.runners.client import Refused
 from wherry_operator.runners.delivery import Deliveries, Place
-from wherry_operator.settings import REFERENCE_TTL_SECONDS
 from wherry_operator.status import happenings
 from wherry_operator.status import workload as workload_status
 from wherry_operator.status.happenings import Happening
@@ -74,11 +73,12 @@ class WorkloadReconciler:
     async def _run(self, workload: Object) -> float | None:
         metadata = workload["metadata"]
         live = workload.get("status") or {}
+        wanted = resolving.references(workload)
+        objects = await self._references.read(metadata["namespace"], wanted)
         try:
-            wanted = resolving.references(workload)
-            objects = await self._references.read(metadata["namespace"], wanted)
             resolved = resolving.resolve(workload, objects)
         except ResolveError as error:
+            self._references.doubt(metadata["namespace"], wanted)
             return await self._wait(workload, error.reason, error.message, error.event)
 
         # A changed template is another life: its runs are counted anew, and a finished one runs again.
@@ -88,9 +88,9 @@ class WorkloadReconciler:
             return RETRY_SECONDS
         same = any(item.get("name") == instance for item in live.get("instances") or [])
         place = self._deliveries.locate(workload_id, last_runner=workload_status.last_runner(live) if same else "")
+        if same and _finished(workload) and (place is None or not place.reachable):
+            return None  # what is in status as ended never runs again (design §3.8)
         if place is None:
-            if same and live.get("phase") in ("Succeeded", "Failed"):
-                return None  # what is in status as ended never runs again (design §3.8)
             try:
                 place = self._deliveries.choose(workload_id)
             except NoRunner as error:
@@ -98,6 +98,7 @@ class WorkloadReconciler:
         if not place.reachable:
             await self._write(workload, self._observed(instance, place))
             return RETRY_SECONDS
+        await self._deliveries.drop_copies(workload_id, keep=place.runner)
         status = place.status
         if status is None or status.content_revision != resolved.content_revision:
             history = workload_status.history(live) if same else ()
@@ -107,7 +108,7 @@ class WorkloadReconciler:
                 message = f"runner {place.runner}: {error.refusal.message}"
                 return await self._wait(workload, "CreateContainerError", message, "Failed")
         await self._write(workload, self._observed(instance, place, status))
-        return REFERENCE_TTL_SECONDS if wanted and not is_immutable(objects.values()) else None
+        return self._references.refresh_seconds if wanted and not is_immutable(objects.values()) else None
 
     async def _drop_others(self, uid: str, workload_id: str) -> bool:
         """Instances of an older template end before the new one begins; True once they have."""
@@ -122,6 +123,8 @@ class WorkloadReconciler:
         return done
 
     async def _wait(self, workload: Object, reason: str, message: str, event: str) -> float:
+        if _finished(workload):
+            return RETRY_SECONDS  # it has run with what there was: what is missing now hinders nothing
         text = message if event != "Failed" else f"Error: {message}"
         self._record(workload, Happening(happenings.WARNING, event, text))
         live = workload.get("status") or {}
@@ -182,6 +185,13 @@ class WorkloadReconciler:
 
     def _record(self, workload: Object, happening: Happening) -> None:
         self._events.record({**workload, "apiVersion": GROUP_VERSION, "kind": KIND}, happening)
+
+
+def _finished(workload: Object) -> bool:
+    """Whether the status says that this very spec has run to its end."""
+    live = workload.get("status") or {}
+    current = live.get("observedGeneration") == workload["metadata"].get("generation", 1)
+    return current and live.get("phase") in ("Succeeded", "Failed")
 
 
 def path_of(namespace: str, name: str = "") -> str:

@@ -13,7 +13,7 @@ from typing import Protocol
 from wherry_operator.models import EnvFromSource, FieldSelector, KeySelector
 from wherry_operator.resolve.objects import Found, Kind, Missing, Objects, Reference, ResolveError
 
-_REFERENCE = re.compile(r"\$(?:\$|\(([^()]*)\))")
+_REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 
 
 class _Source(Protocol):
@@ -109,8 +109,8 @@ def _key(objects: Objects, kind: Kind, selector: KeySelector, namespace: str) ->
 
 def _data(objects: Objects, reference: Reference, *, optional: bool) -> Mapping[str, bytes]:
     match objects[reference]:
-        case Found(data=data):
-            return data
+        case Found() as found:
+            return found.text
         case Missing(message=message, absent=absent):
             if optional and absent:
                 return {}

@@ -98,7 +98,12 @@ class _Filler:
             if item.key in data:
                 self._add(item.path, data[item.key], item.mode, default_mode)
             elif not optional:
-                raise mount_error(self._volume, f"{kind.value} references non-existent config key: {item.key}")
+                what = (
+                    "configmap references non-existent config"
+                    if kind is Kind.CONFIG_MAP
+                    else "references non-existent secret"
+                )
+                raise mount_error(self._volume, f"{what} key: {item.key}")
 
     def downward(self, source: DownwardProjection, default_mode: int | None) -> None:
         for item in source.items:

@@ -40,6 +40,13 @@ class Found:
 
     data: Mapping[str, bytes] = field(repr=False)
     immutable: bool = False
+    binary: frozenset[str] = frozenset()
+    """Keys of a ConfigMap's `binaryData`: files can have them, variables can't."""
+
+    @property
+    def text(self) -> Mapping[str, bytes]:
+        """What an environment sees: a kubelet makes no variables of `binaryData`."""
+        return {key: value for key, value in self.data.items() if key not in self.binary}
 
 
 @dataclass(frozen=True)
@@ -85,7 +92,8 @@ def found(kind: Kind, body: Mapping[str, object]) -> Found:
             data[key] = base64.b64decode(value, validate=True)
         except binascii.Error:
             data[key] = b""
-    return Found(data, immutable=body.get("immutable") is True)
+    keys = frozenset(_mapping(body.get("binaryData"))) if kind is Kind.CONFIG_MAP else frozenset[str]()
+    return Found(data, immutable=body.get("immutable") is True, binary=keys)
 
 
 def _mapping(value: object) -> dict[str, str]:

@@ -26,7 +26,6 @@ _SUBSCRIPT = re.compile(r"metadata\.(labels|annotations)\['([^']+)'\]")
 
 _REFUSED_SPEC = {
     "initContainers": "init containers are not supported",
-    "ephemeralContainers": "a module has no process to attach a debug container to",
     "activeDeadlineSeconds": "activeDeadlineSeconds is not supported on the Pod; set it on its Job",
     "hostNetwork": "a module has no network of its node",
     "hostPID": "a module has no processes",
@@ -152,7 +151,7 @@ def pod_field(pod: Object, path: str, *, host_ip: str = "") -> str:
             return str(metadata[path.removeprefix("metadata.")])
         case "metadata.labels" | "metadata.annotations":
             pairs = metadata.get(path.removeprefix("metadata.")) or {}
-            return "\n".join(f"{key}={json.dumps(value)}" for key, value in sorted(pairs.items()))
+            return "\n".join(f"{key}={json.dumps(value, ensure_ascii=False)}" for key, value in sorted(pairs.items()))
         case "spec.nodeName":
             return str(pod["spec"].get("nodeName", ""))
         case "spec.serviceAccountName":
@@ -173,10 +172,20 @@ def variables(values: dict[str, str]) -> tuple[protocol.EnvironmentVariable, ...
 
 def revision_of(workload: protocol.Workload) -> Any:
     """All of a workload that may change while it runs, for `content_revision`."""
-    return [
-        [[file.path, file.mode, base64.b64encode(file.data).decode()] for file in volume.files]
-        for volume in workload.volumes
-    ] + [[[item.name, item.value.get_secret_value()] for item in container.env] for container in workload.containers]
+    return (
+        [
+            # An inline module may stand in a ConfigMap: another one there is the one of the next run.
+            hashlib.sha256(container.module.data).hexdigest()
+            if isinstance(container.module, protocol.InlineModule)
+            else ""
+            for container in workload.containers
+        ]
+        + [
+            [[file.path, file.mode, base64.b64encode(file.data).decode()] for file in volume.files]
+            for volume in workload.volumes
+        ]
+        + [[[item.name, item.value.get_secret_value()] for item in container.env] for container in workload.containers]
+    )
 
 
 def digest(value: Any) -> str:

@@ -12,6 +12,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
+from wherry_operator.errors import Expected, text
 from wherry_operator.tls import RunnerTls
 from wherry_runner.protocol import (
     HEARTBEAT_SECONDS,
@@ -50,7 +51,7 @@ _KEEPALIVE = [
 ]
 
 
-class RunnerError(Exception):
+class RunnerError(Expected):
     """A call of a runner failed; also raised itself, where the answer makes no sense."""
 
 
@@ -189,7 +190,7 @@ class RunnerClient:
                     raise self._refused(response.status_code, await self._read(response))
                 yield response
         except httpx.HTTPError as error:
-            raise RunnerUnavailable(f"{self} does not answer: {error or type(error).__name__}") from error
+            raise RunnerUnavailable(f"{self} does not answer: {text(error)}") from error
         finally:
             connections.users -= 1
             if connections.retired and not connections.users:

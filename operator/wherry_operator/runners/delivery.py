@@ -90,6 +90,14 @@ class Deliveries:
                 return self._place(name, None)
         return None
 
+    async def drop_copies(self, workload_id: str, *, keep: str) -> None:
+        """End copies elsewhere: of a runner that was given up, and came back. Raises RunnerError, Deposed."""
+        for name, _ in self._registry.find(workload_id):
+            state = self._registry.state(name)
+            if name != keep and state is not None and state.synced:
+                log.warning("dropping a second copy of %s from runner %s: runner %s has it", workload_id, name, keep)
+                await self.delete(workload_id, name, grace_seconds=0)
+
     def choose(self, workload_id: str) -> Place:
         """A runner for a workload that has none. Raises NoRunner."""
         assigned = Counter(self._assigned.values())
@@ -122,7 +130,12 @@ class Deliveries:
             )
             return await client.put(workload_id, body)
 
-        return await self._in_our_term(send)
+        try:
+            return await self._in_our_term(send)
+        except Refused as error:
+            if error.refusal.reason is RefusalReason.TOO_LARGE and not self._registry.find(workload_id):
+                self.forget(resolved.workload.owner.uid, workload_id)  # that one is full; another may not be
+            raise
 
     async def delete(self, workload_id: str, runner: str, *, grace_seconds: int) -> bool:
         """Stop and forget the workload on the runner; True once it is gone. Raises RunnerError, Deposed."""

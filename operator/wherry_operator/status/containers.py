@@ -9,6 +9,9 @@ from wherry_runner import protocol
 
 Json = dict[str, Any]
 
+LOST_EXIT_CODE = 137
+"""Of a run that was lost with its runner: as if it had been killed, which it was."""
+
 CONTAINER_ID_SCHEME = "wherry://"
 
 
@@ -84,6 +87,29 @@ def waiting_status(name: str, image: str, reason: str, message: str = "") -> Jso
         "restartCount": 0,
         "state": {"waiting": waiting},
         "lastState": {},
+    }
+
+
+def lost_and_waiting(before: Json, reason: str, message: str, now: datetime) -> Json:
+    """A container whose runner knows nothing of it any more, and that can't be run again as things are."""
+    state = before.get("state") or {}
+    ended = state.get("terminated") or (before.get("lastState") or {}).get("terminated")
+    if "running" in state:
+        ended = {
+            "exitCode": LOST_EXIT_CODE,
+            "reason": "RunnerLost",
+            "message": "the runner ended while the container ran, and the container with it",
+            "startedAt": state["running"].get("startedAt"),
+            "finishedAt": rfc3339(now),
+            "containerID": before["containerID"],
+        }
+    waiting = {"reason": reason, **({"message": message} if message else {})}
+    return {
+        **before,
+        "ready": False,
+        "started": False,
+        "state": {"waiting": waiting},
+        "lastState": {"terminated": ended} if ended else {},
     }
 
 

@@ -29,8 +29,8 @@ def between(before: Json, after: Json, *, owner: str) -> list[Happening]:
 
     old, new = before.get("state") or {}, after["state"]
     if after.get("containerID") and after.get("containerID") != before.get("containerID"):
-        say(NORMAL, "Created", f"Container created: {name}")
-        say(NORMAL, "Started", f"Container started: {name}")
+        say(NORMAL, "Created", "Container created")
+        say(NORMAL, "Started", "Container started")
     if waiting := new.get("waiting"):
         reason, message = waiting["reason"], waiting.get("message", "")
         if waiting != old.get("waiting"):

@@ -12,6 +12,8 @@ from wherry_operator.status import containers
 from wherry_operator.status.containers import Json, rfc3339
 from wherry_runner import protocol
 
+_ON_RUNNER = "on runner "
+
 PENDING, RUNNING, SUCCEEDED, FAILED = "Pending", "Running", "Succeeded", "Failed"
 
 
@@ -59,7 +61,8 @@ def differs(live: Json, desired: Json) -> bool:
             if any(differs(by_type.get(condition["type"], {}), condition) for condition in value):
                 return True
         elif isinstance(value, dict):
-            if not isinstance(live.get(key), dict) or bool(live[key]) != bool(value) or differs(live[key], value):
+            # Written as a whole: a message that is no longer said must not stay.
+            if _without_nulls(live.get(key)) != _without_nulls(value):
                 return True
         elif isinstance(value, list):
             there = live.get(key) or []
@@ -72,14 +75,35 @@ def differs(live: Json, desired: Json) -> bool:
     return False
 
 
+def patch(desired: Json) -> Json:
+    """`desired` as a strategic merge patch. Addresses would be merged with those that are there: they are replaced."""
+    return {**desired, "hostIPs": [*desired["hostIPs"], {"$patch": "replace"}]} if "hostIPs" in desired else desired
+
+
 def is_terminal(pod: Object) -> bool:
     """Succeeded or Failed: no container of it will ever run again."""
     return (pod.get("status") or {}).get("phase") in (SUCCEEDED, FAILED)
 
 
+def runner_of(live: Json) -> str:
+    """The runner that a live status names: of the newest run or, before the first, the one that was chosen."""
+    if runner := containers.last_runner(live.get("containerStatuses") or []):
+        return runner
+    for item in live.get("conditions") or []:
+        if item["type"] == "PodReadyToStartContainers" and item.get("message", "").startswith(_ON_RUNNER):
+            return str(item["message"].removeprefix(_ON_RUNNER))
+    return ""
+
+
+def _placement(statuses: list[Json], runner: str) -> str:
+    """Where the Pod is to run, until a container's id tells it: written before it is sent there, so that an operator born
+    in between sends it nowhere else."""
+    return f"{_ON_RUNNER}{runner}" if runner and not any(status.get("containerID") for status in statuses) else ""
+
+
 def _status(pod: Object, live: Json, observed: Observed, now: datetime) -> Json:
     spec = pod["spec"]
-    statuses = _container_statuses(spec, live, observed)
+    statuses = _container_statuses(spec, live, observed, now)
     policy = protocol.RestartPolicy(spec.get("restartPolicy", "Always"))
     ended = observed.status is not None and observed.status.phase is protocol.Phase.ENDED
     phase = _phase(statuses, policy, ended=ended)
@@ -92,13 +116,15 @@ def _status(pod: Object, live: Json, observed: Observed, now: datetime) -> Json:
         "containerStatuses": statuses,
         "conditions": _conditions(pod, live, statuses, phase, observed, now),
     }
-    if observed.host_ip:
-        body["hostIP"] = observed.host_ip
-        body["hostIPs"] = [{"ip": observed.host_ip}]
+    # Without a runner it is the operator's own address: good enough until a runner's is known, never in its place.
+    host_ip = observed.host_ip if observed.runner else live.get("hostIP") or observed.host_ip
+    if host_ip:
+        body["hostIP"] = host_ip
+        body["hostIPs"] = [{"ip": host_ip}]
     return body
 
 
-def _container_statuses(spec: Json, live: Json, observed: Observed) -> list[Json]:
+def _container_statuses(spec: Json, live: Json, observed: Observed, now: datetime) -> list[Json]:
     known = {status.name: status for status in observed.status.containers} if observed.status else {}
     before = {status["name"]: status for status in live.get("containerStatuses") or []}
     result = []
@@ -107,7 +133,10 @@ def _container_statuses(spec: Json, live: Json, observed: Observed) -> list[Json
         if name in known:
             status = containers.container_status(known[name], observed.runner, image)
         elif name in before and before[name].get("containerID"):
-            status = before[name]  # it ran: what was written stays until its runner says something newer
+            # It ran: what was written stays until its runner says something newer, or until it can't be run again.
+            status = before[name]
+            if observed.problem is not None:
+                status = containers.lost_and_waiting(status, observed.problem.reason, observed.problem.message, now)
         else:
             problem = observed.problem
             status = containers.waiting_status(
@@ -155,8 +184,10 @@ def _conditions(
 ) -> list[Json]:
     before = {condition["type"]: condition for condition in live.get("conditions") or []}
     terminal = phase in (SUCCEEDED, FAILED)
-    begun = observed.status is not None or (
-        observed.problem is not None and observed.problem.reason != "ContainerCreating"
+    begun = (
+        observed.status is not None
+        or any(status.get("containerID") for status in statuses)
+        or (observed.problem is not None and observed.problem.reason != "ContainerCreating")
     )
     finished_reason = {SUCCEEDED: "PodCompleted", FAILED: "PodFailed"}.get(phase, "")
     unready = [status["name"] for status in statuses if not status["ready"]]
@@ -186,7 +217,7 @@ def _conditions(
     else:
         ready = (True, "", "")
     result = [
-        condition("PodReadyToStartContainers", begun and not terminal),
+        condition("PodReadyToStartContainers", begun and not terminal, "", _placement(statuses, observed.runner)),
         condition("Initialized", True, "PodCompleted" if phase == SUCCEEDED else ""),
         condition("Ready", *_with_gates(pod, before, ready)),
         condition("ContainersReady", *ready),
@@ -208,3 +239,9 @@ def _with_gates(pod: Object, conditions: dict[str, Any], ready: tuple[bool, str,
         elif condition["status"] != "True":
             complaints.append(f'the status of pod readiness gate "{kind}" is not "True", but {condition["status"]}')
     return (False, "ReadinessGatesNotReady", ", ".join(complaints)) if complaints else ready
+
+
+def _without_nulls(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without_nulls(item) for key, item in value.items() if item is not None}
+    return value

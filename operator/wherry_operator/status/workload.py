@@ -75,8 +75,8 @@ def history(live: Json) -> tuple[protocol.History, ...]:
 def last_runner(live: Json) -> str:
     """The runner that a live status names; empty if there is none."""
     for item in live.get("instances") or []:
-        if runner := containers.parse_container_id(item.get("containerID", ""))[0]:
-            return runner
+        if runner := containers.parse_container_id(item.get("containerID", ""))[0] or item.get("runner", ""):
+            return str(runner)
     return ""
 
 
@@ -84,14 +84,14 @@ def _status(workload: Object, live: Json, observed: Observed, now: datetime) -> 
     container = observed.status.containers[0] if observed.status else None
     phase, reason, message = _phase(workload, container, observed)
     ready = container is not None and container.ready and not observed.unreachable
-    instance = _instance(observed, container, reason, message)
+    instance = _instance(live, observed, container, reason, message)
     conditions = _conditions(workload, live, container, observed, phase, ready, reason, message, now)
     return {
         "phase": phase,
         "ready": f"{int(ready)}/1",
         "replicas": 1,
         "readyReplicas": int(ready),
-        "restarts": container.restart_count if container else 0,
+        "restarts": instance.get("restarts", 0),
         "observedGeneration": workload["metadata"].get("generation", 1),
         "moduleDigest": container.module_digest if container and container.module_digest else None,
         "instances": [instance],
@@ -105,6 +105,8 @@ def _phase(workload: Object, container: protocol.ContainerStatus | None, observe
         return "Terminating", "Terminating", ""
     if observed.problem is not None:
         return observed.problem.reason, observed.problem.reason, observed.problem.message
+    if container is None and observed.unreachable:
+        return "Unknown", "RunnerUnreachable", f"runner {observed.runner} does not answer"
     if container is None:
         return "Pending", "ContainerCreating", ""
     ended = observed.status is not None and observed.status.phase is protocol.Phase.ENDED
@@ -121,10 +123,14 @@ def _phase(workload: Object, container: protocol.ContainerStatus | None, observe
             return ("Pending" if reason == "ContainerCreating" else reason), reason, message
 
 
-def _instance(observed: Observed, container: protocol.ContainerStatus | None, reason: str, message: str) -> Json:
+def _instance(
+    live: Json, observed: Observed, container: protocol.ContainerStatus | None, reason: str, message: str
+) -> Json:
     body: Json = {"name": observed.instance, "runner": observed.runner, "node": observed.node, "state": "Waiting"}
     if container is None:
-        return {**body, "reason": reason, "message": message}
+        before: Json = next((item for item in live.get("instances") or [] if item.get("name") == observed.instance), {})
+        # It ran: what was written stays until its runner says something newer, for it tells where it ran, and its end.
+        return before if before.get("containerID") else {**body, "reason": reason, "message": message}
     last = container.state if isinstance(container.state, protocol.Terminated) else container.last_terminated
     body |= {"restarts": container.restart_count, "reason": reason, "message": message}
     if container.container_id:

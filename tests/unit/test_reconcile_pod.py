@@ -1,0 +1,377 @@
+"""Reconciling Pods, with an API server and runners of dictionaries: what is sent, what is written, and in which order."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+from tests.support.fake_kube import FakeKube
+from tests.support.fake_runners import FakeRegistry, FakeRunner, deliveries
+from wherry_operator.events import EventRecorder
+from wherry_operator.kube import Kube
+from wherry_operator.objects import ObjectStore
+from wherry_operator.queue import Key
+from wherry_operator.reconcile.pod import RETRY_SECONDS, PodReconciler
+from wherry_operator.references import References
+from wherry_operator.runners.client import Refused, RunnerUnavailable
+from wherry_operator.status.happenings import Happening
+from wherry_runner import protocol
+from wherry_runner.protocol import Phase, Refusal, RefusalReason, Running, Terminated, Waiting
+
+Json = dict[str, Any]
+
+KEY = Key("Pod", "boats", "hello")
+PATH = "/api/v1/namespaces/boats/pods/hello"
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def container(state: Any, *, run: str = "a", **more: Any) -> protocol.ContainerStatus:
+    return protocol.ContainerStatus(
+        name="main", state=state, container_id=run, ready=isinstance(state, Running), **more
+    )
+
+
+def end(code: int = 0, run: str = "a") -> Terminated:
+    reason = "Completed" if code == 0 else "Error"
+    return Terminated(exit_code=code, reason=reason, container_id=run, started_at=START, finished_at=START)
+
+
+RUNNING = container(Running(started_at=START))
+
+
+class Recorder(EventRecorder):
+    """Keeps what is to be told."""
+
+    def __init__(self, kube: Kube, told: list[tuple[str, str]]) -> None:
+        super().__init__(kube, component="wherry", host="wherry")
+        self._tells = told
+
+    def record(self, about: Json, happening: Happening) -> None:
+        self._tells.append((happening.reason, happening.message))
+
+
+class Scene:
+    """One Pod, one virtual node, and runners one and two."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.kube = FakeKube()
+        self.runners = [FakeRunner("one"), FakeRunner("two")]
+        self.one, self.two = self.runners
+        self.registry = FakeRegistry(*self.runners)
+        self.store = ObjectStore("Pod", accepts=lambda _: True, on_change=lambda *_: None)
+        self.spec = {
+            "restartPolicy": "Always",
+            "nodeName": "wherry",
+            "containers": [{"name": "main", "image": "i", "imagePullPolicy": "Always"}],
+            **spec,
+        }
+        self.events: list[tuple[str, str]] = []
+        self.succeed()
+        self.see(
+            {
+                "metadata": {"name": "hello", "namespace": "boats", "uid": "u-1", "generation": 1},
+                "spec": self.spec,
+                "status": {"phase": "Pending", "conditions": []},
+            }
+        )
+
+    def succeed(self) -> None:
+        """A new operator takes over: it knows what the API server and the runners say, no more."""
+        kube = cast("Kube", self.kube)
+        self.deliveries = deliveries(self.registry)
+        self.reconciler = PodReconciler(
+            kube_as_node=kube,
+            store=self.store,
+            references=References(kube, who="the node", retry_forbidden=False, ttl_seconds=60),
+            deliveries=self.deliveries,
+            events=Recorder(kube, self.events),
+            node_address="10.0.0.7",
+        )
+
+    def see(self, body: Json) -> None:
+        self.store.seen(self.kube.put(PATH, body))
+
+    def change(self, change: Callable[[Json], object]) -> None:
+        """Somebody else changes the Pod."""
+        body = self.kube.objects[PATH]
+        change(body)
+        self.see(body)
+
+    def delete(self, grace: int = 30) -> None:
+        self.change(
+            lambda body: body["metadata"].update(
+                deletionTimestamp="2026-01-02T03:04:05Z", deletionGracePeriodSeconds=grace, generation=2
+            )
+        )
+
+    def reconcile(self) -> float | None:
+        self.kube.patches.clear()
+        return asyncio.run(self._reconcile())
+
+    async def _reconcile(self) -> float | None:
+        return await self.reconciler.reconcile(KEY)
+
+    def run(self) -> Scene:
+        """Bring it to run on runner one."""
+        self.reconcile()
+        self.one.says("u-1", RUNNING)
+        self.reconcile()
+        self.events.clear()
+        return self
+
+    @property
+    def status(self) -> Json:
+        status: Json = self.kube.objects[PATH]["status"]
+        return status
+
+    @property
+    def written(self) -> list[str]:
+        """The phases that were written, in their order."""
+        return [body["status"]["phase"] for _, body in self.kube.patches]
+
+    @property
+    def waiting(self) -> Json:
+        waiting: Json = self.status["containerStatuses"][0]["state"]["waiting"]
+        return waiting
+
+
+def test_a_pod_is_taken_sent_to_a_runner_and_shown_as_it_says() -> None:
+    scene = Scene()
+    assert scene.reconcile() is None
+    assert scene.waiting == {"reason": "ContainerCreating"}
+    ((workload_id, put),) = scene.one.puts
+    assert (workload_id, put.workload.owner.name, put.history) == ("u-1", "hello", ())
+    scene.one.says("u-1", RUNNING)
+    scene.reconcile()
+    assert (scene.status["phase"], scene.status["hostIP"]) == (
+        "Running",
+        scene.one.state.info and scene.one.state.info.address,
+    )
+    assert scene.events == [("Created", "Container created"), ("Started", "Container started")]
+
+
+def test_what_is_as_it_should_be_costs_no_call() -> None:
+    scene = Scene().run()
+    scene.kube.calls.clear()
+    scene.one.orders.clear()
+    assert scene.reconcile() is None
+    assert (scene.kube.calls, scene.one.orders, scene.events) == ([], [], [])
+
+
+def test_a_run_that_is_over_already_is_shown_from_its_beginning() -> None:
+    scene = Scene(restartPolicy="Never")
+    scene.reconcile()
+    scene.one.says("u-1", container(end(0)), phase=Phase.ENDED)
+    scene.reconcile()
+    assert scene.written == ["Running", "Succeeded"]
+    scene.reconcile()
+    assert scene.written == []
+
+
+def test_another_content_is_sent_and_the_same_is_not() -> None:
+    config = "/api/v1/namespaces/boats/configmaps/c"
+    scene = Scene(volumes=[{"name": "v", "configMap": {"name": "c"}}])
+    scene.kube.put(config, {"metadata": {"name": "c", "namespace": "boats", "uid": "c"}, "data": {"a": "1"}})
+    again = scene.reconcile()
+    assert again is not None
+    assert again <= 30
+    scene.kube.put(config, {"metadata": {"name": "c", "namespace": "boats", "uid": "c"}, "data": {"a": "2"}})
+    scene.succeed()  # with an empty cache
+    scene.reconcile()
+    scene.reconcile()
+    first, second = (put for _, put in scene.one.puts)
+    assert first.template_hash == second.template_hash
+    assert [put.workload.volumes[0].files[0].data for put in (first, second)] == [b"1", b"2"]
+
+
+@pytest.mark.parametrize("running", [False, True])
+def test_what_is_missing_hinders_a_start_and_no_running_container(running: bool) -> None:
+    env = [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "a"}}}]
+    config = "/api/v1/namespaces/boats/configmaps/c"
+    scene = Scene(containers=[{"name": "main", "image": "i", "env": env}])
+    if running:
+        scene.kube.put(config, {"metadata": {"uid": "c"}, "data": {"a": "1"}})
+        scene.run()
+        del scene.kube.objects[config]
+        scene.succeed()
+    assert scene.reconcile() == RETRY_SECONDS
+    if running:
+        assert scene.status["phase"] == "Running"
+        assert "running" in scene.status["containerStatuses"][0]["state"]
+        assert scene.events == []
+    else:
+        assert scene.waiting == {"reason": "CreateContainerConfigError", "message": 'configmap "c" not found'}
+        assert scene.events == [("Failed", 'Error: configmap "c" not found')]
+        assert scene.one.puts == []
+
+
+def test_a_missing_volume_fails_the_mount() -> None:
+    scene = Scene(volumes=[{"name": "v", "secret": {"secretName": "s"}}])
+    assert scene.reconcile() == RETRY_SECONDS
+    assert scene.waiting["reason"] == "ContainerCreating"
+    assert scene.events == [("FailedMount", 'MountVolume.SetUp failed for volume "v" : secret "s" not found')]
+
+
+def test_without_a_runner_a_pod_waits_and_says_why() -> None:
+    scene = Scene()
+    for runner in scene.runners:
+        runner.go_silent()
+    assert scene.reconcile() == RETRY_SECONDS
+    assert scene.waiting["message"] == "0/2 runners fit: 2 are not ready"
+    assert scene.events == [("FailedPlacement", "0/2 runners fit: 2 are not ready")]
+    scene.two.state.connected = scene.two.state.synced = True
+    scene.reconcile()
+    assert scene.waiting == {"reason": "ContainerCreating"}
+    assert len(scene.two.puts) == 1
+
+
+def test_a_full_runner_is_left_for_another() -> None:
+    scene = Scene()
+    scene.one.errors = [Refused(Refusal(reason=RefusalReason.TOO_LARGE, message="full"))]
+    assert scene.reconcile() == RETRY_SECONDS
+    assert scene.waiting == {"reason": "CreateContainerError", "message": "runner one: full"}
+    scene.one.state.statuses.update({str(n): cast("Any", None) for n in range(10)})
+    scene.reconcile()
+    assert len(scene.two.puts) == 1
+
+
+def test_a_silent_runner_keeps_its_pods_also_under_a_new_operator() -> None:
+    scene = Scene().run()
+    scene.one.go_silent()
+    for _ in range(2):
+        assert scene.reconcile() == RETRY_SECONDS
+        ready = next(item for item in scene.status["conditions"] if item["type"] == "Ready")
+        assert (ready["status"], ready["reason"]) == ("False", "RunnerUnreachable")
+        scene.one.restart()
+        scene.succeed()
+    assert scene.two.puts == []
+
+
+@pytest.mark.parametrize(
+    ("state", "code"), [(RUNNING, None), (container(Waiting(reason="CrashLoopBackOff"), last_terminated=end(1)), 1)]
+)
+def test_a_restarted_runner_is_told_what_the_status_knows(state: protocol.ContainerStatus, code: int | None) -> None:
+    scene = Scene()
+    scene.reconcile()
+    scene.one.says("u-1", state)
+    scene.reconcile()
+    scene.one.restart()
+    scene.succeed()
+    scene.reconcile()
+    (past,) = scene.one.puts[-1][1].history
+    assert (past.container, past.container_id) == ("main", "a")
+    assert (past.terminated.exit_code if past.terminated else None) == code
+    assert scene.two.puts == []
+
+
+@pytest.mark.parametrize("phase", ["Succeeded", "Failed"])
+def test_a_pod_that_has_ended_is_left_alone(phase: str) -> None:
+    scene = Scene()
+    scene.change(lambda body: body["status"].update(phase=phase))
+    assert scene.reconcile() is None
+    assert (scene.one.orders, scene.kube.calls) == ([], [])
+
+
+def test_a_deletion_stops_the_guest_shows_its_end_and_is_confirmed_in_this_order() -> None:
+    scene = Scene().run()
+    scene.one.on_delete = lambda uid: scene.one.says(uid, RUNNING, phase=Phase.STOPPING)
+    scene.delete(grace=7)
+    assert scene.reconcile() is None
+    assert (scene.one.deletes, scene.written) == ([("u-1", 7)], ["Running"])
+    assert scene.events == [("Killing", "Stopping container main")]
+    scene.one.says("u-1", container(end(137)), phase=Phase.ENDED)
+    scene.kube.calls.clear()
+    scene.reconcile()
+    assert scene.written == ["Failed"]
+    assert [verb for verb, _ in scene.kube.calls] == ["PATCH", "DELETE"]
+    assert PATH not in scene.kube.objects
+    assert scene.one.state.statuses == {}
+
+
+def test_the_end_is_shown_also_where_it_comes_before_the_answer_to_the_delete() -> None:
+    scene = Scene().run()
+    scene.one.on_delete = lambda uid: scene.one.says(uid, container(end(3)), phase=Phase.ENDED)
+    scene.delete()
+    scene.reconcile()
+    assert scene.written == ["Failed"]
+    assert PATH not in scene.kube.objects
+    assert scene.one.state.statuses == {}, "nothing is left on the runner"
+
+
+def test_a_deletion_is_confirmed_where_the_runner_has_nothing_of_it() -> None:
+    scene = Scene().run()
+    scene.one.restart()
+    scene.delete()
+    scene.reconcile()
+    assert PATH not in scene.kube.objects
+
+
+def test_a_deletion_is_confirmed_also_where_the_word_of_its_end_comes_before_the_answer() -> None:
+    scene = Scene()
+    scene.reconcile()
+    scene.one.says("u-1", container(Waiting(reason="ErrImagePull"), run=""))
+    scene.reconcile()
+    scene.succeed()
+    scene.delete()
+    scene.reconcile()
+    assert PATH not in scene.kube.objects
+
+
+def test_a_silent_runner_confirms_no_deletion() -> None:
+    scene = Scene().run()
+    scene.one.go_silent()
+    scene.delete()
+    for _ in range(2):
+        assert scene.reconcile() == RETRY_SECONDS
+        assert PATH in scene.kube.objects
+        scene.succeed()
+    scene.one.state.connected = scene.one.state.synced = True
+    scene.reconcile()
+    scene.reconcile()
+    assert PATH not in scene.kube.objects
+
+
+def test_a_delete_without_an_answer_is_asked_again() -> None:
+    scene = Scene().run()
+    scene.delete()
+    scene.one.errors = [RunnerUnavailable("no answer")]
+    assert scene.reconcile() == RETRY_SECONDS
+    assert PATH in scene.kube.objects
+
+
+def test_a_pod_that_never_got_to_a_runner_is_deleted_at_once() -> None:
+    scene = Scene()
+    scene.delete()
+    scene.reconcile()
+    assert PATH not in scene.kube.objects
+
+
+def test_a_pod_that_is_gone_is_dropped_and_its_successor_of_the_same_name_is_not() -> None:
+    scene = Scene().run()
+    gone = scene.kube.remove(PATH)
+    scene.store.seen(gone, deleted=True)
+    scene.reconciler.gone(KEY, "u-1")
+    scene.see(
+        {
+            "metadata": {"name": "hello", "namespace": "boats", "uid": "u-2", "generation": 1},
+            "spec": scene.spec,
+            "status": {"phase": "Pending", "conditions": []},
+        }
+    )
+    scene.reconcile()
+    assert scene.one.deletes == [("u-1", 0)]
+    assert [name for runner in scene.runners for name, _ in runner.puts] == ["u-1", "u-2"]
+
+
+def test_a_write_onto_an_object_that_took_the_name_fails() -> None:
+    scene = Scene().run()
+    scene.one.says("u-1", container(end(1)))
+    scene.kube.objects[PATH]["metadata"]["uid"] = "u-2"
+    with contextlib.suppress(Exception):
+        scene.reconcile()
+    assert scene.kube.objects[PATH]["status"]["containerStatuses"][0]["state"].keys() == {"running"}

@@ -1,0 +1,297 @@
+"""Reconciling WasmWorkloads, with an API server and runners of dictionaries."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any, cast
+
+import pytest
+
+from tests.support.fake_kube import FakeKube
+from tests.support.fake_runners import FakeRegistry, FakeRunner, deliveries
+from wherry_operator.events import EventRecorder
+from wherry_operator.kube import Kube
+from wherry_operator.objects import ObjectStore
+from wherry_operator.queue import Key
+from wherry_operator.reconcile.workload import RETRY_SECONDS, WorkloadReconciler, path_of
+from wherry_operator.references import References
+from wherry_operator.status.happenings import Happening
+from wherry_runner import protocol
+from wherry_runner.protocol import Owner, Phase, Running, Terminated, Waiting
+
+Json = dict[str, Any]
+
+KEY = Key("WasmWorkload", "boats", "hello")
+PATH = path_of("boats", "hello")
+CONFIG = "/api/v1/namespaces/boats/configmaps/c"
+START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+OWNER = Owner(kind="WasmWorkload", namespace="boats", name="hello", uid="u-1")
+ENV = [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "a"}}}]
+
+
+def container(state: Any, *, run: str = "a", **more: Any) -> protocol.ContainerStatus:
+    return protocol.ContainerStatus(
+        name="module", state=state, container_id=run, ready=isinstance(state, Running), **more
+    )
+
+
+def end(code: int = 0, run: str = "a") -> Terminated:
+    reason = "Completed" if code == 0 else "Error"
+    return Terminated(exit_code=code, reason=reason, container_id=run, started_at=START, finished_at=START)
+
+
+RUNNING = container(Running(started_at=START))
+
+
+class Recorder(EventRecorder):
+    """Keeps what is to be told."""
+
+    def __init__(self, kube: Kube, told: list[tuple[str, str]]) -> None:
+        super().__init__(kube, component="wherry", host="wherry")
+        self._tells = told
+
+    def record(self, about: Json, happening: Happening) -> None:
+        self._tells.append((happening.reason, happening.message))
+
+
+class Scene:
+    """One WasmWorkload, and runners one and two."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.kube = FakeKube()
+        self.runners = [FakeRunner("one"), FakeRunner("two")]
+        self.one, self.two = self.runners
+        self.registry = FakeRegistry(*self.runners)
+        self.store = ObjectStore("WasmWorkload", accepts=lambda _: True, on_change=lambda *_: None)
+        self.events: list[tuple[str, str]] = []
+        self.succeed()
+        self.kube.put(CONFIG, {"metadata": {"name": "c", "namespace": "boats", "uid": "c"}, "data": {"a": "1"}})
+        self.see(
+            {
+                "metadata": {"name": "hello", "namespace": "boats", "uid": "u-1", "generation": 1},
+                "spec": {"className": "wherry", "module": {"image": "i"}, "restartPolicy": "Never", **spec},
+            }
+        )
+
+    def succeed(self) -> None:
+        """A new operator takes over, with empty caches."""
+        kube = cast("Kube", self.kube)
+        self.deliveries = deliveries(self.registry)
+        self.reconciler = WorkloadReconciler(
+            kube=kube,
+            store=self.store,
+            references=References(kube, who="the operator", retry_forbidden=False, ttl_seconds=60),
+            deliveries=self.deliveries,
+            events=Recorder(kube, self.events),
+        )
+        for workload_id in self.ids:
+            self.deliveries.observe(OWNER, workload_id)
+
+    def see(self, body: Json) -> None:
+        self.store.seen(self.kube.put(PATH, body))
+
+    def change(self, change: Callable[[Json], object]) -> None:
+        body = self.kube.objects[PATH]
+        change(body)
+        self.see(body)
+
+    def edit(self, **spec: Any) -> None:
+        """The user changes the spec."""
+        self.change(
+            lambda body: (
+                body["spec"].update(spec),
+                body["metadata"].update(generation=body["metadata"]["generation"] + 1),
+            )
+        )
+
+    def reconcile(self) -> float | None:
+        self.kube.patches.clear()
+        return asyncio.run(self._reconcile())
+
+    async def _reconcile(self) -> float | None:
+        return await self.reconciler.reconcile(KEY)
+
+    @property
+    def ids(self) -> list[str]:
+        return [workload_id for runner in self.runners for workload_id in runner.state.statuses]
+
+    def says(self, *statuses: protocol.ContainerStatus, phase: Phase = Phase.ACTIVE) -> Scene:
+        """Its runner says so, and the operator hears it."""
+        (workload_id,) = self.ids
+        runner = next(runner for runner in self.runners if workload_id in runner.state.statuses)
+        runner.says(workload_id, *statuses, phase=phase)
+        self.reconcile()
+        return self
+
+    def run(self) -> Scene:
+        self.reconcile()
+        self.says(RUNNING)
+        self.events.clear()
+        return self
+
+    def finish(self, code: int = 0) -> Scene:
+        self.reconcile()
+        self.says(container(end(code)), phase=Phase.ENDED)
+        self.events.clear()
+        return self
+
+    @property
+    def status(self) -> Json:
+        status: Json = self.kube.objects[PATH]["status"]
+        return status
+
+    @property
+    def puts(self) -> int:
+        return sum(len(runner.puts) for runner in self.runners)
+
+
+def test_a_workload_is_sent_to_a_runner_and_shown_as_it_says() -> None:
+    scene = Scene()
+    assert scene.reconcile() is None
+    ((workload_id, put),) = scene.one.puts
+    assert workload_id.startswith("u-1-")
+    assert put.workload.owner == OWNER
+    assert (scene.status["phase"], scene.status["ready"]) == ("Pending", "0/1")
+    scene.says(RUNNING)
+    assert (scene.status["phase"], scene.status["instances"][0]["node"]) == ("Running", "node-one")
+    assert scene.events == [("Started", "Started on runner one")]
+
+
+def test_what_is_as_it_should_be_costs_no_call() -> None:
+    scene = Scene().run()
+    scene.kube.calls.clear()
+    scene.reconcile()
+    assert (scene.kube.calls, scene.puts, scene.events) == ([], 1, [])
+
+
+@pytest.mark.parametrize("code", [0, 3])
+@pytest.mark.parametrize("trouble", ["runner restarted", "runner silent", "runner gone", "ConfigMap gone", "all of it"])
+def test_what_has_ended_stays_ended_whatever_happens_after(code: int, trouble: str) -> None:
+    """Under Never nothing runs twice, and the status keeps telling how it ended (design §3.8)."""
+    scene = Scene(env=ENV).finish(code)
+    ended = scene.status
+    assert ended["phase"] == ("Succeeded" if code == 0 else "Failed")
+    match trouble:
+        case "runner restarted":
+            scene.one.restart()
+        case "runner silent":
+            scene.one.restart()
+            scene.one.go_silent()
+        case "runner gone":
+            del scene.registry.runners["one"]
+        case "ConfigMap gone":
+            scene.kube.remove(CONFIG)
+        case _:
+            scene.kube.remove(CONFIG)
+            del scene.registry.runners["one"]
+    for _ in range(3):
+        scene.succeed()
+        scene.reconcile()
+    assert scene.two.puts == []
+    for _, put in scene.one.puts[1:]:
+        (past,) = put.history
+        assert past.terminated is not None, "a runner that lost its journal is told that it has ended"
+        assert past.terminated.exit_code == code
+    if trouble not in ("runner restarted",):
+        assert scene.status == ended
+
+
+@pytest.mark.parametrize("trouble", ["silent", "silent and no ConfigMap", "no ConfigMap"])
+def test_what_runs_on_a_silent_runner_is_not_started_elsewhere_by_an_operator_that_never_heard_it(trouble: str) -> None:
+    scene = Scene(env=ENV).run()
+    if "silent" in trouble:
+        scene.one.restart()  # what this operator knows of it: nothing
+        scene.one.go_silent()
+    if "ConfigMap" in trouble:
+        scene.kube.remove(CONFIG)
+    for _ in range(4):
+        scene.succeed()
+        assert scene.reconcile() == RETRY_SECONDS
+    if "ConfigMap" in trouble:
+        scene.kube.put(CONFIG, {"metadata": {"name": "c", "namespace": "boats", "uid": "c"}, "data": {"a": "1"}})
+        scene.succeed()
+        scene.reconcile()
+    assert scene.two.puts == []
+    assert scene.status["instances"][0]["containerID"] == "wherry://one/a"
+
+
+def test_another_spec_is_another_life_that_begins_when_the_old_one_has_ended() -> None:
+    scene = Scene().finish()
+    (old,) = scene.ids
+    scene.one.on_delete = lambda _: None  # its delete takes a while
+    scene.one.says(old, RUNNING)
+    scene.edit(args=["new"])
+    assert scene.reconcile() == RETRY_SECONDS
+    assert (scene.puts, scene.ids) == (1, [old])
+    scene.one.says(old, container(end(137)), phase=Phase.ENDED)
+    scene.reconcile()
+    (new,) = scene.ids
+    assert new != old
+    assert scene.puts == 2
+    assert scene.status["restarts"] == 0
+    assert scene.status["observedGeneration"] == 2
+
+
+def test_another_content_is_sent_to_the_same_life() -> None:
+    scene = Scene(env=ENV).run()
+    scene.kube.put(CONFIG, {"metadata": {"name": "c", "namespace": "boats", "uid": "c"}, "data": {"a": "2"}})
+    scene.succeed()
+    scene.reconcile()
+    (first, put), (second, other) = scene.one.puts
+    assert first == second
+    assert [item.workload.containers[0].env[0].value.get_secret_value() for item in (put, other)] == ["1", "2"]
+
+
+def test_what_is_missing_is_told_and_hinders_no_running_one() -> None:
+    scene = Scene(env=ENV)
+    scene.kube.remove(CONFIG)
+    assert scene.reconcile() == RETRY_SECONDS
+    assert (scene.status["phase"], scene.puts) == ("CreateContainerConfigError", 0)
+    assert scene.events == [("Failed", 'Error: configmap "c" not found')]
+    scene = Scene(env=ENV).run()
+    scene.kube.remove(CONFIG)
+    scene.succeed()
+    assert scene.reconcile() == RETRY_SECONDS
+    assert scene.status["phase"] == "Running"
+
+
+def test_without_a_runner_it_waits_and_says_why() -> None:
+    scene = Scene()
+    for runner in scene.runners:
+        runner.go_silent()
+    assert scene.reconcile() == RETRY_SECONDS
+    assert scene.status["phase"] == "Pending"
+    assert scene.events == [("FailedPlacement", "0/2 runners fit: 2 are not ready")]
+
+
+def test_a_crash_loop_is_told_of() -> None:
+    scene = Scene(restartPolicy="Always").run()
+    scene.says(container(Waiting(reason="CrashLoopBackOff", message="back-off 10s"), last_terminated=end(1)))
+    assert scene.events[-1] == ("CrashLoopBackOff", "back-off 10s")
+    assert scene.status["phase"] == "CrashLoopBackOff"
+
+
+def test_what_is_gone_is_dropped_and_its_successor_of_the_same_name_is_not() -> None:
+    scene = Scene().run()
+    (old,) = scene.ids
+    scene.store.seen(scene.kube.remove(PATH), deleted=True)
+    scene.reconciler.gone(KEY, "u-1")
+    scene.see(
+        {
+            "metadata": {"name": "hello", "namespace": "boats", "uid": "u-2", "generation": 1},
+            "spec": {"className": "wherry", "module": {"image": "i"}},
+        }
+    )
+    scene.reconcile()
+    assert scene.one.deletes == [(old, 0)]
+    (new,) = scene.ids
+    assert new.startswith("u-2-")
+
+
+def test_one_that_is_being_deleted_runs_no_more_and_says_so() -> None:
+    scene = Scene().run()
+    scene.change(lambda body: body["metadata"].update(deletionTimestamp="2026-01-02T03:04:05Z", finalizers=["x/y"]))
+    scene.reconcile()
+    assert (scene.ids, scene.status["phase"]) == ([], "Terminating")
