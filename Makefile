@@ -53,7 +53,7 @@ define make-venv
 endef
 
 # Asked inside the module that demands most: a Go that may fetch a newer toolchain by itself answers with that one.
-GO_MODULE := tests/cluster/registry
+GO_MODULE := tests/cluster/addons
 .PHONY: go
 go:
 	@command -v go >/dev/null || { \
@@ -95,9 +95,15 @@ runner: venv go ## Run the runner's tests: real wasmtime, real registry, real mo
 controlplane: venv go ## Run the tests against a real Kubernetes control plane on loopback (built once: minutes).
 	$(PY) -m pytest tests/controlplane $(ARGS)
 
+.PHONY: binaries
+binaries: venv go ## Build what tests and demo run: Kubernetes and a registry (once: about ten minutes; later: nothing).
+	@$(PY) -m tests.cluster build >/dev/null
+
+# Most of a test's time is waiting for a cluster: a few files at once, each worker with a cluster of its own.
+WORKERS ?= 3
 .PHONY: test
-test: venv go lint types ## Run every check and every test that this machine can.
-	$(PY) -m pytest $(ARGS)
+test: venv go lint types binaries ## Run every check and every test that this machine can.
+	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 
 .PHONY: demo

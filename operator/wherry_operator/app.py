@@ -17,9 +17,10 @@ from kubernetes.aio.client import Configuration
 from wherry_operator import handlers
 from wherry_operator.events import EventRecorder
 from wherry_operator.health import HealthServer
-from wherry_operator.kube import Kube, KubeError, NotFound, Object, load_configuration
+from wherry_operator.kube import Kube, KubeError, NotFound, load_configuration
 from wherry_operator.kubelet.server import KubeletServer
 from wherry_operator.leader import Leadership, LeadershipLost
+from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
 from wherry_operator.queue import Fatal, Key, WorkQueue
 from wherry_operator.reconcile import pod, workload

@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from wherry_operator.kube import Kube, KubeError, NotFound, Object
+from wherry_operator.kube import Kube, KubeError, NotFound
+from wherry_operator.models import Object
 from wherry_operator.status.containers import rfc3339
 from wherry_operator.status.happenings import Happening
 

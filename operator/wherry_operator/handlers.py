@@ -15,7 +15,7 @@ from typing import Any
 
 import kopf
 
-from wherry_operator.kube import Object
+from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
 from wherry_operator.settings import Settings
 

@@ -10,16 +10,13 @@ import json
 import os
 from collections.abc import AsyncIterator, Mapping
 from enum import StrEnum
-from typing import Any
 
 import aiohttp
 from kubernetes.aio import client, config
 from multidict import CIMultiDict
 
 from wherry_operator.errors import Expected, text
-
-Object = dict[str, Any]
-"""One object of Kubernetes, as its JSON has it."""
+from wherry_operator.models import Object
 
 REQUEST_TIMEOUT_SECONDS = 30.0
 """No single call of ours needs longer; a stuck connection must not hold a reconcile for ever."""

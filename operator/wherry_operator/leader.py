@@ -17,7 +17,8 @@ from typing import Protocol
 
 from wherry_operator.clock import Clock, micro_time
 from wherry_operator.errors import text
-from wherry_operator.kube import Conflict, KubeError, NotFound, Object
+from wherry_operator.kube import Conflict, KubeError, NotFound
+from wherry_operator.models import Object
 from wherry_operator.settings import LEASE_DURATION_SECONDS, Settings
 
 log = logging.getLogger(__name__)

@@ -6,12 +6,15 @@ object before we see it; these models only make its fields safe to use, and igno
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from wherry_runner.protocol import PullPolicy, RestartPolicy
+
+Object = dict[str, Any]
+"""One object of Kubernetes, as its JSON has it."""
 
 
 class Model(BaseModel):

@@ -9,7 +9,8 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable
 
-from wherry_operator.kube import Kube, NotFound, Object
+from wherry_operator.kube import Kube, NotFound
+from wherry_operator.models import Object
 from wherry_operator.queue import Key
 
 log = logging.getLogger(__name__)

@@ -86,7 +86,9 @@ async def run(settings: Settings) -> None:
         health = await _serve(
             servers, api.health_application(lambda: ""), settings.health_listen, settings.health_port, None
         )
-        log.info("runner %s ready: API on port %d, health on port %d, engine %s", settings.name, port, health, engine.name)
+        log.info(
+            "runner %s ready: API on port %d, health on port %d, engine %s", settings.name, port, health, engine.name
+        )
         await stop.wait()
         log.info("stopping")
     finally:
@@ -98,7 +100,9 @@ async def run(settings: Settings) -> None:
         volumes.close()
 
 
-async def _serve(servers: list[web.AppRunner], app: web.Application, host: str, port: int, context: ssl.SSLContext | None) -> int:
+async def _serve(
+    servers: list[web.AppRunner], app: web.Application, host: str, port: int, context: ssl.SSLContext | None
+) -> int:
     # Access lines would be one per status change of every workload.
     runner = web.AppRunner(
         app,

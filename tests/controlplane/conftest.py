@@ -19,9 +19,7 @@ MIRRORED = "registry.example"
 
 
 @pytest.fixture(scope="session")
-def installation(
-    request: pytest.FixtureRequest, cluster: LocalCluster, registry: Registry
-) -> Iterator[Installation]:
+def installation(request: pytest.FixtureRequest, cluster: LocalCluster, registry: Registry) -> Iterator[Installation]:
     """Operator and one runner. Its logs are kept if a test failed."""
     directory = Path(tempfile.mkdtemp(prefix="wherry-installation-"))
     running = Installation(

@@ -32,16 +32,14 @@ class _Door:
             state = self.space.container("bad").get("state", {})
             found = state.get("waiting") or state.get("terminated") or {}
         else:
-            status = (self.space.get("wasmworkload", "bad") or {}).get("status", {})
-            found = next(iter(status.get("instances") or []), {})
+            found = self.space.instance("bad")
         return found.get("reason", ""), found.get("message", "")
 
     def exit_code(self) -> int | None:
         if self.kind == "pod":
             code = self.space.container("bad").get("state", {}).get("terminated", {}).get("exitCode")
         else:
-            status = (self.space.get("wasmworkload", "bad") or {}).get("status", {})
-            code = next(iter(status.get("instances") or []), {}).get("exitCode")
+            code = self.space.instance("bad").get("exitCode")
         return None if code is None else int(code)
 
     def expect(self, reasons: set[str], *words: str) -> None:
@@ -155,8 +153,7 @@ def test_inline_text_that_does_not_compile(space: Workspace) -> None:
     space.workload("typo", module={"inline": "(module (func $f (nonsense)))"}, restartPolicy="Never")
 
     def message() -> str:
-        status = (space.get("wasmworkload", "typo") or {}).get("status", {})
-        return str(next(iter(status.get("instances") or []), {}).get("message", ""))
+        return str(space.instance("typo").get("message", ""))
 
     space.wait(lambda: "nonsense" in message(), "the parser's own words are shown")
 
@@ -164,12 +161,8 @@ def test_inline_text_that_does_not_compile(space: Workspace) -> None:
 def _with_blob(space: Workspace, change: Callable[[bytes], bytes]) -> str:
     """An image whose layer the registry's disk has changed behind its back."""
     image = space.push(wat.exits(0, says=f"unique {space.namespace}"))
-    raw = wat.wasmtime.wat2wasm(wat.exits(0, says=f"unique {space.namespace}"))
-    blobs = [
-        path
-        for path in (space.registry.directory / "storage").rglob("data")
-        if path.read_bytes() == bytes(raw)
-    ]
+    raw = wat.binary(wat.exits(0, says=f"unique {space.namespace}"))
+    blobs = [path for path in (space.registry.directory / "storage").rglob("data") if path.read_bytes() == raw]
     assert len(blobs) == 1
-    blobs[0].write_bytes(change(bytes(raw)))
+    blobs[0].write_bytes(change(raw))
     return image

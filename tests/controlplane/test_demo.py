@@ -8,6 +8,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.support.installation import ROOT
 
 LOG = """\
@@ -32,6 +34,7 @@ def _demo(state: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+@pytest.mark.usefixtures("kubernetes_binaries", "registry")  # built: the demo's own time is short
 def test_the_demo_shows_what_the_readme_says_and_leaves_nothing(tmp_path: Path) -> None:
     shown = _demo(tmp_path)
     assert shown.returncode == 0, shown.stdout + shown.stderr

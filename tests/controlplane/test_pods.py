@@ -10,9 +10,9 @@ import pytest
 
 from tests.cluster.provider import kubectl_environment
 from tests.support import wat
-from tests.support.installation import ROOT
-from tests.support.kube import Workspace, conditions, pod
 from tests.support.images import KRUSTLET
+from tests.support.installation import ROOT
+from tests.support.kube import Json, Workspace, conditions, pod
 
 
 def test_the_scheduler_places_a_pod_and_it_runs_to_its_end(space: Workspace) -> None:
@@ -121,7 +121,12 @@ def test_environment_arguments_and_files_reach_the_module(space: Workspace) -> N
                     "name": "all",
                     "projected": {
                         "sources": [
-                            {"configMap": {"name": "settings", "items": [{"key": "bacon_ipsum.txt", "path": "bacon_ipsum.txt"}]}},
+                            {
+                                "configMap": {
+                                    "name": "settings",
+                                    "items": [{"key": "bacon_ipsum.txt", "path": "bacon_ipsum.txt"}],
+                                }
+                            },
                             {"secret": {"name": "hidden"}},
                             {"downwardAPI": {"items": [{"path": "name", "fieldRef": {"fieldPath": "metadata.name"}}]}},
                         ]
@@ -261,7 +266,7 @@ def test_many_followers_see_the_same_lines(space: Workspace) -> None:
     assert len(set(texts)) == 1
 
 
-def _objects(text: str) -> list[dict[str, object]]:
+def _objects(text: str) -> list[Json]:
     decoder, found, at = json.JSONDecoder(), [], 0
     while at < len(text):
         try:

@@ -80,7 +80,11 @@ def test_what_was_deleted_while_the_operator_was_down_is_stopped(
     operator.start_operator()
     # Two complete LISTs have to agree first, a minute apart.
     for uid in uids:
-        space.wait(lambda uid=uid: not list(runner.state.rglob(f"*{uid}*")), "the runner dropped it", timeout=180)
+
+        def gone(uid: str = uid) -> bool:
+            return not list(runner.state.rglob(f"*{uid}*"))
+
+        space.wait(gone, "the runner dropped it", timeout=180)
 
 
 def test_a_killed_runner_runs_always_again_and_counts_it(space: Workspace, runner: RunnerProcess) -> None:

@@ -43,7 +43,7 @@ def test_the_columns_tell_how_it_is(space: Workspace) -> None:
 def test_inline_text_inline_binary_and_a_config_map_key_run_alike(space: Workspace) -> None:
     space.installation.grant_references(space.namespace)
     text = wat.exits(0, says="same")
-    binary = base64.b64encode(bytes(wat.wasmtime.wat2wasm(text))).decode()
+    binary = base64.b64encode(wat.binary(text)).decode()
     space.apply(
         {
             "apiVersion": "v1",
@@ -122,9 +122,7 @@ def test_files_follow_their_config_map_while_the_module_runs(space: Workspace) -
     mounts = [{"name": "settings", "mountPath": "/etc/settings"}]
     volumes = [{"name": "settings", "configMap": {"name": "settings"}}]
     space.workload("reads", module={"inline": wat.sleeps()}, volumes=volumes, volumeMounts=mounts)
-    space.pod(
-        "reads", space.push(wat.sleeps()), spec={"volumes": volumes}, volumeMounts=mounts
-    )
+    space.pod("reads", space.push(wat.sleeps()), spec={"volumes": volumes}, volumeMounts=mounts)
     for kind in ("ww", "pod"):
         space.kubectl("wait", "--for=condition=Ready", f"{kind}/reads", "--timeout=60s")
     space.kubectl("patch", "configmap", "settings", "-p", '{"data":{"value":"new"}}')
@@ -146,7 +144,15 @@ def test_another_class_is_not_ours(space: Workspace) -> None:
     space.wait_phase("ours", "Succeeded", kind="wasmworkload")
     assert "status" not in (space.get("ww", "theirs") or {})
     changed = space.cluster.kubectl(
-        "patch", "ww", "theirs", "-n", space.namespace, "--type=merge", "-p", '{"spec":{"className":"wherry"}}', check=False
+        "patch",
+        "ww",
+        "theirs",
+        "-n",
+        space.namespace,
+        "--type=merge",
+        "-p",
+        '{"spec":{"className":"wherry"}}',
+        check=False,
     )
     assert "className can't be changed" in changed.stderr
 
@@ -166,7 +172,14 @@ def test_server_side_apply_merges_lists_by_key(space: Workspace) -> None:
     other = {**body, "spec": {"env": [{"name": "B", "value": "2"}]}}
     for manager, each in (("first", body), ("second", other)):
         space.cluster.kubectl(
-            "apply", "--server-side", f"--field-manager={manager}", "-n", space.namespace, "-f", "-", input=json.dumps(each)
+            "apply",
+            "--server-side",
+            f"--field-manager={manager}",
+            "-n",
+            space.namespace,
+            "-f",
+            "-",
+            input=json.dumps(each),
         )
     env = (space.get("ww", "merged") or {})["spec"]["env"]
     assert {item["name"] for item in env} == {"A", "B"}

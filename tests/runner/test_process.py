@@ -47,9 +47,7 @@ def runner(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory)
     process.close()
 
 
-def _talk(
-    runner: RunnerProcess, certificates: Certificates, work: Callable[[RunnerClient], Awaitable[None]]
-) -> None:
+def _talk(runner: RunnerProcess, certificates: Certificates, work: Callable[[RunnerClient], Awaitable[None]]) -> None:
     async def main() -> None:
         files = ClientTls(
             ca_file=certificates.ca.cert_file, cert_file=certificates.operator.cert, key_file=certificates.operator.key
@@ -85,8 +83,10 @@ def _put(
                     module=protocol.InlineModule(data=base64.b64encode(module)),
                     argv0="none",
                     args=args,
-                    # Given in another order: the guest sees them sorted by whoever resolved them, so as they are here.
-                    env=tuple(protocol.EnvironmentVariable(name=n, value=SecretStr(v)) for n, v in zip("ABC", "123", strict=True)),
+                    env=tuple(
+                        protocol.EnvironmentVariable(name=n, value=SecretStr(v))
+                        for n, v in zip("ABC", "123", strict=True)
+                    ),
                     mounts=(protocol.VolumeMount(volume="files", mount_path="/mnt/storage"),),
                 ),
             ),
@@ -116,9 +116,7 @@ def test_the_same_log_three_hundred_times(runner: RunnerProcess, certificates: C
     async def work(client: RunnerClient) -> None:
         for batch in range(0, 300, 30):
             ids = [f"run-{number}" for number in range(batch, batch + 30)]
-            await asyncio.gather(
-                *(client.put(i, _put(1, HELLO, args=("one", "two"))) for i in ids)
-            )
+            await asyncio.gather(*(client.put(i, _put(1, HELLO, args=("one", "two"))) for i in ids))
             for workload_id in ids:
                 status = await _ended(client, workload_id)
                 state = status.containers[0].state
@@ -147,7 +145,7 @@ def test_no_handshake_without_the_installations_certificate(
 
 def test_changes_count_in_their_order(runner: RunnerProcess, certificates: Certificates) -> None:
     async def work(client: RunnerClient) -> None:
-        sleeper = bytes(wat.wasmtime.wat2wasm(wat.sleeps()))
+        sleeper = wat.binary(wat.sleeps())
         await client.put("ordered", _put(5, sleeper))
         with pytest.raises(Refused) as stale:
             await client.put("ordered", _put(4, sleeper))
@@ -181,7 +179,7 @@ async def _gone(client: RunnerClient, workload_id: str, *, sequence: int, epoch:
 
 def test_the_watch_gives_a_snapshot_then_changes(runner: RunnerProcess, certificates: Certificates) -> None:
     async def work(client: RunnerClient) -> None:
-        sleeper = bytes(wat.wasmtime.wat2wasm(wat.sleeps()))
+        sleeper = wat.binary(wat.sleeps())
         await client.put("before", _put(1, sleeper, epoch=20))
         seen: list[str] = []
         async with asyncio.timeout(60), aclosing(client.watch()) as events:
@@ -233,14 +231,12 @@ def test_killed_with_its_guests(certificates: Certificates, tmp_path: Path) -> N
         pids: list[int] = []
 
         async def work(client: RunnerClient) -> None:
-            module = bytes(wat.wasmtime.wat2wasm(wat.spins()))
+            module = wat.binary(wat.spins())
             for number in range(3):
                 await client.put(f"spin-{number}", _put(1, module))
             async with asyncio.timeout(60):
                 for number in range(3):
-                    while not isinstance(
-                        (await client.get(f"spin-{number}")).containers[0].state, protocol.Running
-                    ):
+                    while not isinstance((await client.get(f"spin-{number}")).containers[0].state, protocol.Running):
                         await asyncio.sleep(0.05)
             assert process.process is not None
             pids.extend(_descendants(process.process.pid))

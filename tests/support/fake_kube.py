@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from wherry_operator.kube import Conflict, Invalid, KubeError, NotFound, Object, PatchKind
+from wherry_operator.kube import Conflict, Invalid, KubeError, NotFound, PatchKind
+from wherry_operator.models import Object
 
 _MERGE_KEYS = {"conditions": "type", "hostIPs": "ip", "podIPs": "ip"}
 """Lists that a strategic merge patch merges (patchStrategy in k8s.io/api/core/v1/types.go); all others are replaced."""

@@ -80,9 +80,7 @@ class Installation:
     def install(self) -> None:
         """What the chart would bring: CRD, RBAC, ServiceAccount."""
         self.cluster.apply(CRD.read_text())
-        self.cluster.kubectl(
-            "wait", "--for=condition=Established", "crd/wasmworkloads.wherry.dev", "--timeout=30s"
-        )
+        self.cluster.kubectl("wait", "--for=condition=Established", "crd/wasmworkloads.wherry.dev", "--timeout=30s")
         if self.cluster.get("namespace", self.namespace) is None:
             self.cluster.kubectl("create", "namespace", self.namespace)
         self.cluster.apply(self.rbac())
@@ -109,9 +107,7 @@ class Installation:
         """Start the operator, and wait until it is ready."""
         pki, mine = self.cluster.pki, self.certificates
         assert pki is not None
-        kubelet = pki.issue(
-            f"system:node:{self.node_name}", ["system:nodes"], ips=["127.0.0.1"], server=True
-        )
+        kubelet = pki.issue(f"system:node:{self.node_name}", ["system:nodes"], ips=["127.0.0.1"], server=True)
         command = [
             sys.executable, "-m", "wherry_operator",
             "--node-name", self.node_name, "--class-name", self.class_name, "--namespace", self.namespace,

@@ -42,9 +42,7 @@ class Workspace:
 
     def push(self, text: str, *, types: tuple[str, str] = CNCF) -> str:
         """Push a module given as text, and return the image's name for manifests."""
-        return self.push_file(
-            wat.write(text, self._scratch / f"{secrets.token_hex(4)}.wasm"), types=types
-        )
+        return self.push_file(wat.write(text, self._scratch / f"{secrets.token_hex(4)}.wasm"), types=types)
 
     def push_file(self, *files: Path, types: tuple[str, str] = CNCF) -> str:
         """Push files as layers, and return the image's name for manifests."""
@@ -59,9 +57,7 @@ class Workspace:
 
     def try_apply(self, body: Json) -> subprocess.CompletedProcess[str]:
         """Apply an object that may be refused."""
-        return self.cluster.kubectl(
-            "apply", "-n", self.namespace, "-f", "-", input=json.dumps(body), check=False
-        )
+        return self.cluster.kubectl("apply", "-n", self.namespace, "-f", "-", input=json.dumps(body), check=False)
 
     def apply(self, body: Json) -> None:
         """Apply an object."""
@@ -88,6 +84,11 @@ class Workspace:
         statuses = (found or {}).get("status", {}).get("containerStatuses") or [{}]
         first: Json = statuses[0]
         return first
+
+    def instance(self, name: str) -> Json:
+        """The first instance in a WasmWorkload's status; empty before there is one."""
+        found: list[Json] = (self.get("wasmworkload", name) or {}).get("status", {}).get("instances") or [{}]
+        return found[0]
 
     def waiting(self, name: str) -> Json:
         """Reason and message of a Pod's first container, if it waits."""

@@ -40,9 +40,14 @@ def spins(*, says: str = "spinning") -> str:
     return _module(says, "(loop $again (br $again))")
 
 
+def binary(text: str) -> bytes:
+    """The module in binary form."""
+    return bytes(wasmtime.wat2wasm(text))
+
+
 def write(text: str, path: Path) -> Path:
     """Write a module as a binary file, and return its path."""
-    path.write_bytes(bytes(wasmtime.wat2wasm(text)))
+    path.write_bytes(binary(text))
     return path
 
 

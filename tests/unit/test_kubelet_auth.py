@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.operator_fakes import FakeTime
-from wherry_operator.kube import Object, Unavailable
+from wherry_operator.kube import Unavailable
 from wherry_operator.kubelet.auth import (
     CACHED,
     Attributes,
@@ -19,6 +19,7 @@ from wherry_operator.kubelet.auth import (
     Unauthenticated,
     client_ca,
 )
+from wherry_operator.models import Object
 
 CERTIFICATE = {
     "subject": (

@@ -15,9 +15,10 @@ import pytest
 from multidict import MultiDict
 
 from tests.support.operator_fakes import FakeTime, Pki, make_pki, make_settings
-from wherry_operator.kube import Forbidden, Object
+from wherry_operator.kube import Forbidden
 from wherry_operator.kubelet.logs import BadQuery, parse_query, why_no_log
 from wherry_operator.kubelet.server import KubeletServer
+from wherry_operator.models import Object
 from wherry_operator.runners.client import Refused, RunnerClient, RunnerUnavailable
 from wherry_runner.protocol import LogOptions, Refusal, RefusalReason
 

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from tests.support.operator_fakes import FakeTime
-from wherry_operator.kube import Conflict, NotFound, Object, Unavailable
+from wherry_operator.kube import Conflict, NotFound, Unavailable
 from wherry_operator.leader import Leadership, LeadershipLost
+from wherry_operator.models import Object
 
 
 class FakeLeases:

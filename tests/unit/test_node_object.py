@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from tests.support.operator_fakes import START, FakeTime, make_settings
-from wherry_operator.kube import Conflict, NotFound, Object, PatchKind, Unavailable
+from wherry_operator.kube import Conflict, NotFound, PatchKind, Unavailable
+from wherry_operator.models import Object
 from wherry_operator.reconcile import node_object
 from wherry_operator.reconcile.node import NodeKeeper
 from wherry_operator.runners.registry import RunnerState

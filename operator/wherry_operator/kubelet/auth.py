@@ -18,7 +18,8 @@ from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
 from wherry_operator.clock import Clock
-from wherry_operator.kube import KubeError, Object
+from wherry_operator.kube import KubeError
+from wherry_operator.models import Object
 
 TOKEN_SECONDS = 120.0
 """A token that was good is good for so long (kubelet: webhook cacheTTL)."""

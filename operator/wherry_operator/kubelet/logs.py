@@ -12,7 +12,7 @@ from typing import Literal
 from aiohttp import web
 from multidict import MultiMapping
 
-from wherry_operator.kube import Object
+from wherry_operator.models import Object
 from wherry_operator.runners.client import Refused, RunnerClient, RunnerError
 from wherry_runner.protocol import LogOptions, RefusalReason
 

@@ -16,7 +16,7 @@ from typing import Protocol
 from aiohttp import web
 
 from wherry_operator.clock import Clock
-from wherry_operator.kube import KubeError, Object
+from wherry_operator.kube import KubeError
 from wherry_operator.kubelet import logs
 from wherry_operator.kubelet.auth import (
     Attributes,
@@ -26,6 +26,7 @@ from wherry_operator.kubelet.auth import (
     Unauthenticated,
     client_ca,
 )
+from wherry_operator.models import Object
 from wherry_operator.runners.client import RunnerClient
 from wherry_operator.settings import Settings
 from wherry_operator.tls import ServerTls, TlsError
@@ -54,7 +55,9 @@ _NO_EXEC = (
     "one in; see its output with kubectl logs"
 )
 _NO_ATTACH = "attach is not supported by Wherry: follow the output with kubectl logs -f"
-_NO_FORWARD = "port-forward is not supported for WebAssembly workloads: a module of this release of Wherry has no network to forward to"
+_NO_FORWARD = (
+    "port-forward is not supported for WebAssembly workloads: in this release of Wherry a module has no network"
+)
 
 _REFUSED = {"exec": _NO_EXEC, "run": _NO_EXEC, "attach": _NO_ATTACH, "portForward": _NO_FORWARD}
 

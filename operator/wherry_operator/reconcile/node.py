@@ -14,7 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
 from wherry_operator.clock import Clock
-from wherry_operator.kube import Conflict, KubeError, NotFound, Object, PatchKind
+from wherry_operator.kube import Conflict, KubeError, NotFound, PatchKind
+from wherry_operator.models import Object
 from wherry_operator.reconcile import node_object
 from wherry_operator.runners.registry import RunnerState
 from wherry_operator.settings import NODE_LEASE_DURATION_SECONDS, NODE_LEASE_RENEW_SECONDS, Settings

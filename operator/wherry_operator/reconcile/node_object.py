@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from wherry_operator.clock import micro_time, second_time
-from wherry_operator.kube import Object
+from wherry_operator.models import Object
 from wherry_operator.runners.registry import RunnerState
 from wherry_operator.settings import NODE_LEASE_DURATION_SECONDS, Settings
 

@@ -11,7 +11,8 @@ from collections import defaultdict
 from datetime import UTC, datetime
 
 from wherry_operator.events import EventRecorder
-from wherry_operator.kube import Kube, NotFound, Object, PatchKind
+from wherry_operator.kube import Kube, NotFound, PatchKind
+from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
 from wherry_operator.placement import NoRunner
 from wherry_operator.queue import Key

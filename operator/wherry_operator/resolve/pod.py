@@ -12,8 +12,7 @@ from typing import Any
 
 from pydantic import SecretStr
 
-from wherry_operator.kube import Object
-from wherry_operator.models import Container, PodSpec
+from wherry_operator.models import Container, Object, PodSpec
 from wherry_operator.resolve import environment, files
 from wherry_operator.resolve.objects import Objects, Reference, ResolveError
 from wherry_runner import protocol

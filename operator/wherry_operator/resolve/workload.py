@@ -6,8 +6,7 @@ import base64
 import binascii
 import re
 
-from wherry_operator.kube import Object
-from wherry_operator.models import ModuleSource, WasmWorkloadSpec
+from wherry_operator.models import ModuleSource, Object, WasmWorkloadSpec
 from wherry_operator.resolve import environment, files
 from wherry_operator.resolve.objects import Kind, Missing, Objects, Reference, ResolveError
 from wherry_operator.resolve.pod import ARGV0_ANNOTATION, Resolved, digest, pod_field, revision_of, variables

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from wherry_operator.kube import Object
+from wherry_operator.models import Object
 from wherry_operator.status import containers
 from wherry_operator.status.containers import Json, rfc3339
 from wherry_runner import protocol

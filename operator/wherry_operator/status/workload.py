@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from datetime import datetime
 
-from wherry_operator.kube import Object
+from wherry_operator.models import Object
 from wherry_operator.status import containers
 from wherry_operator.status.containers import Json, rfc3339
 from wherry_operator.status.pod import Problem

@@ -77,7 +77,7 @@ class GuestExit:
     """A guest's end, as its container's status reports it."""
 
     exit_code: int
-    """0–255."""
+    """0 to 255."""
     reason: str
     """`Completed` (0), `Error`, later `OOMKilled` and others: the kubelet's words."""
     message: str = ""
