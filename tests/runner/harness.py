@@ -26,7 +26,7 @@ def inline(data: bytes | str, source: str = "spec.module.inline") -> protocol.In
 
 async def until(condition: Callable[[], bool]) -> None:
     """Let the event loop turn until something is so that nobody announces."""
-    while not condition():  # noqa: ASYNC110
+    while not condition():
         await asyncio.sleep(0.001)
 
 

@@ -58,7 +58,7 @@ async def settle() -> None:
 
 async def until(condition: Callable[[], bool]) -> None:
     """Wait for what real sockets bring; the test's own time-out bounds it."""
-    while not condition():  # noqa: ASYNC110  # what is waited for has no event of its own
+    while not condition():  # what is waited for has no event of its own
         await asyncio.sleep(0.005)
 
 

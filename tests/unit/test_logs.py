@@ -207,7 +207,7 @@ def test_following_sees_everything_through_rotations_until_the_end(path: Path) -
         for number in range(500):
             writer.write(b"stdout", b"line %d\n" % number)
             writer.flush()
-            while not seen.endswith(b"line %d\n" % number):  # noqa: ASYNC110 (the follower says when it has seen it)
+            while not seen.endswith(b"line %d\n" % number):
                 await asyncio.sleep(0)
         writer.write(b"stdout", b"last")
         writer.close()

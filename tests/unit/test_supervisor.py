@@ -186,7 +186,7 @@ def run(scenario: Awaitable[None]) -> None:
 
 async def holds(condition: Callable[[], bool]) -> None:
     """Wait, a step of the event loop after the other: what is waited for is over soon."""
-    while not condition():  # noqa: ASYNC110
+    while not condition():
         await asyncio.sleep(0)
 
 
