@@ -126,6 +126,27 @@ cluster-down: venv ## Stop that cluster.
 cluster-status: venv ## Say whether that cluster runs, and how to reach it.
 	$(PY) -m tests.cluster status $(ARGS)
 
+# Not a failure where it can't be done: the tests say whether that is one.
+.PHONY: node-packages
+node-packages: venv ## Install the Debian packages that a real node needs, if missing and if root may (apt-get).
+	@$(PY) -m tests.cluster packages --install
+
+.PHONY: node-up
+node-up: venv go node-packages ## Start a test cluster with a real node that stays (root); ARGS='--nodes 2' for two.
+	$(PY) -m tests.cluster up --name node --provider node $(ARGS)
+
+.PHONY: node-shell
+node-shell: venv ## Open a shell inside that cluster's network, with kubectl, helm and KUBECONFIG.
+	@$(PY) -m tests.cluster shell --name node
+
+.PHONY: node-down
+node-down: venv ## Stop that cluster; nothing is left of it on the machine.
+	$(PY) -m tests.cluster down --name node $(ARGS)
+
+.PHONY: bench-containers
+bench-containers: venv go node-packages ## Measure how container Pods perform on a real node here (root); ARGS=--record.
+	$(PY) -m bench.container_pods $(ARGS)
+
 
 # dev.txt holds everything and comes first; the other two are cut from it, so that tests and images have the same versions.
 # What a lock pins already stays, unless told otherwise: make lock ARGS=--upgrade

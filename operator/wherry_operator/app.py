@@ -129,14 +129,23 @@ class Operator:
             settings.health_listen,
             settings.health_port,
             live={"loop": lambda: ""},
-            ready={"resync": self._resync_complaint, "kubelet": self._kubelet.complaint, "node": self._node_complaint},
+            ready={
+                "api": lambda: "" if self._checked else "the API server has not answered yet",
+                "resync": self._resync_complaint,
+                "kubelet": self._kubelet.complaint,
+                "node": self._node_complaint,
+            },
         )
+        self._checked = False
         self._started = False
 
     async def serve(self, stop: asyncio.Event) -> None:
         """Start everything in its order, and run until told to stop or until something essential ended."""
-        await self._check_cluster()
+        # First: a process that waits for its API server is alive, and must not be restarted for it.
         health = await self._health.start()
+        if not await _unless(stop, self._check_cluster()):
+            return
+        self._checked = True
         port = await self._kubelet.start()
         self._registry.start()
         log.info("kubelet API on port %d, health on port %d", port, health)

@@ -29,7 +29,7 @@ LOGIN_MINUTES = 30
 
 
 class _EndlessBackOffs:
-    """Pauses for ever, re-iterable: an API server that is away for an hour must not end the operator."""
+    """Pauses for ever, re-iterable: kopf must not end because the API server is away; the leader's Lease decides that."""
 
     def __iter__(self) -> Iterator[float]:
         delay = 1.0

@@ -6,11 +6,13 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
-from tests.cluster import build, keeper
+from tests.cluster import build, host, keeper, machine, nodeparts
 from tests.cluster.errors import ClusterError
 from tests.cluster.existing import ExistingCluster
+from tests.cluster.images import base, dockerfile, push
 from tests.cluster.progress import Progress
 from tests.cluster.provider import DEFAULT_NAME, check_name, kubectl_environment
 from tests.cluster.record import Record
@@ -18,7 +20,7 @@ from tests.cluster.running import RunningCluster, state_directory
 
 _DESCRIPTION = """\
 A real Kubernetes on this machine, for trying things by hand. It is built from source at first (minutes;
-needs Go), then starts in seconds. No Docker, no root, no image pulls.
+needs Go), then starts in seconds. No Docker, no image pulls; only real nodes need root.
 """
 
 _EXAMPLES = """\
@@ -27,6 +29,7 @@ examples:
   python -m tests.cluster kubectl get pods -A
   export KUBECONFIG=$(python -m tests.cluster kubeconfig)
   python -m tests.cluster down
+  python -m tests.cluster up --name node --provider node --nodes 2
 
 Built programs are kept in ${WHERRY_CACHE:-${XDG_CACHE_HOME:-~/.cache}/wherry}, running clusters in
 ${WHERRY_STATE:-${XDG_STATE_HOME:-~/.local/state}/wherry}/clusters/NAME (logs below logs/).
@@ -46,6 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "status": _status,
             "kubeconfig": _kubeconfig,
             "kubectl": _kubectl,
+            "helm": _helm,
+            "shell": _shell,
+            "image": _image,
+            "packages": _packages,
             "build": _build,
         }[command](options)
     except ClusterError as error:
@@ -70,10 +77,12 @@ def _parser() -> argparse.ArgumentParser:
     up = commands.add_parser("up", parents=[named], help="bring a cluster up, and leave it running")
     up.add_argument(
         "--provider",
-        choices=["local", "existing"],
+        choices=["local", "node", "existing"],
         default="local",
-        help="local: a control plane on loopback (default). existing: a cluster that a kubeconfig leads to",
+        help="local: a control plane on loopback (default). node: real nodes too; needs root. existing: a cluster"
+        " that a kubeconfig leads to",
     )
+    up.add_argument("--nodes", type=int, default=1, help="for `node`: how many (default: %(default)s)")
     up.add_argument("--kubeconfig", type=Path, help="for `existing` (default: $KUBECONFIG, or ~/.kube/config)")
     commands.add_parser("down", parents=[named], help="take it down, and leave nothing behind")
     commands.add_parser("status", parents=[named], help="say how it is (exit code 0: it runs, 1: it doesn't)")
@@ -82,6 +91,15 @@ def _parser() -> argparse.ArgumentParser:
         "kubectl", parents=[named], help="run kubectl on it; --name goes before kubectl's arguments"
     )
     kubectl.add_argument("arguments", nargs=argparse.REMAINDER, help="kubectl's")
+    helm = commands.add_parser("helm", parents=[named], help="run Helm on it (built at first: minutes), as kubectl")
+    helm.add_argument("arguments", nargs=argparse.REMAINDER, help="Helm's")
+    commands.add_parser("shell", parents=[named], help="for `node`: a shell inside its network")
+    image = commands.add_parser(
+        "image", parents=[named], help="for `node`: push images to its registry, built if needed"
+    )
+    image.add_argument("images", nargs="+", choices=["base", "runner", "operator"])
+    packages = commands.add_parser("packages", parents=[named], help="say which Debian packages a node still needs")
+    packages.add_argument("--install", action="store_true", help="install them, as root, with apt-get")
     commands.add_parser("build", parents=[named], help="only build the programs (Kubernetes, the OCI registry)")
     return parser
 
@@ -92,12 +110,14 @@ def _up(options: argparse.Namespace) -> int:
         _up_existing(options.name, options.kubeconfig, progress)
         new = True
     else:
-        new = keeper.up(options.name, progress)
+        new = keeper.up(options.name, progress, nodes=options.nodes if options.provider == "node" else 0)
     cluster = RunningCluster(options.name)
     if not new:
         cluster.up()
         progress.step(f"cluster {options.name!r} is up already")
     print(f"export KUBECONFIG={cluster.kubeconfig}")
+    if cluster.provider == "node":
+        print(f"# only from inside its network: {cluster.directory / 'bin' / 'shell'}, or {cluster.kubectl_program()}")
     return 0
 
 
@@ -135,7 +155,6 @@ def _kubeconfig(options: argparse.Namespace) -> int:
 
 def _kubectl(options: argparse.Namespace) -> int:
     cluster = RunningCluster(options.name)
-    arguments = options.arguments[1:] if options.arguments[:1] == ["--"] else options.arguments
     program = cluster.kubectl_program()
     os.execve(
         program,
@@ -143,10 +162,50 @@ def _kubectl(options: argparse.Namespace) -> int:
             "kubectl",
             f"--kubeconfig={cluster.kubeconfig}",
             f"--cache-dir={cluster.directory / 'kubectl-cache'}",
-            *arguments,
+            *_passed_on(options.arguments),
         ],
         kubectl_environment(),
     )
+
+
+def _helm(options: argparse.Namespace) -> int:
+    cluster = RunningCluster(options.name)
+    command = [str(build.helm(Progress())), *_passed_on(options.arguments)]
+    if cluster.provider == "node":
+        command = machine.in_network(cluster.network(), *command)
+    os.execvpe(command[0], command, {**kubectl_environment(), "KUBECONFIG": str(cluster.kubeconfig)})
+
+
+def _shell(options: argparse.Namespace) -> int:
+    cluster = RunningCluster(options.name)
+    cluster.network()  # or say that there is none
+    shell = cluster.directory / "bin" / "shell"
+    os.execv(shell, [str(shell)])
+
+
+def _image(options: argparse.Namespace) -> int:
+    progress = Progress()
+    network = RunningCluster(options.name).network()
+    for name in options.images:
+        layout = base.layout(progress) if name == "base" else dockerfile.layout(name, progress)
+        reference = f"{nodeparts.FIRST_ADDRESS}:{nodeparts.REGISTRY_PORT}/{name}:1"
+        push.push(layout, reference, partial(machine.connect_from, network), mount_from="base")
+        print(reference)
+    return 0
+
+
+def _packages(options: argparse.Namespace) -> int:
+    missing = host.missing_packages()
+    if missing and options.install:
+        print(f"a node needs Debian's packages {', '.join(missing)}: installing them", file=sys.stderr)
+        print(host.install(), file=sys.stderr)
+    elif missing:
+        print(" ".join(missing))
+    return 0
+
+
+def _passed_on(arguments: list[str]) -> list[str]:
+    return arguments[1:] if arguments[:1] == ["--"] else arguments
 
 
 def _build(options: argparse.Namespace) -> int:

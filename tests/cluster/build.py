@@ -45,6 +45,8 @@ class Target:
     description: str
     links: tuple[str, ...] = ()
     ldflags: str = "-s -w"
+    package: str = "."
+    """Elsewhere: a program that its own module can't offer as a library, pinned here as a tool."""
 
 
 def _kubernetes_ldflags() -> str:
@@ -79,6 +81,15 @@ KUBE = Target(
 
 REGISTRY = Target(name="registry", directory=_HERE / "registry", description="the OCI registry")
 
+ADDONS = Target(
+    name="addons",
+    directory=_HERE / "addons",
+    description="CoreDNS and metrics-server",
+    links=("coredns", "metrics-server"),
+)
+
+HELM = Target(name="helm", directory=_HERE / "helm", description="Helm", package="helm.sh/helm/v3/cmd/helm")
+
 
 def kube(progress: Progress = SILENT) -> Path:
     """Return the folder with `kubectl`, `kube-apiserver` and so on, building it if needed.
@@ -94,6 +105,22 @@ def registry(progress: Progress = SILENT) -> Path:
     :raises BuildFailed: there is no suitable Go, or the build failed.
     """
     return build(REGISTRY, progress) / REGISTRY.name
+
+
+def addons(progress: Progress = SILENT) -> Path:
+    """Return the folder with `coredns` and `metrics-server`, building them if needed.
+
+    :raises BuildFailed: there is no suitable Go, or the build failed.
+    """
+    return build(ADDONS, progress)
+
+
+def helm(progress: Progress = SILENT) -> Path:
+    """Return Helm's binary, building it if needed.
+
+    :raises BuildFailed: there is no suitable Go, or the build failed.
+    """
+    return build(HELM, progress) / HELM.name
 
 
 def cache_directory() -> Path:
@@ -114,7 +141,7 @@ def build(target: Target, progress: Progress) -> Path:
         with _lock(cache / f"{target.name}.lock", target, progress):
             if not entry.exists():
                 _build(target, go, entry, progress)
-                _drop_unused(cache, target, keep=entry)
+                drop_unused(cache, target.name, keep=entry)
     os.utime(entry)
     return entry
 
@@ -135,11 +162,11 @@ def _compile(target: Target, go: str, binary: Path, progress: Progress) -> None:
     total = _count_packages(target, go, progress)
     log = binary.parent / "build.log"
     # -v prints a package's import path when its compilation begins; those in Go's own cache are not printed.
-    command = [go, "build", "-v", *_build_flags(target), "-o", str(binary), "."]
+    command = [go, "build", "-v", *_build_flags(target), "-o", str(binary), target.package]
     process = Process.start("go build", command, log=log, cwd=target.directory, env=_environment())
     try:
         while process.running:
-            progress.update(f"building {target.description}: {_how_far(log.read_text(), total)}")
+            progress.update(f"building {target.description}: {_how_far(target, log.read_text(), total)}")
             time.sleep(POLL_SECONDS)
     finally:
         process.stop()
@@ -148,9 +175,9 @@ def _compile(target: Target, go: str, binary: Path, progress: Progress) -> None:
     log.unlink()
 
 
-def _how_far(log: str, total: int) -> str:
+def _how_far(target: Target, log: str, total: int) -> str:
     packages = [line for line in log.splitlines() if " " not in line]
-    if any(line.startswith("wherry.dev/") for line in packages):
+    if any(line.startswith("wherry.dev/") or line == target.package for line in packages):
         return "linking"
     return f"{len(packages)} packages compiled, {total} in all (less those that Go has cached)"
 
@@ -162,7 +189,7 @@ def _messages(log: str) -> str:
 
 def _count_packages(target: Target, go: str, progress: Progress) -> int:
     progress.step(f"fetching the sources of {target.description} (Go modules)")
-    listing = _run_go(go, ["list", "-mod=readonly", "-deps", "."], target)
+    listing = _run_go(go, ["list", "-mod=readonly", "-deps", target.package], target)
     return len(listing.splitlines())
 
 
@@ -178,7 +205,8 @@ def _environment() -> dict[str, str]:
 def _key(target: Target, go: str) -> str:
     """Return a hash of all that decides what the binary is."""
     toolchain = _run_go(go, ["env", "GOVERSION", "GOOS", "GOARCH"], target)
-    digest = hashlib.sha256("\0".join([toolchain, *_build_flags(target), *target.links]).encode())
+    elsewhere = [target.package] if target.package != "." else []
+    digest = hashlib.sha256("\0".join([toolchain, *_build_flags(target), *target.links, *elsewhere]).encode())
     sources = [each for each in target.directory.iterdir() if each.suffix in (".go", ".mod", ".sum")]
     for source in sorted(sources):
         digest.update(f"\0{source.name}\0".encode())
@@ -235,9 +263,9 @@ def _lock(path: Path, target: Target, progress: Progress) -> Iterator[None]:
         yield
 
 
-def _drop_unused(cache: Path, target: Target, *, keep: Path) -> None:
+def drop_unused(cache: Path, name: str, *, keep: Path) -> None:
     """Remove old entries, and what killed builds left; the lock is held, so no other build is under way."""
     oldest = time.time() - UNUSED_SECONDS
-    unused = [each for each in cache.glob(f"{target.name}-*") if each != keep and each.stat().st_mtime < oldest]
-    for entry in [*unused, *cache.glob(f".{target.name}-*")]:
+    unused = [each for each in cache.glob(f"{name}-*") if each != keep and each.stat().st_mtime < oldest]
+    for entry in [*unused, *cache.glob(f".{name}-*")]:
         shutil.rmtree(entry, ignore_errors=True)

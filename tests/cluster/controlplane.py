@@ -1,4 +1,4 @@
-"""The command lines of a control plane on loopback: pure functions of where its files and ports are.
+"""The command lines of a control plane: pure functions of where its files and ports are.
 
 Each flag that is not obvious says why it is there. What is not set is Kubernetes' default: what is tested
 here is what a real cluster does (for one, how long a node may be silent).
@@ -11,8 +11,10 @@ from pathlib import Path
 
 from tests.cluster.pki import CertificateFiles
 
+LOOPBACK = "127.0.0.1"
+
 SERVICE_RANGE = "10.96.0.0/16"
-"""Nothing routes there: on loopback a Service has an address, but no kube-proxy."""
+"""On loopback nothing routes there: a Service has an address, but no kube-proxy."""
 
 FIRST_SERVICE_ADDRESS = "10.96.0.1"
 """The API server's own Service, `kubernetes.default`."""
@@ -79,6 +81,8 @@ class Layout:
     controller_manager_kubeconfig: Path
     scheduler_kubeconfig: Path
     ports: Ports
+    address: str = LOOPBACK
+    """Where the API server is found; all else is on loopback."""
 
     @property
     def etcd_url(self) -> str:
@@ -124,12 +128,12 @@ def apiserver(layout: Layout) -> list[str]:
         f"--etcd-cafile={layout.etcd_ca}",
         f"--etcd-certfile={layout.etcd_client.cert}",
         f"--etcd-keyfile={layout.etcd_client.key}",
-        "--bind-address=127.0.0.1",
+        f"--bind-address={layout.address}",
         f"--secure-port={layout.ports.apiserver}",
         # Without it the address of the default route is looked for: there may be none.
-        "--advertise-address=127.0.0.1",
-        # EndpointSlices refuse loopback addresses, so `kubernetes.default` can't have any.
-        "--endpoint-reconciler-type=none",
+        f"--advertise-address={layout.address}",
+        # EndpointSlices refuse loopback addresses, so `kubernetes.default` can't have any there.
+        *(["--endpoint-reconciler-type=none"] if layout.address == LOOPBACK else []),
         f"--service-cluster-ip-range={SERVICE_RANGE}",
         f"--tls-cert-file={layout.apiserver.cert}",
         f"--tls-private-key-file={layout.apiserver.key}",

@@ -26,7 +26,7 @@ _KEPT_LOGS = pytest.StashKey[list[Path]]()
 @pytest.fixture(scope="session")
 def kubernetes_binaries(pytestconfig: pytest.Config) -> Path:
     """The folder of kubectl, kube-apiserver and so on; built, visibly, if they aren't yet."""
-    with _shown(pytestconfig):
+    with shown(pytestconfig):
         return build.kube(Progress())
 
 
@@ -42,13 +42,13 @@ def cluster(request: pytest.FixtureRequest, kubernetes_binaries: Path) -> Iterat
         running.keep_logs = request.session.testsfailed > 0
         running.down()
         if running.keep_logs:
-            request.config.stash.setdefault(_KEPT_LOGS, []).append(running.logs)
+            logs_kept(request.config, running.logs)
 
 
 @pytest.fixture(scope="session")
 def registry(request: pytest.FixtureRequest) -> Iterator[Registry]:
     """An OCI registry for the whole session: plain HTTP, open to all. Its log is kept if a test failed."""
-    with _shown(request.config):
+    with shown(request.config):
         build.registry(Progress())
     directory = Path(tempfile.mkdtemp(prefix="wherry-registry-"))
     running = Registry(directory)
@@ -60,7 +60,7 @@ def registry(request: pytest.FixtureRequest) -> Iterator[Registry]:
     finally:
         if failed:
             shutil.rmtree(directory / "storage", ignore_errors=True)
-            request.config.stash.setdefault(_KEPT_LOGS, []).append(running.log)
+            logs_kept(request.config, running.log)
         else:
             shutil.rmtree(directory)
 
@@ -75,6 +75,11 @@ def namespace(cluster: Cluster) -> Iterator[str]:
     cluster.kubectl("delete", "namespace", name, "--wait=false", "--ignore-not-found")
 
 
+def logs_kept(config: pytest.Config, logs: Path) -> None:
+    """Have the session's summary say where logs were kept."""
+    config.stash.setdefault(_KEPT_LOGS, []).append(logs)
+
+
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
     """Say where logs were kept."""
     for path in config.stash.get(_KEPT_LOGS, []):
@@ -82,7 +87,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: p
 
 
 @contextlib.contextmanager
-def _shown(config: pytest.Config) -> Iterator[None]:
+def shown(config: pytest.Config) -> Iterator[None]:
     """Let what is written inside reach the terminal: a build of minutes must not look like a hang."""
     capture = config.pluginmanager.getplugin("capturemanager")
     if capture is None:

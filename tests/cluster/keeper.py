@@ -21,9 +21,10 @@ from pathlib import Path
 from types import FrameType
 from typing import IO
 
-from tests.cluster import build
+from tests.cluster import build, host, leftovers
 from tests.cluster.errors import ClusterError
 from tests.cluster.local import LocalCluster
+from tests.cluster.node import NodeCluster
 from tests.cluster.processes import Identity, tail
 from tests.cluster.progress import Progress
 from tests.cluster.record import GONE_TIMEOUT_SECONDS, Record
@@ -36,19 +37,24 @@ _REPOSITORY = Path(__file__).resolve().parents[2]
 _KEEPER_FILE = "keeper.json"
 
 
-def up(name: str, progress: Progress) -> bool:
+def up(name: str, progress: Progress, *, nodes: int = 0) -> bool:
     """Bring up a cluster that stays; False if it was up already.
 
+    :param nodes: how many real nodes; none: a control plane on loopback.
     :raises ClusterError: it could not be brought up.
     """
     build.kube(progress)  # here, where somebody sees how far it is and can interrupt it
+    if nodes:
+        host.require()
+        build.addons(progress)
+        build.registry(progress)
     directory = state_directory() / name
     with _locked(directory, create=True):
         keeper = _keeper_of(directory)
         if keeper is not None and keeper.alive:
             return False
         _clear(directory)
-        _start_keeper(name, directory, progress)
+        _start_keeper(name, directory, progress, nodes)
     return True
 
 
@@ -71,13 +77,13 @@ def down(name: str, progress: Progress) -> bool:
     return True
 
 
-def _start_keeper(name: str, directory: Path, progress: Progress) -> None:
+def _start_keeper(name: str, directory: Path, progress: Progress, nodes: int) -> None:
     log = directory / "logs" / "keeper.log"
     log.parent.mkdir(exist_ok=True)
     search_path = os.pathsep.join(filter(None, [str(_REPOSITORY), os.environ.get("PYTHONPATH")]))
     with log.open("ab") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "tests.cluster.keeper", name],
+            [sys.executable, "-m", "tests.cluster.keeper", name, str(nodes)],
             cwd="/",
             env={**os.environ, "PYTHONPATH": search_path, "WHERRY_STATE": str(directory.parents[1])},
             stdin=subprocess.DEVNULL,
@@ -131,6 +137,7 @@ def _clear(directory: Path) -> None:
     record = Record.load(directory)
     if record is not None:
         record.sweep()
+    leftovers.sweep()
     for each in directory.iterdir():
         if each.is_dir():
             shutil.rmtree(each)
@@ -179,7 +186,7 @@ def _leave(number: int, frame: FrameType | None) -> None:
     sys.exit(0)
 
 
-def main(name: str) -> None:
+def main(name: str, nodes: int) -> None:
     """Hold up a cluster until told to stop."""
     directory = state_directory() / name
     identity = Identity.of(os.getpid())
@@ -187,15 +194,20 @@ def main(name: str) -> None:
     (directory / _KEEPER_FILE).write_text(json.dumps(dataclasses.asdict(identity)))
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
         signal.signal(number, _leave)
-    cluster = LocalCluster(directory, name=name, progress=_PipeProgress())
+    cluster: LocalCluster | None = None
     try:
+        if nodes:
+            cluster = NodeCluster(directory, nodes=nodes, name=name, progress=_PipeProgress())
+        else:
+            cluster = LocalCluster(directory, name=name, progress=_PipeProgress())
         cluster.up()
         _say(ready=True)
     except ClusterError as error:
         _say(error=str(error))
         sys.exit(1)
     except BaseException:
-        cluster.down()  # told to stop, or `up` was killed: nobody will ask for the logs
+        if cluster is not None:
+            cluster.down()  # told to stop, or `up` was killed: nobody will ask for the logs
         raise
     try:
         with open(os.devnull, "w") as nowhere:
@@ -209,4 +221,4 @@ def main(name: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(sys.argv[1], int(sys.argv[2]))

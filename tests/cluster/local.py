@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import shutil
 import signal
+import socket
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -67,6 +68,8 @@ class LocalCluster(Cluster):
     """
 
     provider = "local"
+    address = controlplane.LOOPBACK
+    """Where its API server is."""
 
     def __init__(
         self,
@@ -144,9 +147,7 @@ class LocalCluster(Cluster):
 
     def kubectl_program(self) -> Path:
         """Return our kubectl."""
-        if self._binaries is None:
-            self._binaries = build.kube(self._progress)
-        return self._binaries / "kubectl"
+        return self._binaries_directory() / "kubectl"
 
     def process(self, component: str) -> Process:
         """Return a component's process: to look at its memory, or to send it signals."""
@@ -172,6 +173,10 @@ class LocalCluster(Cluster):
         self._wait_ready(component)
 
     def _start(self) -> None:
+        self._start_control_plane()
+        self._progress.step(f"cluster {self.name!r} is up at {self.server}")
+
+    def _start_control_plane(self) -> None:
         self._layout = self._prepare()
         for component in ("etcd", "kube-apiserver"):
             self._launch(component)
@@ -189,14 +194,23 @@ class LocalCluster(Cluster):
             what="done with the default namespace",
             timeout_seconds=START_TIMEOUT_SECONDS,
         )
-        self._progress.step(f"cluster {self.name!r} is up at {self.server}")
 
     def _launch(self, component: str) -> None:
         assert self._layout is not None
         self._progress.step(f"starting {component}")
-        command = COMPONENTS[component](self._layout)
-        self._processes[component] = Process.start(component, command, log=self.logs / f"{component}.log")
+        self._processes[component] = self._spawn(component, COMPONENTS[component](self._layout))
         self._save_record()
+
+    def _spawn(self, component: str, command: list[str]) -> Process:
+        return Process.start(component, command, log=self.logs / f"{component}.log")
+
+    def _connect(self, address: tuple[str, int], timeout: float) -> socket.socket:
+        return socket.create_connection(address, timeout)
+
+    def _take_ports(self) -> controlplane.Ports:
+        # Kept for as long as the cluster is there, so that a component can be started again on its port.
+        self._reservations = [Reservation() for _ in controlplane.Ports.__dataclass_fields__]
+        return controlplane.Ports(*(each.port for each in self._reservations))
 
     def _wait_ready(self, component: str) -> None:
         api, path = self._apis[component], READY_PATHS[component]
@@ -212,10 +226,8 @@ class LocalCluster(Cluster):
         etcd_ca = pki.CertificateAuthority(certificates / "etcd", "etcd-ca")
         key, public_key = pki.service_account_key(certificates)
 
-        # Kept for as long as the cluster is there, so that a component can be started again on its port.
-        self._reservations = [Reservation() for _ in controlplane.Ports.__dataclass_fields__]
-        ports = controlplane.Ports(*(each.port for each in self._reservations))
-        self.server = f"https://127.0.0.1:{ports.apiserver}"
+        ports = self._take_ports()
+        self.server = f"https://{self.address}:{ports.apiserver}"
         self.ca_file = self.pki.cert_file
         admin = self.pki.issue("kubernetes-admin", ["system:masters"], client=True)
         self._write_kubeconfig("admin", user="kubernetes-admin", certificate=admin)
@@ -223,7 +235,7 @@ class LocalCluster(Cluster):
         audit_policy = self.directory / "audit-policy.json"
         audit_policy.write_text(json.dumps(controlplane.AUDIT_POLICY))
         layout = controlplane.Layout(
-            binaries=self.kubectl_program().parent,
+            binaries=self._binaries_directory(),
             data=self.directory / "data",
             audit_policy=audit_policy,
             audit_log=self.audit_log,
@@ -243,7 +255,7 @@ class LocalCluster(Cluster):
                     "kubernetes.default.svc",
                     "kubernetes.default.svc.cluster.local",
                 ],
-                ips=["127.0.0.1", controlplane.FIRST_SERVICE_ADDRESS],
+                ips=[*{controlplane.LOOPBACK, self.address}, controlplane.FIRST_SERVICE_ADDRESS],
                 server=True,
             ),
             kubelet_client=self.pki.issue(controlplane.KUBELET_CLIENT_USER, client=True),
@@ -253,17 +265,25 @@ class LocalCluster(Cluster):
             controller_manager_kubeconfig=self._component_kubeconfig("kube-controller-manager"),
             scheduler_kubeconfig=self._component_kubeconfig("kube-scheduler"),
             ports=ports,
+            address=self.address,
         )
         self._apis = {
-            component: ApiClient(f"https://127.0.0.1:{port}", ca_file=self.ca_file, certificate=admin)
-            for component, port in (
-                ("kube-apiserver", ports.apiserver),
-                ("kube-controller-manager", ports.controller_manager),
-                ("kube-scheduler", ports.scheduler),
+            component: ApiClient(url, ca_file=self.ca_file, certificate=admin, connect=self._connect)
+            for component, url in (
+                ("kube-apiserver", self.server),
+                ("kube-controller-manager", f"https://{controlplane.LOOPBACK}:{ports.controller_manager}"),
+                ("kube-scheduler", f"https://{controlplane.LOOPBACK}:{ports.scheduler}"),
             )
         }
-        self._apis["etcd"] = ApiClient(layout.etcd_url, ca_file=layout.etcd_ca, certificate=layout.etcd_client)
+        self._apis["etcd"] = ApiClient(
+            layout.etcd_url, ca_file=layout.etcd_ca, certificate=layout.etcd_client, connect=self._connect
+        )
         return layout
+
+    def _binaries_directory(self) -> Path:
+        if self._binaries is None:
+            self._binaries = build.kube(self._progress)
+        return self._binaries
 
     def _serving(self, component: str) -> pki.CertificateFiles:
         assert self.pki is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import http.client
+import socket
 import ssl
 import subprocess
 from collections.abc import Mapping
@@ -111,21 +112,16 @@ class Registry:
 
     def ping(self, user: str | None = None) -> int:
         """Return the HTTP status of `/v2/` for a user (default: anonymous), 0 if nothing answers."""
-        assert self._reservation is not None
-        host, port = self._reservation.host, self._reservation.port
-        connection = http.client.HTTPConnection(host, port, timeout=REQUEST_TIMEOUT_SECONDS)
-        if self.tls is not None:
-            # Without a CA to check against this only asks whether the registry is there.
-            context = ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
-            if self.ca_file is None:
-                context.check_hostname = False
-                context.verify_mode = ssl.CERT_NONE
-            connection = http.client.HTTPSConnection(host, port, timeout=REQUEST_TIMEOUT_SECONDS, context=context)
+        host, _, port = self.address.partition(":")
+        connection = http.client.HTTPConnection(host, int(port))
         headers = {}
         if user is not None:
             credentials = base64.b64encode(f"{user}:{self.users[user]}".encode()).decode()
             headers["Authorization"] = f"Basic {credentials}"
         try:
+            plain = self._connect((host, int(port)), REQUEST_TIMEOUT_SECONDS)
+            with plain:
+                connection.sock = self._secured(plain, host)
             connection.request("GET", "/v2/", headers=headers)
             return connection.getresponse().status
         except (OSError, http.client.HTTPException):
@@ -133,18 +129,35 @@ class Registry:
         finally:
             connection.close()
 
-    def _start(self, binary: Path) -> None:
+    def _secured(self, plain: socket.socket, host: str) -> socket.socket:
+        if self.tls is None:
+            return plain.dup()
+        # Without a CA to check against this only asks whether the registry is there.
+        context = ssl.create_default_context(cafile=str(self.ca_file) if self.ca_file else None)
+        if self.ca_file is None:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context.wrap_socket(plain, server_hostname=host)
+
+    def _connect(self, address: tuple[str, int], timeout: float) -> socket.socket:
+        return socket.create_connection(address, timeout)
+
+    def _reserve(self) -> None:
         if self._reservation is None:
             self._reservation = Reservation()
+
+    def _spawn(self, command: list[str | Path], env: Mapping[str, str]) -> Process:
+        return Process.start("registry", command, log=self.log, env=env)
+
+    def _start(self, binary: Path) -> None:
+        self._reserve()
         self.directory.mkdir(parents=True, exist_ok=True)
         configuration = self.directory / "registry.yaml"
         configuration.write_text(yaml.safe_dump(self._configuration(binary)))
-        self._process = Process.start(
-            "registry",
+        self._process = self._spawn(
             [binary, "serve", configuration],
-            log=self.log,
             # It exports traces to localhost:4318 unless told not to.
-            env={"PATH": "/usr/bin:/bin", "OTEL_TRACES_EXPORTER": "none"},
+            {"PATH": "/usr/bin:/bin", "OTEL_TRACES_EXPORTER": "none"},
         )
         expected = 401 if self.users else 200
         self._process.wait_until(lambda: self.ping() == expected, what="ready", timeout_seconds=START_TIMEOUT_SECONDS)

@@ -6,7 +6,7 @@ import json
 import os
 from pathlib import Path
 
-from tests.cluster import build, pki
+from tests.cluster import build, machine, pki
 from tests.cluster.errors import ClusterError, KubectlFailed
 from tests.cluster.provider import DEFAULT_NAME, Cluster, Status, check_name
 from tests.cluster.record import Record
@@ -38,7 +38,7 @@ class RunningCluster(Cluster):
         self.server = record.server
         self.kubeconfig = Path(record.kubeconfig)
         self.ca_file = Path(record.ca_file)
-        if self.provider == "local":
+        if self.provider in ("local", "node"):
             certificates = self.directory / "pki"
             self.pki = pki.CertificateAuthority(certificates / "cluster", "kubernetes-ca")
             self.front_proxy_ca = pki.CertificateAuthority(certificates / "front-proxy", "front-proxy-ca")
@@ -80,4 +80,15 @@ class RunningCluster(Cluster):
 
     def kubectl_program(self) -> Path:
         """Return our kubectl."""
-        return build.kube() / "kubectl"
+        inside = self.directory / "bin" / "kubectl"
+        return inside if inside.exists() else build.kube() / "kubectl"
+
+    def network(self) -> Path:
+        """Return the network namespace of a cluster with nodes.
+
+        :raises ClusterError: it has none.
+        """
+        for component in self.record.components:
+            if component.name == "machine-node-1" and component.identity.alive:
+                return machine.network_of(component.pid)
+        raise ClusterError(f"cluster {self.name!r} ({self.provider}) has no network of its own, or doesn't run")

@@ -9,6 +9,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -16,7 +17,6 @@ import (
 	"strings"
 
 	"go.etcd.io/etcd/server/v3/etcdmain"
-	genericapiserver "k8s.io/apiserver/pkg/server"
 	_ "k8s.io/client-go/plugin/pkg/client/auth"
 	"k8s.io/component-base/cli"
 	_ "k8s.io/component-base/logs/json/register"
@@ -45,7 +45,8 @@ var components = map[string]func() int{
 		return cli.Run(scheduler.NewSchedulerCommand())
 	},
 	"kubelet": func() int {
-		return cli.Run(kubelet.NewKubeletCommand(genericapiserver.SetupSignalContext()))
+		// Not a context that ends with a signal: the command makes that itself, and it can be made only once.
+		return cli.Run(kubelet.NewKubeletCommand(context.Background()))
 	},
 	"kube-proxy": func() int {
 		return cli.Run(proxy.NewProxyCommand())
