@@ -99,10 +99,14 @@ controlplane: venv go ## Run the tests against a real Kubernetes control plane o
 binaries: venv go ## Build what tests and demo run: Kubernetes and a registry (once: about ten minutes; later: nothing).
 	@$(PY) -m tests.cluster build >/dev/null
 
+.PHONY: node
+node: venv go node-packages ## Run the tests on real nodes: containerd, kubelet, images of our own (Linux, root).
+	$(PY) -m pytest tests/node $(ARGS)
+
 # Most of a test's time is waiting for a cluster: a few files at once, each worker with a cluster of its own.
 WORKERS ?= 3
 .PHONY: test
-test: venv go lint types binaries ## Run every check and every test that this machine can.
+test: venv go lint types binaries node-packages ## Run every check and every test that this machine can.
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 

@@ -65,6 +65,8 @@ class Deliveries:
         self._term = term
         self._sequences = itertools.count(1)
         self._assigned: dict[str, str] = {}
+        self._load: Counter[str] = Counter()
+        """How many are assigned to each runner: counted as they come, for a burst of thousands to be placed in no time."""
         self._instances: defaultdict[str, set[str]] = defaultdict(set)
 
     def observe(self, owner: protocol.Owner, workload_id: str) -> None:
@@ -100,10 +102,9 @@ class Deliveries:
 
     def choose(self, workload_id: str) -> Place:
         """A runner for a workload that has none. Raises NoRunner."""
-        assigned = Counter(self._assigned.values())
-        facts = [self._facts(state, assigned[state.name]) for state in self._registry.states()]
+        facts = [self._facts(state, self._load[state.name]) for state in self._registry.states()]
         name = placement.choose(facts)
-        self._assigned[workload_id] = name
+        self._assign(workload_id, name)
         return self._place(name, None)
 
     def client(self, runner: str) -> RunnerClient | None:
@@ -116,7 +117,7 @@ class Deliveries:
         """Bring the workload on the runner to this. Raises RunnerError, Refused, Deposed."""
         client = self._registry.client(runner)
         assert client is not None
-        self._assigned[workload_id] = runner
+        self._assign(workload_id, runner)
         self._instances[resolved.workload.owner.uid].add(workload_id)
 
         async def send() -> protocol.WorkloadStatus:
@@ -180,8 +181,16 @@ class Deliveries:
 
     def forget(self, owner_uid: str, workload_id: str) -> None:
         """The workload is gone from everywhere."""
-        self._assigned.pop(workload_id, None)
+        self._assign(workload_id, "")
         self._drop_instance(owner_uid, workload_id)
+
+    def _assign(self, workload_id: str, runner: str) -> None:
+        """Note where a workload was sent; an empty name: nowhere."""
+        if before := self._assigned.pop(workload_id, ""):
+            self._load[before] -= 1
+        if runner:
+            self._assigned[workload_id] = runner
+            self._load[runner] += 1
 
     def _drop_instance(self, owner_uid: str, workload_id: str) -> None:
         ids = self._instances.get(owner_uid)
