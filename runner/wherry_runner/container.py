@@ -207,7 +207,10 @@ class ContainerLife:
             journal.started(self._spec.name, container_id=container_id, restart_count=number, at=datetime.now(UTC))
             try:
                 guest = await self._around.engine.run(spec)
-            except (StartRefused, EngineLost, OSError):
+            except (StartRefused, EngineLost, OSError) as error:
+                if isinstance(error, EngineLost) and error.may_have_begun:
+                    self._container_id, self._restart_count = container_id, number
+                    return self._end(_lost_with_executor(), started_at=None)
                 journal.withdrawn(self._spec.name)
                 raise
         except (StartRefused, EngineLost, OSError) as error:
@@ -223,24 +226,23 @@ class ContainerLife:
         try:
             end = await guest.wait()
         except EngineLost:
-            end = GuestExit(
-                exit_code=KILLED_EXIT_CODE,
-                reason="RunnerLost",
-                message="the executor that ran the container died, and every container with it",
-                finished_at=datetime.now(UTC),
-            )
+            end = _lost_with_executor()
         finally:
             self._guest = None
+        return self._end(end, started_at=guest.started_at)
+
+    def _end(self, end: GuestExit, *, started_at: datetime | None) -> protocol.Terminated:
+        """Note how the newest run ended: in the journal first, then for everybody."""
         terminated = protocol.Terminated(
             exit_code=end.exit_code,
             reason=end.reason,
             message=_cut(end.message),
-            container_id=container_id,
-            started_at=guest.started_at,
+            container_id=self._container_id,
+            started_at=started_at,
             finished_at=end.finished_at,
         )
         try:
-            journal.ended(self._spec.name, terminated)
+            self._around.journal.ended(self._spec.name, terminated)
         except OSError as error:
             # It is told nevertheless: the object's status is the second record of it (protocol.History).
             log.error("container %s: its end is not journaled: %s", self._spec.name, error)
@@ -347,6 +349,15 @@ def preopens(
             writable=mount.volume in writable and not mount.read_only,
         )
         for mount in container.mounts
+    )
+
+
+def _lost_with_executor() -> GuestExit:
+    return GuestExit(
+        exit_code=KILLED_EXIT_CODE,
+        reason="RunnerLost",
+        message="the executor that ran the container died, and every container with it",
+        finished_at=datetime.now(UTC),
     )
 
 

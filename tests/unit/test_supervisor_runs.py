@@ -303,6 +303,19 @@ def test_a_start_that_did_not_happen_is_tried_again_and_counts_as_none(tmp_path:
     run(scenario())
 
 
+def test_a_start_that_may_have_happened_counts_as_a_run_and_under_never_as_the_last(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        lone = Lone(tmp_path, policy=NEVER)
+        lone.engine.refusals = [EngineLost("killed in the middle", may_have_begun=True)]
+        await lone.life.run()
+        state = lone.life.status.state
+        assert isinstance(state, Terminated)
+        assert (state.exit_code, state.reason) == (137, "RunnerLost")
+        assert lone.life.status.container_id
+
+    run(scenario())
+
+
 def test_a_refused_start_says_why(tmp_path: Path) -> None:
     async def scenario() -> None:
         runner = Runner(tmp_path, back_off=STUCK)

@@ -128,6 +128,11 @@ class EngineError(Exception):
 class EngineLost(EngineError):
     """The executor's process died, and every guest with it."""
 
+    def __init__(self, message: str, *, may_have_begun: bool = False) -> None:
+        super().__init__(message)
+        self.may_have_begun = may_have_begun
+        """Out of `run`: the start was sent, so the guest may have run for a moment. Under Never it must not run again."""
+
 
 class StartRefused(EngineError):
     """This guest can't be started; the message says why and what to do. Retrying changes nothing by itself."""

@@ -266,6 +266,8 @@ class PythonEngine:
                     else:
                         executor.guests.pop(spec.guest_id, None)
                         guest.on_failed(EngineLost(str(error)))
+                    if sent and isinstance(error, EngineLost):
+                        raise EngineLost(str(error), may_have_begun=True) from error
                     raise
         return guest
 
