@@ -106,7 +106,7 @@ node: venv go node-packages ## Run the tests on real nodes: containerd, kubelet,
 # Most of a test's time is waiting for a cluster: a few files at once, each worker with a cluster of its own.
 WORKERS ?= 3
 .PHONY: test
-test: venv go lint types binaries node-packages ## Run every check and every test that this machine can.
+test: venv go lint types node-packages binaries ## Run every check and every test that this machine can.
 	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
 
 

@@ -7,6 +7,7 @@ concluded from a LIST alone: what it disagrees about is read again.
 from __future__ import annotations
 
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Iterable
 
 from wherry_operator.kube import Kube, NotFound
@@ -14,6 +15,9 @@ from wherry_operator.models import Object
 from wherry_operator.queue import Key
 
 log = logging.getLogger(__name__)
+
+REMEMBERED_DEAD = 10_000
+"""UIDs of deleted objects that are remembered; a UID never comes back, late word of it does."""
 
 
 class ObjectStore:
@@ -26,6 +30,7 @@ class ObjectStore:
         self._accepts = accepts
         self._on_change = on_change
         self._objects: dict[tuple[str, str], Object] = {}
+        self._dead: OrderedDict[str, None] = OrderedDict()
 
     def __len__(self) -> int:
         return len(self._objects)
@@ -42,6 +47,8 @@ class ObjectStore:
         """Take what a watch, a read or a write of ours gave. Older than what is known: ignored."""
         metadata = body["metadata"]
         place = metadata["namespace"], metadata["name"]
+        if metadata["uid"] in self._dead:
+            return  # the answer to a write of ours may come after the word that the object is gone
         known = self._objects.get(place)
         key = Key(self.kind, *place)
         other = known is not None and known["metadata"]["uid"] != metadata["uid"]
@@ -55,10 +62,17 @@ class ObjectStore:
             self._on_change(key, known["metadata"]["uid"])
         if deleted or not self._accepts(body):
             self._objects.pop(place, None)
+            if deleted:
+                self._bury(metadata["uid"])
             self._on_change(key, metadata["uid"])
             return
         self._objects[place] = body
         self._on_change(key, None)
+
+    def _bury(self, uid: str) -> None:
+        self._dead[uid] = None
+        while len(self._dead) > REMEMBERED_DEAD:
+            self._dead.popitem(last=False)
 
     async def compare(self, kube: Kube, listed: Iterable[Object], path: Callable[[str, str], str]) -> None:
         """Mend what a LIST (metadata only) disagrees about, by reading each such object."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -13,6 +14,7 @@ from tests.cluster import build, host, keeper, machine, nodeparts
 from tests.cluster.errors import ClusterError
 from tests.cluster.existing import ExistingCluster
 from tests.cluster.images import base, dockerfile, push
+from tests.cluster.images.dockerfile import REPOSITORY
 from tests.cluster.progress import Progress
 from tests.cluster.provider import DEFAULT_NAME, check_name, kubectl_environment
 from tests.cluster.record import Record
@@ -100,7 +102,9 @@ def _parser() -> argparse.ArgumentParser:
     image.add_argument("images", nargs="+", choices=["base", "runner", "operator"])
     packages = commands.add_parser("packages", parents=[named], help="say which Debian packages a node still needs")
     packages.add_argument("--install", action="store_true", help="install them, as root, with apt-get")
-    commands.add_parser("build", parents=[named], help="only build the programs (Kubernetes, the OCI registry)")
+    commands.add_parser(
+        "build", parents=[named], help="only build the programs, and where there can be a node, what it needs"
+    )
     return parser
 
 
@@ -180,6 +184,10 @@ def _shell(options: argparse.Namespace) -> int:
     cluster = RunningCluster(options.name)
     cluster.network()  # or say that there is none
     shell = cluster.directory / "bin" / "shell"
+    helm = cluster.directory / "bin" / "helm"  # built only when somebody calls it
+    words = [sys.executable, "-m", "tests.cluster", "helm", "--name", options.name, "--"]
+    helm.write_text(f'#!/bin/sh\nPYTHONPATH={shlex.quote(str(REPOSITORY))} exec {shlex.join(words)} "$@"\n')
+    helm.chmod(0o755)
     os.execv(shell, [str(shell)])
 
 
@@ -212,6 +220,9 @@ def _build(options: argparse.Namespace) -> int:
     progress = Progress()
     print(build.kube(progress))
     print(build.registry(progress))
+    if host.why_not() is None:
+        print(build.addons(progress))
+        print(base.layout(progress))
     return 0
 
 

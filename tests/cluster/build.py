@@ -26,6 +26,9 @@ from tests.cluster.progress import SILENT, Progress
 KUBERNETES_VERSION = "v1.35.4"
 """As in kube/go.mod. Stamped into the binary: else servers report v0.0.0-master, which clients misjudge."""
 
+HELM_VERSION = "v3.20.2"
+"""As in helm/go.mod."""
+
 UNUSED_SECONDS = 30 * 24 * 3600
 """Entries of older sources are dropped after so long without use (which is marked by the entry's mtime)."""
 
@@ -88,7 +91,23 @@ ADDONS = Target(
     links=("coredns", "metrics-server"),
 )
 
-HELM = Target(name="helm", directory=_HERE / "helm", description="Helm", package="helm.sh/helm/v3/cmd/helm")
+
+def _helm_ldflags() -> str:
+    # Unstamped, it says v3.20, and takes the cluster of `helm template` and `helm lint` to be of Kubernetes 1.20.
+    major, minor, _ = KUBERNETES_VERSION.removeprefix("v").split(".")
+    stamps = {"internal/version.version": HELM_VERSION, "internal/version.gitTreeState": "clean"}
+    for package in ("pkg/chartutil", "pkg/lint/rules"):
+        stamps |= {f"{package}.k8sVersionMajor": major, f"{package}.k8sVersionMinor": minor}
+    return " ".join(["-s -w", *(f"-X helm.sh/helm/v3/{key}={value}" for key, value in stamps.items())])
+
+
+HELM = Target(
+    name="helm",
+    directory=_HERE / "helm",
+    description=f"Helm {HELM_VERSION}",
+    ldflags=_helm_ldflags(),
+    package="helm.sh/helm/v3/cmd/helm",
+)
 
 
 def kube(progress: Progress = SILENT) -> Path:

@@ -64,6 +64,12 @@ SEQUENCES: list[Any] = [
         [None, "u1", "u2"],
         id="the name went to another node, the deletion unseen",
     ),
+    pytest.param(
+        [(pod(), False), (pod(version=3), True), (pod(version=2), False)],
+        None,
+        [None, "u1"],
+        id="the answer to a write of ours comes after the deletion",
+    ),
     pytest.param([(pod(version="x"), False), (pod(version=""), True)], None, [None, "u1"], id="no number"),
 ]
 
