@@ -107,7 +107,7 @@ node: venv go node-packages ## Run the tests on real nodes: containerd, kubelet,
 WORKERS ?= 3
 .PHONY: test
 test: venv go lint types node-packages binaries ## Run every check and every test that this machine can.
-	$(PY) -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+	$(PY) -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 
 .PHONY: demo

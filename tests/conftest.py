@@ -6,17 +6,33 @@ import os
 from collections.abc import Generator
 
 import pytest
+from xdist.scheduler.loadscope import LoadScopeScheduling
 
 pytest_plugins = ["tests.cluster.fixtures"]
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files stay together on one worker, for their clusters; all that needs the real node is one file's worth."""
-    for item in items:
+    """The slowest first, for several workers; those marked `last` last: they read what the session left behind."""
+    order = {"node": 0, "controlplane": 1, "cluster": 2, "runner": 3}
+
+    def rank(item: pytest.Item) -> tuple[bool, int]:
         folder = item.path.relative_to(item.config.rootpath).parts[1]
-        item.add_marker(pytest.mark.xdist_group("node" if folder == "node" else str(item.path)))
-    # Those marked `last` read what the whole session left behind.
-    items.sort(key=lambda item: item.get_closest_marker("last") is not None)
+        return item.get_closest_marker("last") is not None, order.get(folder, 9)
+
+    items.sort(key=rank)
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> ByCluster:
+    """How `make test` shares the tests among its workers."""
+    return ByCluster(config, log)
+
+
+class ByCluster(LoadScopeScheduling):  # type: ignore[misc]
+    """A file stays on one worker, for its clusters; all that needs the real node counts as one file."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "tests/node" if file.startswith("tests/node/") else file
 
 
 @pytest.hookimpl(wrapper=True)

@@ -83,6 +83,15 @@ class Kube:
         """One object. Raises NotFound, Forbidden, Unavailable, KubeError."""
         return await self._call("GET", path)
 
+    async def find(self, path: str) -> Object:
+        """The object at a path, by a LIST of its name: who may list needs no further right. Raises NotFound."""
+        collection, _, name = path.rpartition("/")
+        async for page in self._pages(collection, f"metadata.name={name}", "", accept="application/json"):
+            for body in page["items"] or []:
+                found: Object = body
+                return found
+        raise NotFound(404, "NotFound", f"{path} not found")
+
     async def list_metadata(self, path: str, *, field_selector: str = "") -> list[Object]:
         """The metadata of all objects of a collection: what a comparison needs, at a fraction of the bytes."""
         accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"

@@ -86,7 +86,7 @@ class ObjectStore:
         ]
         for namespace, name in doubtful:
             try:
-                self.seen(await kube.get(path(namespace, name)))
+                self.seen(await kube.find(path(namespace, name)))
             except NotFound:
                 if (known := self._objects.get((namespace, name))) is not None:
                     log.info("%s %s/%s is gone; the watch missed it", self.kind, namespace, name)

@@ -20,16 +20,11 @@ COLD_TIMEOUT_SECONDS = 1800
 """For the first test of a session, on a machine that has nothing cached: it waits for builds of minutes."""
 
 
-@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let what is built at first take its time, and have one worker run all, on one cluster.
-
-    First, since xdist's own hook, which comes before any other conftest's, reads the groups.
-    """
+    """Let what is built at first take its time."""
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.timeout(COLD_TIMEOUT_SECONDS))
-            item.add_marker(pytest.mark.xdist_group("node"))
 
 
 @pytest.fixture(scope="session")

@@ -42,6 +42,10 @@ class FakeKube:
         self._call("GET", path)
         return copy.deepcopy(self._there(path))
 
+    async def find(self, path: str) -> Object:
+        self._call("FIND", path)
+        return copy.deepcopy(self._there(path))
+
     async def list_metadata(self, path: str, *, field_selector: str = "") -> list[Object]:
         self._call("LIST", path)
         *_, plural = path.split("/")

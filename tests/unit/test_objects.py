@@ -107,7 +107,7 @@ def test_a_list_finds_what_a_watch_missed() -> None:
     compare(watched, kube)
     assert {item["metadata"]["name"] for item in watched.store.all()} == {"same", "new", "old"}
     assert sorted(str(gone) for gone in watched.told) == ["None", "None", "g"]
-    assert sorted(kube.calls) == [("GET", path("boats", name)) for name in ("gone", "new", "old")], (
+    assert sorted(kube.calls) == [("FIND", path("boats", name)) for name in ("gone", "new", "old")], (
         "only what is in doubt"
     )
     watched.told.clear()
