@@ -5,29 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
 
 from tests.support.fake_kube import FakeKube
 from tests.support.fake_runners import FakeRegistry, FakeRunner, deliveries
-from wherry_operator.events import EventRecorder
+from tests.support.told import START, Recorder, end
 from wherry_operator.kube import Kube
 from wherry_operator.objects import ObjectStore
 from wherry_operator.queue import Key
 from wherry_operator.reconcile.pod import RETRY_SECONDS, PodReconciler
 from wherry_operator.references import References
 from wherry_operator.runners.client import Refused, RunnerUnavailable
-from wherry_operator.status.happenings import Happening
 from wherry_runner import protocol
-from wherry_runner.protocol import Phase, Refusal, RefusalReason, Running, Terminated, Waiting
+from wherry_runner.protocol import Phase, Refusal, RefusalReason, Running, Waiting
 
 Json = dict[str, Any]
 
 KEY = Key("Pod", "boats", "hello")
 PATH = "/api/v1/namespaces/boats/pods/hello"
-START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 
 def container(state: Any, *, run: str = "a", **more: Any) -> protocol.ContainerStatus:
@@ -36,23 +33,7 @@ def container(state: Any, *, run: str = "a", **more: Any) -> protocol.ContainerS
     )
 
 
-def end(code: int = 0, run: str = "a") -> Terminated:
-    reason = "Completed" if code == 0 else "Error"
-    return Terminated(exit_code=code, reason=reason, container_id=run, started_at=START, finished_at=START)
-
-
 RUNNING = container(Running(started_at=START))
-
-
-class Recorder(EventRecorder):
-    """Keeps what is to be told."""
-
-    def __init__(self, kube: Kube, told: list[tuple[str, str]]) -> None:
-        super().__init__(kube, component="wherry", host="wherry")
-        self._tells = told
-
-    def record(self, about: Json, happening: Happening) -> None:
-        self._tells.append((happening.reason, happening.message))
 
 
 class Scene:

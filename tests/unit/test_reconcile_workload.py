@@ -4,29 +4,26 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
 
 from tests.support.fake_kube import FakeKube
 from tests.support.fake_runners import FakeRegistry, FakeRunner, deliveries
-from wherry_operator.events import EventRecorder
+from tests.support.told import START, Recorder, end
 from wherry_operator.kube import Kube
 from wherry_operator.objects import ObjectStore
 from wherry_operator.queue import Key
 from wherry_operator.reconcile.workload import RETRY_SECONDS, WorkloadReconciler, path_of
 from wherry_operator.references import References
-from wherry_operator.status.happenings import Happening
 from wherry_runner import protocol
-from wherry_runner.protocol import Owner, Phase, Running, Terminated, Waiting
+from wherry_runner.protocol import Owner, Phase, Running, Waiting
 
 Json = dict[str, Any]
 
 KEY = Key("WasmWorkload", "boats", "hello")
 PATH = path_of("boats", "hello")
 CONFIG = "/api/v1/namespaces/boats/configmaps/c"
-START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 OWNER = Owner(kind="WasmWorkload", namespace="boats", name="hello", uid="u-1")
 ENV = [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "a"}}}]
 
@@ -37,23 +34,7 @@ def container(state: Any, *, run: str = "a", **more: Any) -> protocol.ContainerS
     )
 
 
-def end(code: int = 0, run: str = "a") -> Terminated:
-    reason = "Completed" if code == 0 else "Error"
-    return Terminated(exit_code=code, reason=reason, container_id=run, started_at=START, finished_at=START)
-
-
 RUNNING = container(Running(started_at=START))
-
-
-class Recorder(EventRecorder):
-    """Keeps what is to be told."""
-
-    def __init__(self, kube: Kube, told: list[tuple[str, str]]) -> None:
-        super().__init__(kube, component="wherry", host="wherry")
-        self._tells = told
-
-    def record(self, about: Json, happening: Happening) -> None:
-        self._tells.append((happening.reason, happening.message))
 
 
 class Scene:
