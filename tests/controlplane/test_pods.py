@@ -196,8 +196,8 @@ def test_force_deletion_stops_the_module_too(space: Workspace) -> None:
     space.kubectl("wait", "--for=condition=Ready", "pod/forced", "--timeout=60s")
     uid = (space.get("pod", "forced") or {})["metadata"]["uid"]
     space.kubectl("delete", "pod", "forced", "--force", "--grace-period=0")
-    state = space.installation.runners["runner-a"].state
-    space.wait(lambda: not list(state.rglob(f"*{uid}*")), "the runner has nothing of it left")
+    runner = space.installation.runners["runner-a"]
+    space.wait(lambda: not runner.traces(uid), "the runner has nothing of it left")
 
 
 def test_a_pod_that_is_deleted_while_it_pulls_goes_away(space: Workspace) -> None:

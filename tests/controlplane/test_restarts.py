@@ -82,7 +82,7 @@ def test_what_was_deleted_while_the_operator_was_down_is_stopped(
     for uid in uids:
 
         def gone(uid: str = uid) -> bool:
-            return not list(runner.state.rglob(f"*{uid}*"))
+            return not runner.traces(uid)
 
         space.wait(gone, "the runner dropped it", timeout=180)
 

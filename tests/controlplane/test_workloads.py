@@ -112,8 +112,8 @@ def test_deleting_stops_the_module_at_once(space: Workspace) -> None:
     space.kubectl("wait", "--for=condition=Ready", "ww/goes", "--timeout=60s")
     uid = (space.get("ww", "goes") or {})["metadata"]["uid"]
     space.kubectl("delete", "ww", "goes", "--timeout=30s")
-    state = space.installation.runners["runner-a"].state
-    space.wait(lambda: not list(state.rglob(f"*{uid}*")), "the runner has nothing of it left")
+    runner = space.installation.runners["runner-a"]
+    space.wait(lambda: not runner.traces(uid), "the runner has nothing of it left")
 
 
 def test_files_follow_their_config_map_while_the_module_runs(space: Workspace) -> None:
@@ -126,12 +126,12 @@ def test_files_follow_their_config_map_while_the_module_runs(space: Workspace) -
     for kind in ("ww", "pod"):
         space.kubectl("wait", "--for=condition=Ready", f"{kind}/reads", "--timeout=60s")
     space.kubectl("patch", "configmap", "settings", "-p", '{"data":{"value":"new"}}')
-    state = space.installation.runners["runner-a"].state
+    runner = space.installation.runners["runner-a"]
     for kind in ("ww", "pod"):
         uid = (space.get(kind, "reads") or {})["metadata"]["uid"]
 
         def value(uid: str = uid) -> str:
-            return "".join(path.read_text() for path in (state / "volumes").glob(f"{uid}*/settings/value"))
+            return "".join(runner.contents(f"volumes/{uid}*/settings/value"))
 
         space.wait(lambda: value() == "new", f"the {kind}'s file has changed", timeout=120)
     assert _status(space, "reads")["restarts"] == 0

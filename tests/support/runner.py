@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import glob
 import os
 import sys
 import urllib.error
@@ -45,6 +47,18 @@ class RunnerProcess:
     def url(self) -> str:
         """Where its API is."""
         return f"https://{self._port.address}"
+
+    def traces(self, text: str) -> list[str]:
+        """Files and folders of its state whose names have the text. What vanishes meanwhile counts as gone."""
+        return [name for _, folders, files in os.walk(self.state) for name in (*folders, *files) if text in name]
+
+    def contents(self, pattern: str) -> list[str]:
+        """The texts of its files that match. What vanishes meanwhile counts as gone."""
+        found = []
+        for name in glob.glob(pattern, root_dir=self.state):
+            with contextlib.suppress(FileNotFoundError):
+                found.append((self.state / name).read_text())
+        return found
 
     def start(self) -> None:
         """Start it, and wait until it is ready."""
