@@ -65,6 +65,7 @@ async def run(settings: Settings) -> None:
         back_off=settings.back_off,
     )
     supervisor = Supervisor(room=room, journals=journals, max_workloads=settings.max_workloads)
+    supervisor.drop_orphaned_logs()
     info = protocol.RunnerInfo(
         runner=settings.name,
         node=settings.node,

@@ -69,6 +69,12 @@ class Supervisor:
         self._subscriptions: set[Subscription] = set()
         self._stopping = False
 
+    def drop_orphaned_logs(self) -> None:
+        """Remove logs of workloads whose journal was forgotten: nobody will ask for them. Called once, at the start."""
+        for folder in self._room.logs_directory.glob("*"):
+            if not self._journals.known(folder.name):
+                shutil.rmtree(folder, ignore_errors=True)
+
     async def close(self) -> None:
         """End all lives. What ran is not journaled as ended: it runs again where the policy allows (design §3.8)."""
         self._stopping = True

@@ -159,3 +159,16 @@ def test_a_delete_of_what_only_the_journal_knows_forgets_it(tmp_path: Path) -> N
         assert not Journals(tmp_path / "journal").known(ID)
 
     run(scenario())
+
+
+def test_logs_go_with_their_journal(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = Runner(tmp_path)
+        runner.put()
+        for name in (ID, "forgotten"):
+            (tmp_path / "logs" / name / "main").mkdir(parents=True, exist_ok=True)
+        runner.supervisor.drop_orphaned_logs()
+        assert [folder.name for folder in (tmp_path / "logs").iterdir()] == [ID]
+        await runner.supervisor.close()
+
+    run(scenario())
