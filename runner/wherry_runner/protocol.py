@@ -7,14 +7,18 @@ HTTP/1.1 with JSON bodies over mutual TLS, served by the runner (`api.py`), call
     GET    /v1/workloads/{id}                            → WorkloadStatus | Refusal
     DELETE /v1/workloads/{id}?epoch&sequence&grace       → WorkloadStatus | Refusal   (202 while it still stops, 200 when gone)
     GET    /v1/workloads/{id}/containers/{name}/log?…    → text/plain | Refusal       (LogOptions as the query)
+    PUT    /v1/workloads/{id}/containers/{name}/stdin    → 204 | Refusal              (the body, as it comes, is its input)
     GET    /v1/watch                                     → WatchEvent, one JSON object per line
+    GET    /v1/stats                                     → RunnerStats
+    GET    /metrics                                      → text/plain (Prometheus)
 
 **Order.** Every change carries `(epoch, sequence)`. `epoch` is the number of the operator's term as leader: one lower than
 the highest ever seen is refused (`StaleEpoch`), so a deposed leader can do no harm. `sequence` grows with each change of one
 workload within an epoch: an older one is refused (`StaleSequence`), so a delayed request can't undo a newer one.
 
 **Change.** `template_hash` covers what a container can't change while it runs: another value restarts the containers.
-`content_revision` covers the files of volumes: another value swaps them in place. A PUT that changes neither is a no-op.
+`content_revision` covers the files of volumes and the credentials: another value swaps them in place. A PUT that changes
+neither is a no-op.
 
 **Watch.** First one `status` event for every workload the runner has, then `synced`, then changes, with a `heartbeat` after
 `HEARTBEAT_SECONDS` of silence. A slow reader gets each workload's newest status, never a growing queue.
@@ -91,6 +95,16 @@ class ImageModule(Wire):
     pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
 
 
+class UrlModule(Wire):
+    """A module behind an https address."""
+
+    kind: Literal["url"] = "url"
+    url: Annotated[str, Field(min_length=1, max_length=2048)]
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    """Of the module's bytes: it decides what is run, whoever answers at the address."""
+    pull_policy: PullPolicy = PullPolicy.IF_NOT_PRESENT
+
+
 class InlineModule(Wire):
     """A module carried in the request: from a spec or a ConfigMap."""
 
@@ -101,7 +115,23 @@ class InlineModule(Wire):
     """Where it stands, for messages, e.g. `ConfigMap "tools", key "hello.wasm"`."""
 
 
-Module = Annotated[ImageModule | InlineModule, Field(discriminator="kind")]
+Module = Annotated[ImageModule | UrlModule | InlineModule, Field(discriminator="kind")]
+
+
+class RegistryCredential(Wire):
+    """What one entry of a pull secret says, decoded."""
+
+    registry: Annotated[str, Field(min_length=1, max_length=1024)]
+    """The entry's key as the Secret has it: a host with an optional scheme, port and path, `*` for a part of the host name.
+    Matched as the kubelet does (pkg/credentialprovider/keyring.go)."""
+    username: Annotated[str, Field(max_length=4096)] = ""
+    password: SecretStr = SecretStr("")
+    identity_token: SecretStr = SecretStr("")
+    """An OAuth2 refresh token, where the registry gave one instead of a password."""
+
+    @field_serializer("password", "identity_token", when_used="json")
+    def _reveal(self, value: SecretStr) -> str:
+        return value.get_secret_value()
 
 
 class EnvironmentVariable(Wire):
@@ -125,6 +155,21 @@ class VolumeMount(Wire):
     sub_path: Annotated[str, Field(max_length=4096)] = ""
 
 
+class Resources(Wire):
+    """What a container may use, and what is kept for it. None: the runner's default."""
+
+    cpu_request_millicores: Annotated[int, Field(ge=0)] | None = None
+    """Kept for it, and its weight where containers compete."""
+    cpu_limit_millicores: Annotated[int, Field(ge=1)] | None = None
+    """A ceiling, kept by its own process. None: none."""
+    memory_request_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Kept for it. None: its limit, if it has one of its own (as Kubernetes sets it)."""
+    memory_limit_bytes: Annotated[int, Field(ge=1)] | None = None
+    """Of all its memories and tables together; over it, growing fails (`OOMKilled` if it then ends badly)."""
+    fuel: Annotated[int, Field(ge=1, le=2**63 - 1)] | None = None
+    """Units of WebAssembly work for one run, about one for each instruction. None: not counted (and so faster)."""
+
+
 class Container(Wire):
     """One container, everything in it resolved."""
 
@@ -135,7 +180,21 @@ class Container(Wire):
     args: tuple[str, ...] = ()
     argv0: Literal["auto", "none"] | None = None
     env: tuple[EnvironmentVariable, ...] = ()
+    working_dir: Annotated[str, Field(max_length=4096)] = ""
+    """Absolute; empty: `/`. WASI 0.1 has none: there anything else is refused by name."""
     mounts: tuple[VolumeMount, ...] = ()
+    resources: Resources = Resources()
+    stdin: bool = False
+    """Keep an input that requests may write to; without, the guest reads the end of a file at once."""
+    stdin_once: bool = False
+    """Close that input when the first request that wrote to it ends."""
+
+
+class InitContainer(Container):
+    """A container that runs before the others: to its end, or, a sidecar, beside them (KEP-753)."""
+
+    restart_policy: Literal["Always"] | None = None
+    """`Always` makes it a sidecar: the next one starts as soon as it runs, and it ends after the containers."""
 
 
 class VolumeFile(Wire):
@@ -148,13 +207,36 @@ class VolumeFile(Wire):
     mode: Annotated[int, Field(ge=0, le=0o777)] = 0o644
 
 
-class Volume(Wire):
+class FilesVolume(Wire):
     """A read-only folder of resolved files: from ConfigMaps, Secrets, the downward API."""
 
+    kind: Literal["files"] = "files"
     name: Name
     files: tuple[VolumeFile, ...] = ()
     secret: bool = False
     """Kept in memory only."""
+
+
+class EmptyDirVolume(Wire):
+    """An empty folder that lives as long as the workload, shared by its containers."""
+
+    kind: Literal["emptyDir"] = "emptyDir"
+    name: Name
+    medium: Literal["", "Memory"] = ""
+    size_limit_bytes: Annotated[int, Field(ge=0)] | None = None
+    """Over it the workload is evicted, as a kubelet does. In memory without one: the workload's share decides."""
+
+
+class HostPathVolume(Wire):
+    """A folder of the runner's own file system, below a prefix that the runner's settings allow."""
+
+    kind: Literal["hostPath"] = "hostPath"
+    name: Name
+    path: Annotated[str, Field(min_length=1, max_length=4096)]
+    type: Literal["", "Directory", "DirectoryOrCreate"] = ""
+
+
+Volume = Annotated[FilesVolume | EmptyDirVolume | HostPathVolume, Field(discriminator="kind")]
 
 
 class Owner(Wire):
@@ -181,10 +263,15 @@ class Workload(Wire):
     """A Pod or an instance of a WasmWorkload, resolved."""
 
     owner: Owner
+    init_containers: tuple[InitContainer, ...] = ()
     containers: Annotated[tuple[Container, ...], Field(min_length=1)]
     volumes: tuple[Volume, ...] = ()
     restart_policy: RestartPolicy = RestartPolicy.ALWAYS
     termination_grace_period_seconds: Annotated[int, Field(ge=0)] = 30
+    deadline: datetime | None = None
+    """When it is ended as `DeadlineExceeded`, whatever it does: its object's start plus `activeDeadlineSeconds`."""
+    credentials: tuple[RegistryCredential, ...] = ()
+    """For pulls of its modules, in the order of its pull secrets."""
 
 
 class WorkloadPut(Wire):
@@ -256,6 +343,14 @@ class Phase(StrEnum):
     ENDED = "Ended"
 
 
+class Failure(Wire):
+    """Why a whole workload was ended by its runner."""
+
+    reason: str
+    """`DeadlineExceeded`, `Evicted`: the kubelet's words for `status.reason` of a Pod."""
+    message: str = ""
+
+
 class WorkloadStatus(Wire):
     """A workload as it is on its runner."""
 
@@ -267,7 +362,19 @@ class WorkloadStatus(Wire):
     template_hash: str
     content_revision: str = ""
     accepted_at: datetime
+    init_containers: tuple[ContainerStatus, ...] = ()
     containers: tuple[ContainerStatus, ...]
+    failure: Failure | None = None
+    """Set when it was ended for a reason that no single container has."""
+
+
+class Confinement(Wire):
+    """What keeps a guest in its place on this runner's kernel, beside WebAssembly itself."""
+
+    no_new_privileges: bool = False
+    landlock_abi: int = 0
+    """Version of the kernel's Landlock interface that is used; 0: none."""
+    seccomp: bool = False
 
 
 class RunnerInfo(Wire):
@@ -282,9 +389,17 @@ class RunnerInfo(Wire):
     """Another value after each start of the process: its guests of before are gone."""
     wherry_version: str
     engines: tuple[str, ...]
+    features: tuple[str, ...] = ()
+    """What its executor can do beyond running WASI 0.1 and 0.2 commands: `fuel`, `cpu-limit`, `wasi-0.3`, …"""
+    confinement: Confinement = Confinement()
     cpu_millicores: int
     memory_bytes: int
+    """Offered to guests: what the runner itself needs is taken off already."""
     max_workloads: int
+    default_memory_request_bytes: int = 0
+    """What a container that names neither request nor limit is counted with."""
+    default_memory_limit_bytes: int = 0
+    """What a container that names no limit gets."""
 
 
 # --- the watch --------------------------------------------------------------------------------------------------------
@@ -336,6 +451,38 @@ class LogOptions(Wire):
     stream: Literal["All", "Stdout", "Stderr"] = "All"
 
 
+# --- what is used -----------------------------------------------------------------------------------------------------
+
+
+class ContainerStats(Wire):
+    """What a running container has used."""
+
+    workload: WorkloadId
+    container: Name
+    container_id: str
+    started_at: datetime
+    cpu_nanoseconds: int
+    """Of this run, user and system."""
+    working_set_bytes: int
+    """Memory that only this container's process has (private pages)."""
+    log_bytes: int = 0
+    """Of its log files."""
+
+
+class RunnerStats(Wire):
+    """What the runner and its containers use, sampled on request."""
+
+    time: datetime
+    cpu_nanoseconds: int
+    """Of the runner itself (supervisor and executor) and all its guests since it started."""
+    memory_bytes: int
+    """The same, now."""
+    cpu_requested_millicores: int
+    memory_requested_bytes: int
+    workloads: int
+    containers: tuple[ContainerStats, ...]
+
+
 # --- refusals ---------------------------------------------------------------------------------------------------------
 
 
@@ -343,11 +490,16 @@ class RefusalReason(StrEnum):
     """Why a request was not carried out; `REFUSAL_STATUS` gives each its HTTP status."""
 
     INVALID = "Invalid"
+    FORBIDDEN = "Forbidden"
+    """The client's certificate has no role that may do this (`tls.Role`)."""
     NOT_FOUND = "NotFound"
     STALE_EPOCH = "StaleEpoch"
     STALE_SEQUENCE = "StaleSequence"
     TOO_LARGE = "TooLarge"
     NO_LOG = "NoLog"
+    NO_INPUT = "NoInput"
+    NO_ROOM = "NoRoom"
+    """It fits another runner, or this one later: the message counts what is wanted and what is free."""
     STOPPING = "Stopping"
     INTERNAL = "Internal"
 
@@ -355,12 +507,15 @@ class RefusalReason(StrEnum):
 REFUSAL_STATUS: dict[RefusalReason, int] = {
     RefusalReason.INVALID: 400,
     RefusalReason.NO_LOG: 400,
+    RefusalReason.NO_INPUT: 400,
+    RefusalReason.FORBIDDEN: 403,
     RefusalReason.NOT_FOUND: 404,
     RefusalReason.STALE_EPOCH: 409,
     RefusalReason.STALE_SEQUENCE: 409,
     RefusalReason.TOO_LARGE: 413,
     RefusalReason.INTERNAL: 500,
     RefusalReason.STOPPING: 503,
+    RefusalReason.NO_ROOM: 507,
 }
 
 
