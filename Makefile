@@ -67,8 +67,41 @@ go:
 		echo "       GOTOOLCHAIN=auto make $(MAKECMDGOALS)" >&2; exit 1; }
 
 
+# The native executor and its compiler. A build each: built together, the executor would get the compiler's features, and
+# with them a compiler. Cargo keeps what it makes in the cache of built binaries, unless it is told another place.
+EXECUTOR := runner/executor
+CARGO := $(shell command -v cargo)
+export CARGO_TARGET_DIR ?= $(or $(WHERRY_CACHE),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/wherry)/executor-target
+AS_EXECUTOR := --locked --bin wherry-executor
+AS_COMPILER := --locked --bin wherry-compiler --no-default-features --features compiler
+
+.PHONY: executor
+executor: ## Build the native executor (cargo; the first time: minutes). Without cargo: say that it is not there.
+ifeq ($(CARGO),)
+	@echo "native executor: NOT BUILT, there is no cargo (see https://rustup.rs); guests run on the python executor"
+else
+	@cd $(EXECUTOR) && cargo build --release $(AS_EXECUTOR)
+	@cd $(EXECUTOR) && cargo build --release $(AS_COMPILER)
+	@install -D -t $(EXECUTOR)/bin $(addprefix $(CARGO_TARGET_DIR)/release/,wherry-executor wherry-compiler)
+endif
+
+.PHONY: rust-lint
+rust-lint: ## Check the native executor's format and style (rustfmt, clippy), where cargo is.
+ifneq ($(CARGO),)
+	cd $(EXECUTOR) && cargo fmt --check
+	cd $(EXECUTOR) && cargo clippy --quiet $(AS_EXECUTOR) -- -D warnings
+	cd $(EXECUTOR) && cargo clippy --quiet $(AS_COMPILER) -- -D warnings
+endif
+
+.PHONY: rust-test
+rust-test: ## Run the native executor's own unit tests, where cargo is.
+ifneq ($(CARGO),)
+	cd $(EXECUTOR) && cargo test --quiet --release $(AS_EXECUTOR)
+endif
+
+
 .PHONY: lint
-lint: venv ## Check style, format and the direction of imports (ruff, import-linter).
+lint: venv rust-lint ## Check style, format and the direction of imports (ruff, import-linter, rustfmt, clippy).
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/lint-imports
@@ -88,7 +121,7 @@ unit: venv ## Run the unit tests: pure functions, seconds.
 	$(PY) -m pytest tests/unit $(ARGS)
 
 .PHONY: runner
-runner: venv go ## Run the runner's tests: real wasmtime, real registry, real modules.
+runner: venv go executor ## Run the runner's tests: real wasmtime, real registry, real modules.
 	$(PY) -m pytest tests/runner $(ARGS)
 
 .PHONY: controlplane
@@ -106,12 +139,22 @@ node: venv go node-packages ## Run the tests on real nodes: containerd, kubelet,
 # Most of a test's time is waiting for a cluster: a few files at once, each worker with a cluster of its own.
 WORKERS ?= 3
 .PHONY: test
-test: venv go lint types node-packages binaries ## Run every check and every test that this machine can.
+test: venv go executor lint types rust-test node-packages binaries ## Run every check and every test that this machine can.
 	$(PY) -m pytest -n $(WORKERS) --dist loadscope --no-loadscope-reorder $(ARGS)
 
 
+# The same tests, a hundred times as long: hours. A seed repeats the choices of a run, though not its moments.
+SOAKED := tests/runner/test_bad_specs.py tests/runner/test_kills.py tests/unit/test_supervisor_model.py
+SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
+.PHONY: soak
+soak: SEED := $(SEED)
+soak: venv go executor ## Run random requests, kills and lives for hours; SEED=N repeats a run.
+	@echo "SEED=$(SEED)"
+	WHERRY_SOAK=1 WHERRY_SEED=$(SEED) $(PY) -m pytest $(SOAKED) -s --hypothesis-seed=$(SEED) $(ARGS)
+
+
 .PHONY: demo
-demo: venv go ## Bring up a Kubernetes of our own, run the demos on it, show what they print.
+demo: venv go executor ## Bring up a Kubernetes of our own, run the demos on it, show what they print.
 	$(PY) -m demos.demo $(ARGS)
 
 .PHONY: demo-clean
@@ -147,6 +190,10 @@ node-shell: venv ## Open a shell inside that cluster's network, with kubectl, he
 node-down: venv ## Stop that cluster; nothing is left of it on the machine.
 	$(PY) -m tests.cluster down --name node $(ARGS)
 
+.PHONY: bench
+bench: venv go executor ## Measure the runner against `wasmtime run` in one run; fails where a promised ratio is missed.
+	$(PY) -m bench.runner $(ARGS)
+
 .PHONY: bench-containers
 bench-containers: venv go node-packages ## Measure how container Pods perform on a real node here (root); ARGS=--record.
 	$(PY) -m bench.container_pods $(ARGS)
@@ -165,7 +212,7 @@ lock: venv ## Write locks/*.txt from pyproject.toml; ARGS=--upgrade takes newer 
 
 .PHONY: clean
 clean: ## Remove .venv and what the tools left in this folder.
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info $(EXECUTOR)/bin
 	find . -name .git -prune -o -type d \( -name __pycache__ -o -name target \) -prune -exec rm -rf {} +
 
 # Go writes its module cache read-only, hence the chmod.

@@ -28,6 +28,14 @@ PIP_SETTINGS = ("index-url", "extra-index-url", "trusted-host", "proxy")
 
 CERTIFICATES = Path("/etc/ssl/certs")
 
+EXECUTOR = REPOSITORY / "runner" / "executor" / "bin"
+"""What `make executor` built; the runner's image gets it as it is. Where there is none, the image has none."""
+
+_EXECUTOR_DOCKERFILE = """\
+FROM scratch
+COPY . /usr/local/libexec/wherry/
+"""
+
 
 def layout(image: str, progress: Progress = SILENT) -> Path:
     """Return the OCI layout of `operator` or `runner`; built at first, in a minute or two. Needs root.
@@ -57,6 +65,7 @@ def _make(image: str, base_layout: Path, folder: Path) -> None:
             "--layers=false",
             "--format=oci",
             "--build-arg=BASE_IMAGE=localhost/base",
+            *(_executor_settings(buildah, Path(work)) if image == "runner" else ()),
             *buildah.machine_settings(),
             f"--file={REPOSITORY / image / 'Dockerfile'}",
             f"--tag=localhost/{image}",
@@ -64,6 +73,18 @@ def _make(image: str, base_layout: Path, folder: Path) -> None:
         )
         buildah.run("push", "--disable-compression", f"localhost/{image}", f"oci:{folder}:1")
     _share_blobs(folder, base_layout)
+
+
+def _executor_settings(buildah: _Buildah, work: Path) -> list[str]:
+    """Give the build an image of the native executor as it was built outside: its own stage wants an image with Rust."""
+    if not EXECUTOR.exists():
+        return ["--build-arg=EXECUTOR_IMAGE=scratch"]
+    recipe = work / "executor.Dockerfile"
+    recipe.write_text(_EXECUTOR_DOCKERFILE)
+    buildah.run(
+        "bud", "--isolation=chroot", "--format=oci", f"--file={recipe}", "--tag=localhost/executor", str(EXECUTOR)
+    )
+    return ["--build-arg=EXECUTOR_IMAGE=localhost/executor"]
 
 
 class _Buildah:

@@ -1,0 +1,179 @@
+//! What a forked child does: it becomes the guest's process, runs the module once, says how it ended, and is gone.
+//!
+//! It begins as a copy of the executor, so the first thing is to let go of all that isn't this guest's. Everything of the
+//! guest's own (its payload above all) is read here and never in the executor. It leaves by `_exit`.
+//!
+//! Descriptors while it runs: 0, 1 and 2 (/dev/null), the report pipe, the folder and the file of its log, its standard
+//! input, the compiled module's, its preopened folders, and what the runtime makes for itself.
+
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
+use std::panic::{self, PanicHookInfo};
+
+use rustix::process::{Pid, Resource};
+
+use crate::allowance::Allowances;
+use crate::channel::GuestDescriptors;
+use crate::log::Log;
+use crate::modules::Loaded;
+use crate::output::SharedLog;
+use crate::payload::Payload;
+use crate::report::Report;
+use crate::sandbox::{Confinement, Folder, Sandbox};
+use crate::{allocator, ceiling, process, run, signals, wasi};
+
+/// What a process may need beside its module's memory: stacks, the host's side of open files and streams, a payload.
+pub const HOST_ROOM_BYTES: u64 = 64 << 20;
+
+/// What a child has from its executor.
+pub struct Inherited<'a> {
+    pub executor: Pid,
+    pub null: BorrowedFd<'a>,
+    pub allowances: &'a Allowances,
+    pub confinement: &'a Confinement,
+}
+
+/// A guest's descriptors. The report's is owned by nobody, so that it is open until the end whatever happens.
+struct Descriptors {
+    payload: OwnedFd,
+    report: RawFd,
+    log: OwnedFd,
+    stdin: Option<OwnedFd>,
+    preopens: Vec<OwnedFd>,
+}
+
+/// Be the guest. Never returns.
+pub fn run(loaded: &Loaded, descriptors: GuestDescriptors, inherited: &Inherited) -> ! {
+    let GuestDescriptors {
+        payload,
+        report,
+        log,
+        stdin,
+        preopens,
+    } = descriptors;
+    let report = report.into_raw_fd();
+    let descriptors = Descriptors {
+        payload,
+        report,
+        log,
+        stdin,
+        preopens,
+    };
+    panic::set_hook(Box::new(move |info| end(report, panicked(info))));
+    allocator::report_failure_to(report);
+    let outcome = live(loaded, descriptors, inherited);
+    end(
+        report,
+        outcome.unwrap_or_else(|message| Report::failed(format!("could not run: {message}"))),
+    )
+}
+
+/// Say the last word and be gone.
+fn end(report: RawFd, word: Report) -> ! {
+    let code = word.exit_code;
+    // SAFETY: this descriptor is closed by nobody.
+    let report = unsafe { BorrowedFd::borrow_raw(report) };
+    // A pipe with no reader means that nobody is left to be told.
+    let _ = rustix::io::write(report, word.encode().as_bytes());
+    process::exit(code)
+}
+
+/// A fault of ours or of a library's, with its place as far as it is the same on every machine.
+fn panicked(info: &PanicHookInfo) -> Report {
+    let words = info.payload_as_str().unwrap_or("it panicked");
+    let place = info.location().map_or(String::new(), |place| {
+        let file = place.file();
+        let short = file.rmatch_indices('/').nth(2).map_or(file, |(at, _)| &file[at + 1..]);
+        format!(" ({short}:{})", place.line())
+    });
+    Report::failed(format!("the executor failed: {words}{place}"))
+}
+
+/// Become the guest's process and run the module. An error says why it could not be run.
+fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Result<Report, String> {
+    let failed = |error: io::Error| format!("could not let go: {error}");
+    process::die_with_parent(inherited.executor).map_err(failed)?;
+    signals::reset().map_err(failed)?;
+    keep_only(loaded, &descriptors, inherited.null).map_err(failed)?;
+    process::forbid_inspection().map_err(failed)?;
+
+    let payload = Payload::unseal(descriptors.payload)?;
+    let fuel = payload.fuel;
+    let memory_bytes = payload.memory_bytes;
+    // The module's `working_dir` is a matter of its kind, so it is asked here and not in the executor.
+    run::check_working_dir(&loaded.command, &payload.working_dir)?;
+
+    let folder = descriptors.log.as_raw_fd();
+    let allowance = inherited
+        .allowances
+        .slot(payload.log_slot)
+        .no_more_than(payload.file_bytes);
+    let log = Log::open(
+        descriptors.log,
+        &payload.log_name,
+        allowance,
+        payload.log_bytes_per_second,
+    )?;
+    let log = SharedLog::new(log);
+
+    let folders: Vec<_> = descriptors
+        .preopens
+        .iter()
+        .zip(&payload.preopens)
+        .map(|(folder, (_, writable))| Folder {
+            descriptor: folder.as_raw_fd(),
+            writable: *writable,
+        })
+        .collect();
+    let sandbox = Sandbox::new(*inherited.confinement, &folders, Some(folder))?;
+    limit(&payload).map_err(|error| format!("could not be limited: {error}"))?;
+    let runtime = run::runtime(descriptors.stdin.is_some()).map_err(|error| format!("no runtime: {error}"))?;
+    let wasi = {
+        let _entered = runtime.enter();
+        wasi::context(payload, descriptors.preopens, descriptors.stdin, &log)?
+    };
+    sandbox.enter()?;
+
+    let report = run::run(loaded, &runtime, wasi, &log, fuel, memory_bytes);
+    log.with(Log::flush);
+    Ok(report)
+}
+
+/// Close all that isn't this guest's.
+fn keep_only(loaded: &Loaded, descriptors: &Descriptors, null: BorrowedFd) -> io::Result<()> {
+    for number in 0..3 {
+        // SAFETY: nobody in this process owns one of the standard descriptors; `forget` keeps it that way.
+        let mut standard = unsafe { OwnedFd::from_raw_fd(number) };
+        rustix::io::dup2(null, &mut standard)?;
+        std::mem::forget(standard);
+    }
+    let mut kept = vec![0, 1, 2, loaded.descriptor, descriptors.report];
+    kept.extend([&descriptors.payload, &descriptors.log].map(AsRawFd::as_raw_fd));
+    kept.extend(descriptors.stdin.as_ref().map(AsRawFd::as_raw_fd));
+    kept.extend(descriptors.preopens.iter().map(AsRawFd::as_raw_fd));
+    process::close_all_but(&mut kept)
+}
+
+/// What the kernel keeps for us. Not the address space: an engine reserves far more of it than it ever uses.
+fn limit(payload: &Payload) -> io::Result<()> {
+    process::limit(Resource::Core, 0)?;
+    process::limit(Resource::Nofile, payload.descriptors)?;
+    if let Some(bytes) = payload.file_bytes {
+        process::limit(Resource::Fsize, bytes)?;
+    }
+    if let Some(bytes) = payload.memory_bytes {
+        process::limit(
+            Resource::Data,
+            process::data_bytes()?
+                .saturating_add(bytes)
+                .saturating_add(HOST_ROOM_BYTES),
+        )?;
+    }
+    if payload.nice != 0 {
+        rustix::process::setpriority_process(None, payload.nice)?;
+    }
+    if let Some(millicores) = payload.cpu_millicores {
+        ceiling::keep(millicores)?;
+    }
+    Ok(())
+}

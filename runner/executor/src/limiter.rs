@@ -1,0 +1,134 @@
+//! What a module's memories and tables may hold together.
+
+use wasmtime::{Error, ResourceLimiter, Result};
+
+/// Of one store. Each reserves address space or bookkeeping on the host: more than any real module has.
+const MAX_INSTANCES: usize = 1_000;
+const MAX_MEMORIES: usize = 100;
+const MAX_TABLES: usize = 1_000;
+
+/// A table's element, whatever it refers to.
+const ELEMENT_BYTES: u64 = size_of::<usize>() as u64;
+
+/// One limit over the sum of all memories (those of collected objects too) and tables of a store.
+pub struct Limiter {
+    limit: u64,
+    used: u64,
+    /// Allowed last and perhaps not yet there.
+    growing: u64,
+    /// All that would have been in use, had the first refused growth been allowed.
+    refused: Option<u64>,
+}
+
+impl Limiter {
+    /// `limit` in bytes; none: only the address space limits it.
+    pub fn new(limit: Option<u64>) -> Limiter {
+        Limiter {
+            limit: limit.unwrap_or(u64::MAX),
+            used: 0,
+            growing: 0,
+            refused: None,
+        }
+    }
+
+    /// What a refused growth would have made of the sum, and what it may be; none if all were allowed.
+    pub fn refused(&self) -> Option<(u64, u64)> {
+        self.refused.map(|wanted| (wanted, self.limit))
+    }
+
+    fn grow(&mut self, bytes: u64) -> bool {
+        self.growing = 0;
+        let wanted = self.used.saturating_add(bytes);
+        if wanted > self.limit {
+            self.refused.get_or_insert(wanted);
+            return false;
+        }
+        self.used = wanted;
+        self.growing = bytes;
+        true
+    }
+
+    /// The growth that was allowed last did not happen: the system had no memory for it.
+    fn failed(&mut self) {
+        if self.growing > 0 {
+            self.refused.get_or_insert(self.used);
+            self.used -= self.growing;
+            self.growing = 0;
+        }
+    }
+}
+
+impl ResourceLimiter for Limiter {
+    fn memory_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
+        // Beyond a maximum of its own the growth fails, whatever is said here; that is no question of the limit.
+        let beyond = maximum.is_some_and(|maximum| desired > maximum);
+        Ok(self.grow(if beyond { 0 } else { (desired - current) as u64 }))
+    }
+
+    fn memory_grow_failed(&mut self, _error: Error) -> Result<()> {
+        self.failed();
+        Ok(())
+    }
+
+    fn table_growing(&mut self, current: usize, desired: usize, maximum: Option<usize>) -> Result<bool> {
+        let beyond = maximum.is_some_and(|maximum| desired > maximum);
+        Ok(self.grow(if beyond {
+            0
+        } else {
+            ((desired - current) as u64).saturating_mul(ELEMENT_BYTES)
+        }))
+    }
+
+    fn table_grow_failed(&mut self, _error: Error) -> Result<()> {
+        self.failed();
+        Ok(())
+    }
+
+    fn instances(&self) -> usize {
+        MAX_INSTANCES
+    }
+
+    fn tables(&self) -> usize {
+        MAX_TABLES
+    }
+
+    fn memories(&self) -> usize {
+        MAX_MEMORIES
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PAGE: usize = 64 << 10;
+
+    #[test]
+    fn memories_and_tables_are_counted_together() {
+        let mut limiter = Limiter::new(Some(2 * PAGE as u64));
+        assert!(limiter.memory_growing(0, PAGE, None).unwrap());
+        assert!(limiter.table_growing(0, 8_192, None).unwrap()); // 64 KiB
+        assert_eq!(limiter.refused(), None);
+        assert!(!limiter.table_growing(8_192, 8_193, None).unwrap());
+        assert!(!limiter.memory_growing(PAGE, 2 * PAGE, None).unwrap());
+        assert_eq!(limiter.refused(), Some((2 * PAGE as u64 + 8, 2 * PAGE as u64)));
+    }
+
+    #[test]
+    fn what_failed_is_not_counted() {
+        let mut limiter = Limiter::new(Some(2 * PAGE as u64));
+        assert!(limiter.memory_growing(0, 2 * PAGE, None).unwrap());
+        limiter.memory_grow_failed(Error::msg("no memory")).unwrap();
+        assert!(limiter.refused().is_some());
+        assert!(limiter.memory_growing(0, 2 * PAGE, None).unwrap());
+    }
+
+    #[test]
+    fn a_modules_own_maximum_is_no_refusal() {
+        let mut limiter = Limiter::new(Some(PAGE as u64));
+        assert!(limiter.memory_growing(PAGE, 3 * PAGE, Some(2 * PAGE)).unwrap());
+        limiter.memory_grow_failed(Error::msg("beyond its maximum")).unwrap();
+        assert_eq!(limiter.refused(), None);
+        assert!(limiter.memory_growing(0, PAGE, None).unwrap());
+    }
+}

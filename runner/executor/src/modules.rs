@@ -1,0 +1,202 @@
+//! Compiled modules in the executor's memory: loaded once, linked, ready to be instantiated in a child.
+
+use std::fs::File;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::rc::Rc;
+
+use rustix::fs::fstat;
+use wasmtime::component::{self, Component};
+use wasmtime::{Engine, InstancePre, Linker, Module};
+use wasmtime_wasi::{p2, p3};
+
+use crate::config::{self, Variant};
+use crate::state::State;
+use crate::{imports, wasi_01};
+
+/// Modules kept loaded: each holds a descriptor and address space, its code is shared page cache. Loading one again costs
+/// 30 µs to a few milliseconds.
+const MAX_LOADED: usize = 64;
+
+const RUN_03: &str = "wasi:cli/run@0.3.";
+
+/// A module that is ready to run.
+pub struct Loaded {
+    pub command: Command,
+    pub engine: Engine,
+    /// wasmtime keeps this descriptor and maps memory images from it at every instantiation: it must stay open, under this
+    /// number, wherever the module runs (facts: executor.md, trap 1).
+    pub descriptor: RawFd,
+}
+
+/// By which way a module is run.
+pub enum Command {
+    /// A core module with `_start`.
+    Wasi01(InstancePre<State>),
+    Wasi02(p2::bindings::CommandPre<State>),
+    Wasi03(p3::bindings::CommandPre<State>),
+}
+
+/// What names a loaded module: the same is the same code.
+#[derive(Clone, PartialEq, Eq)]
+struct Key {
+    module_key: String,
+    kind: String,
+    variant: Variant,
+}
+
+/// Loads modules, and keeps those that were used last.
+pub struct Modules {
+    plain: Runtime,
+    fuel: Runtime,
+    wasi_03: bool,
+    /// The one used last is the last.
+    loaded: Vec<(Key, Rc<Loaded>)>,
+}
+
+/// An engine, and what its modules are linked with: made when they are used for the first time.
+struct Runtime {
+    engine: Engine,
+    core: Option<Linker<State>>,
+    component: Option<component::Linker<State>>,
+}
+
+impl Modules {
+    pub fn new(wasi_03: bool) -> wasmtime::Result<Modules> {
+        let runtime = |variant| -> wasmtime::Result<Runtime> {
+            Ok(Runtime {
+                engine: config::engine(variant, wasi_03)?,
+                core: None,
+                component: None,
+            })
+        };
+        Ok(Modules {
+            plain: runtime(Variant::Plain)?,
+            fuel: runtime(Variant::Fuel)?,
+            wasi_03,
+            loaded: Vec::new(),
+        })
+    }
+
+    /// The module, loaded from the descriptor if it isn't yet. The error is for the user.
+    ///
+    /// What is loaded is native code and trusted: the supervisor gives only what its own compiler made.
+    pub fn get(
+        &mut self,
+        module_key: String,
+        kind: String,
+        variant: &str,
+        module: OwnedFd,
+    ) -> Result<Rc<Loaded>, String> {
+        let variant = Variant::parse(variant).ok_or_else(|| format!("there is no variant {variant:?} of modules"))?;
+        let key = Key {
+            module_key,
+            kind,
+            variant,
+        };
+        if let Some(place) = self.loaded.iter().position(|(known, _)| *known == key) {
+            let entry = self.loaded.remove(place);
+            self.loaded.push(entry);
+        } else {
+            let loaded = self.load(&key, module)?;
+            if self.loaded.len() == MAX_LOADED {
+                self.loaded.remove(0);
+            }
+            self.loaded.push((key, Rc::new(loaded)));
+        }
+        Ok(Rc::clone(&self.loaded[self.loaded.len() - 1].1))
+    }
+
+    fn load(&mut self, key: &Key, module: OwnedFd) -> Result<Loaded, String> {
+        let wasi_03 = self.wasi_03;
+        let runtime = match key.variant {
+            Variant::Plain => &mut self.plain,
+            Variant::Fuel => &mut self.fuel,
+        };
+        match key.kind.as_str() {
+            "core" => runtime.load_core(module).map_err(|error| format!("{error:#}")),
+            "component" => runtime.load_component(module, wasi_03),
+            kind => Err(format!("there are no modules of kind {kind:?}")),
+        }
+    }
+}
+
+impl Runtime {
+    fn load_core(&mut self, module: OwnedFd) -> wasmtime::Result<Loaded> {
+        if self.core.is_none() {
+            self.core = Some(wasi_01::linker(&self.engine)?);
+        }
+        let linker = self.core.as_ref().expect("made above");
+        let file = File::from(module);
+        let descriptor = file.as_raw_fd();
+        // SAFETY: the supervisor gives only files that its compiler made and whose checksum it has compared; they are
+        // written once, read-only and never changed while they exist.
+        let module = unsafe { Module::deserialize_open_file(&self.engine, file)? };
+        let command = Command::Wasi01(linker.instantiate_pre(&module)?);
+        Ok(Loaded {
+            command,
+            engine: self.engine.clone(),
+            descriptor,
+        })
+    }
+
+    fn load_component(&mut self, module: OwnedFd, wasi_03: bool) -> Result<Loaded, String> {
+        let told = |error: wasmtime::Error| format!("{error:#}");
+        if self.component.is_none() {
+            self.component = Some(component_linker(&self.engine, wasi_03).map_err(told)?);
+        }
+        let linker = self.component.as_ref().expect("made above");
+        // A component is loaded by name only, and wasmtime opens the file itself: under the lowest number that is free.
+        let descriptor = next_descriptor(module.as_fd())?;
+        let path = format!("/proc/self/fd/{}", module.as_raw_fd());
+        // SAFETY: as in `load_core`.
+        let component = unsafe { Component::deserialize_file(&self.engine, path).map_err(told)? };
+        check_same_file(descriptor, module.as_fd())?;
+        let component_type = component.component_type();
+        let names: Vec<_> = component_type.imports(&self.engine).map(|(name, _)| name).collect();
+        if let Some(message) = imports::missing(&names, wasi_03) {
+            return Err(message);
+        }
+        let is_03 = component_type
+            .exports(&self.engine)
+            .any(|(name, _)| name.starts_with(RUN_03));
+        let instance = linker.instantiate_pre(&component).map_err(told)?;
+        let command = if wasi_03 && is_03 {
+            Command::Wasi03(p3::bindings::CommandPre::new(instance).map_err(told)?)
+        } else {
+            Command::Wasi02(p2::bindings::CommandPre::new(instance).map_err(told)?)
+        };
+        Ok(Loaded {
+            command,
+            engine: self.engine.clone(),
+            descriptor,
+        })
+    }
+}
+
+/// WASI 0.2 without HTTP, and 0.3 where it is wanted. Sockets and name lookup are there and deny everything.
+fn component_linker(engine: &Engine, wasi_03: bool) -> wasmtime::Result<component::Linker<State>> {
+    let mut linker = component::Linker::new(engine);
+    p2::add_to_linker_async(&mut linker)?;
+    if wasi_03 {
+        p3::add_to_linker(&mut linker)?;
+    }
+    Ok(linker)
+}
+
+/// The number that the next descriptor will have.
+fn next_descriptor(any: BorrowedFd) -> Result<RawFd, String> {
+    let copy = any
+        .try_clone_to_owned()
+        .map_err(|error| format!("no descriptor left: {error}"))?;
+    Ok(copy.as_raw_fd())
+}
+
+/// Make sure that a number is a descriptor of this file.
+fn check_same_file(number: RawFd, file: BorrowedFd) -> Result<(), String> {
+    // SAFETY: borrowed for the one call below, which fails if there is no such descriptor.
+    let kept = unsafe { BorrowedFd::borrow_raw(number) };
+    match (fstat(kept), fstat(file)) {
+        (Ok(kept), Ok(file)) if (kept.st_dev, kept.st_ino) == (file.st_dev, file.st_ino) => Ok(()),
+        _ => Err("wasmtime did not open the module as it was expected to".into()),
+    }
+}

@@ -1,0 +1,587 @@
+//! seccomp: which system calls a process may make, by a filter that it gives itself (seccomp(2)).
+//!
+//! A list of what running a module needs; everything else fails with EPERM. What nobody but an intruder would try ends
+//! the process. `runner/wherry_runner/execution/seccomp.py` has the same lists for the python executor, and a test
+//! compares them.
+//!
+//! Why the filter is assembled here and not by a crate: each guest installs one while it starts. The kernel translates
+//! it and evaluates it for every call there is; one that compares call by call takes a quarter of a millisecond, this
+//! binary search 0.07 (as long as all else that a start costs before the module is instantiated). And a call that the
+//! C library can do without needs another answer (ENOSYS) than one that is forbidden.
+
+use std::io;
+use std::sync::OnceLock;
+
+use libc::{c_long, sock_filter};
+
+#[cfg(target_arch = "x86_64")]
+const AUDIT_ARCH: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const AUDIT_ARCH: u32 = 0xc000_00b7;
+
+/// What the filter answers to a system call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Allow,
+    /// EPERM.
+    Deny,
+    /// ENOSYS: what the C library tries first and can do without.
+    Unknown,
+    /// Kill the whole process, by SIGSYS.
+    Kill,
+    /// Allow if an argument passes, else EPERM.
+    If(Condition),
+}
+
+/// A condition on one argument (counted from 0): on its lower half, for that is all that the kernel reads in these calls.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condition {
+    IsOneOf(u8, &'static [u32]),
+    /// It is the number of the process that installed the filter.
+    IsOwnProcess(u8),
+    /// It has all bits of the mask.
+    Has(u8, u32),
+    /// It has none of them.
+    HasNot(u8, u32),
+    /// It is a null pointer, in both halves.
+    IsNull(u8),
+}
+
+const ALLOWED: &[c_long] = &[
+    // Files and folders. Where they are is Landlock's matter.
+    libc::SYS_close,
+    libc::SYS_close_range,
+    libc::SYS_dup,
+    libc::SYS_dup3,
+    libc::SYS_fadvise64,
+    libc::SYS_fallocate,
+    libc::SYS_fdatasync,
+    libc::SYS_fstat,
+    libc::SYS_fstatfs,
+    libc::SYS_fsync,
+    libc::SYS_ftruncate,
+    libc::SYS_getdents64,
+    libc::SYS_linkat,
+    libc::SYS_lseek,
+    libc::SYS_mkdirat,
+    libc::SYS_newfstatat,
+    libc::SYS_openat,
+    libc::SYS_openat2,
+    libc::SYS_pread64,
+    libc::SYS_preadv,
+    libc::SYS_preadv2,
+    libc::SYS_pwrite64,
+    libc::SYS_pwritev,
+    libc::SYS_pwritev2,
+    libc::SYS_read,
+    libc::SYS_readlinkat,
+    libc::SYS_readv,
+    libc::SYS_renameat2,
+    libc::SYS_statx,
+    libc::SYS_symlinkat,
+    libc::SYS_unlinkat,
+    libc::SYS_utimensat,
+    libc::SYS_write,
+    libc::SYS_writev,
+    // Memory.
+    libc::SYS_brk,
+    libc::SYS_madvise,
+    libc::SYS_mremap,
+    libc::SYS_munmap,
+    // Threads, and waiting.
+    libc::SYS_epoll_create1,
+    libc::SYS_epoll_ctl,
+    libc::SYS_epoll_pwait,
+    libc::SYS_epoll_pwait2,
+    libc::SYS_eventfd2,
+    libc::SYS_exit,
+    libc::SYS_exit_group,
+    libc::SYS_futex,
+    libc::SYS_membarrier,
+    libc::SYS_ppoll,
+    libc::SYS_pselect6,
+    libc::SYS_restart_syscall,
+    libc::SYS_rseq,
+    libc::SYS_sched_getaffinity,
+    libc::SYS_sched_yield,
+    libc::SYS_set_robust_list,
+    libc::SYS_set_tid_address,
+    // Signals to itself: traps arrive as such, and so does the timer that keeps a CPU ceiling.
+    libc::SYS_rt_sigaction,
+    libc::SYS_rt_sigpending,
+    libc::SYS_rt_sigprocmask,
+    libc::SYS_rt_sigreturn,
+    libc::SYS_rt_sigsuspend,
+    libc::SYS_rt_sigtimedwait,
+    libc::SYS_sigaltstack,
+    libc::SYS_timer_create,
+    libc::SYS_timer_delete,
+    libc::SYS_timer_getoverrun,
+    libc::SYS_timer_gettime,
+    libc::SYS_timer_settime,
+    // Clocks, random numbers, and what it is itself.
+    libc::SYS_clock_getres,
+    libc::SYS_clock_gettime,
+    libc::SYS_clock_nanosleep,
+    libc::SYS_getcpu,
+    libc::SYS_getegid,
+    libc::SYS_geteuid,
+    libc::SYS_getgid,
+    libc::SYS_getpid,
+    libc::SYS_getppid,
+    libc::SYS_getrandom,
+    libc::SYS_getrusage,
+    libc::SYS_gettid,
+    libc::SYS_gettimeofday,
+    libc::SYS_getuid,
+    libc::SYS_nanosleep,
+    libc::SYS_sysinfo,
+    libc::SYS_times,
+    libc::SYS_uname,
+];
+
+/// The older names of some of the above, which C libraries still use where they exist.
+#[cfg(target_arch = "x86_64")]
+const ALLOWED_HERE: &[c_long] = &[
+    libc::SYS_dup2,
+    libc::SYS_epoll_wait,
+    libc::SYS_getdents,
+    libc::SYS_getrlimit,
+    libc::SYS_link,
+    libc::SYS_lstat,
+    libc::SYS_mkdir,
+    libc::SYS_open,
+    libc::SYS_poll,
+    libc::SYS_readlink,
+    libc::SYS_rename,
+    libc::SYS_renameat,
+    libc::SYS_rmdir,
+    libc::SYS_select,
+    libc::SYS_stat,
+    libc::SYS_symlink,
+    libc::SYS_time,
+    libc::SYS_unlink,
+];
+#[cfg(target_arch = "aarch64")]
+const ALLOWED_HERE: &[c_long] = &[];
+
+/// Of fcntl(2). Not in it: F_SETOWN, by which the kernel sends signals to others in our name; leases; locks.
+const DESCRIPTOR_COMMANDS: &[u32] = &[
+    libc::F_DUPFD as u32,
+    libc::F_DUPFD_CLOEXEC as u32,
+    libc::F_GETFD as u32,
+    libc::F_GETFL as u32,
+    libc::F_SETFD as u32,
+    libc::F_SETFL as u32,
+];
+
+/// Of ioctl(2). TCGETS is how a C library asks whether something is a terminal.
+const DEVICE_COMMANDS: &[u32] = &[
+    libc::FIOCLEX as u32,
+    libc::FIONBIO as u32,
+    libc::FIONREAD as u32,
+    libc::TCGETS as u32,
+];
+
+const CONDITIONAL: &[(c_long, Condition)] = &[
+    // A thread of this process; not another process.
+    (libc::SYS_clone, Condition::Has(0, libc::CLONE_THREAD as u32)),
+    // The executor has mapped the module's code before; from then on memory is data.
+    (libc::SYS_mmap, Condition::HasNot(2, libc::PROT_EXEC as u32)),
+    (libc::SYS_mprotect, Condition::HasNot(2, libc::PROT_EXEC as u32)),
+    (libc::SYS_fcntl, Condition::IsOneOf(1, DESCRIPTOR_COMMANDS)),
+    (libc::SYS_ioctl, Condition::IsOneOf(1, DEVICE_COMMANDS)),
+    // Threads give themselves names.
+    (libc::SYS_prctl, Condition::IsOneOf(0, &[libc::PR_SET_NAME as u32])),
+    // Limits are read and not changed.
+    (libc::SYS_prlimit64, Condition::IsNull(2)),
+    // By these abort(3) ends its own process.
+    (libc::SYS_kill, Condition::IsOwnProcess(0)),
+    (libc::SYS_tgkill, Condition::IsOwnProcess(0)),
+];
+
+/// The C library takes clone(2) instead, whose flags a filter can see.
+const UNKNOWN: &[c_long] = &[libc::SYS_clone3];
+
+/// Other processes, other programs, the kernel's own machinery, and ways around this filter.
+const KILLED: &[c_long] = &[
+    libc::SYS_acct,
+    libc::SYS_add_key,
+    libc::SYS_adjtimex,
+    libc::SYS_bpf,
+    libc::SYS_chroot,
+    libc::SYS_clock_adjtime,
+    libc::SYS_clock_settime,
+    libc::SYS_delete_module,
+    libc::SYS_execve,
+    libc::SYS_execveat,
+    libc::SYS_finit_module,
+    libc::SYS_fsconfig,
+    libc::SYS_fsmount,
+    libc::SYS_fsopen,
+    libc::SYS_fspick,
+    libc::SYS_init_module,
+    libc::SYS_io_uring_enter,
+    libc::SYS_io_uring_register,
+    libc::SYS_io_uring_setup,
+    libc::SYS_kcmp,
+    libc::SYS_kexec_load,
+    libc::SYS_keyctl,
+    libc::SYS_mount,
+    libc::SYS_mount_setattr,
+    libc::SYS_move_mount,
+    libc::SYS_open_by_handle_at,
+    libc::SYS_open_tree,
+    libc::SYS_perf_event_open,
+    libc::SYS_personality,
+    libc::SYS_pidfd_getfd,
+    libc::SYS_pidfd_open,
+    libc::SYS_pidfd_send_signal,
+    libc::SYS_pivot_root,
+    libc::SYS_process_madvise,
+    libc::SYS_process_vm_readv,
+    libc::SYS_process_vm_writev,
+    libc::SYS_ptrace,
+    libc::SYS_quotactl,
+    libc::SYS_reboot,
+    libc::SYS_request_key,
+    libc::SYS_setdomainname,
+    libc::SYS_sethostname,
+    libc::SYS_setns,
+    libc::SYS_settimeofday,
+    libc::SYS_swapoff,
+    libc::SYS_swapon,
+    libc::SYS_umount2,
+    libc::SYS_unshare,
+    libc::SYS_userfaultfd,
+    libc::SYS_vhangup,
+];
+
+#[cfg(target_arch = "x86_64")]
+const KILLED_HERE: &[c_long] = &[libc::SYS_ioperm, libc::SYS_iopl, libc::SYS_modify_ldt];
+#[cfg(target_arch = "aarch64")]
+const KILLED_HERE: &[c_long] = &[];
+
+/// The last system call that was weighed for these lists (mseal). A newer one is answered as by a kernel without it.
+const LAST: c_long = 462;
+
+/// Assembled once, by the executor: every guest's process finds it here.
+static FILTER: OnceLock<Vec<sock_filter>> = OnceLock::new();
+
+/// Assemble the filter, so that no child has to.
+pub fn prepare() {
+    FILTER.get_or_init(|| assemble(&ranges()));
+}
+
+/// Give this process, which must have one thread, and its future threads the filter.
+pub fn install() -> io::Result<()> {
+    prepare();
+    let mut filter = FILTER.get().cloned().unwrap_or_default();
+    for instruction in &mut filter {
+        if u32::from(instruction.code) == IF_EQUAL && instruction.k == OWN_PROCESS {
+            instruction.k = std::process::id();
+        }
+    }
+    let length = u16::try_from(filter.len()).map_err(io::Error::other)?;
+    let program = libc::sock_fprog {
+        len: length,
+        filter: filter.as_mut_ptr(),
+    };
+    // SAFETY: the kernel copies the program, which has this length.
+    let answer = unsafe { libc::syscall(libc::SYS_seccomp, libc::SECCOMP_SET_MODE_FILTER, 0, &program) };
+    if answer == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
+}
+
+/// From which number on which answer holds, ascending from 0.
+fn ranges() -> Vec<(u32, Answer)> {
+    let mut answers = vec![Answer::Deny; LAST as usize + 1];
+    answers.push(Answer::Unknown);
+    for (calls, answer) in [
+        (ALLOWED, Answer::Allow),
+        (ALLOWED_HERE, Answer::Allow),
+        (UNKNOWN, Answer::Unknown),
+        (KILLED, Answer::Kill),
+        (KILLED_HERE, Answer::Kill),
+    ] {
+        for call in calls {
+            answers[*call as usize] = answer;
+        }
+    }
+    for (call, condition) in CONDITIONAL {
+        answers[*call as usize] = Answer::If(*condition);
+    }
+    let mut ranges: Vec<(u32, Answer)> = (0..).zip(answers).collect();
+    ranges.dedup_by_key(|(_, answer)| *answer);
+    ranges
+}
+
+// Offsets in `struct seccomp_data`. Its arguments have 64 bits, lower half first on both architectures.
+const NUMBER: u32 = 0;
+const ARCHITECTURE: u32 = 4;
+
+fn lower_half(argument: u8) -> u32 {
+    16 + 8 * u32::from(argument)
+}
+
+fn upper_half(argument: u8) -> u32 {
+    lower_half(argument) + 4
+}
+
+const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
+const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
+const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
+const IF_AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
+const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
+
+/// In an assembled filter, where the number of the process belongs that installs it. No process has this one.
+const OWN_PROCESS: u32 = u32::MAX;
+
+fn fail(errno: i32) -> u32 {
+    libc::SECCOMP_RET_ERRNO | errno as u32
+}
+
+/// A filter: the search for the call's range, the tests of arguments, and each answer once, at the end, where all jumps
+/// that lead to it can reach it (a jump only goes forward, and over 255 instructions at most).
+fn assemble(ranges: &[(u32, Answer)]) -> Vec<sock_filter> {
+    let mut filter = Assembler::default();
+    filter.push(LOAD, ARCHITECTURE);
+    filter.push(IF_EQUAL, AUDIT_ARCH);
+    filter.jump_unless(Answer::Kill);
+    filter.push(LOAD, NUMBER);
+    filter.search(ranges);
+    for (_, answer) in ranges {
+        if let Answer::If(condition) = answer {
+            filter.check(*condition);
+        }
+    }
+    for (answer, value) in [
+        (Answer::Kill, libc::SECCOMP_RET_KILL_PROCESS),
+        (Answer::Unknown, fail(libc::ENOSYS)),
+        (Answer::Deny, fail(libc::EPERM)),
+        (Answer::Allow, libc::SECCOMP_RET_ALLOW),
+    ] {
+        filter.land(answer);
+        filter.push(RETURN, value);
+    }
+    filter.program
+}
+
+#[derive(Default)]
+struct Assembler {
+    program: Vec<sock_filter>,
+    /// Jumps whose target comes later: the instruction, whether it jumps if its condition holds or if not, and where to.
+    open: Vec<(usize, bool, Answer)>,
+}
+
+impl Assembler {
+    fn push(&mut self, code: u32, k: u32) {
+        self.program.push(sock_filter {
+            code: code as u16,
+            jt: 0,
+            jf: 0,
+            k,
+        });
+    }
+
+    /// The last instruction leads to this answer if its condition holds.
+    fn jump_if(&mut self, answer: Answer) {
+        self.open.push((self.program.len() - 1, true, answer));
+    }
+
+    fn jump_unless(&mut self, answer: Answer) {
+        self.open.push((self.program.len() - 1, false, answer));
+    }
+
+    /// What comes next is this answer. Whether anything leads here.
+    fn land(&mut self, answer: Answer) -> bool {
+        let (landing, open): (Vec<_>, Vec<_>) = self.open.iter().copied().partition(|(_, _, target)| *target == answer);
+        for (from, holds, _) in &landing {
+            self.lead_here(*from, *holds);
+        }
+        self.open = open;
+        !landing.is_empty()
+    }
+
+    fn lead_here(&mut self, from: usize, holds: bool) {
+        let distance = u8::try_from(self.program.len() - from - 1).expect("a jump of at most 255 instructions");
+        let jump = &mut self.program[from];
+        *(if holds { &mut jump.jt } else { &mut jump.jf }) = distance;
+    }
+
+    /// Halve the ranges until there is one.
+    fn search(&mut self, ranges: &[(u32, Answer)]) {
+        let (lower, upper) = ranges.split_at(ranges.len() / 2);
+        let fork = self.program.len();
+        self.push(IF_AT_LEAST, upper[0].0);
+        for (half, holds) in [(lower, false), (upper, true)] {
+            if let [(_, answer)] = half {
+                self.open.push((fork, holds, *answer));
+            } else {
+                self.lead_here(fork, holds);
+                self.search(half);
+            }
+        }
+    }
+
+    /// Look at an argument, unless that is in the filter already: several calls share a test.
+    fn check(&mut self, condition: Condition) {
+        if !self.land(Answer::If(condition)) {
+            return;
+        }
+        let (Condition::IsOneOf(argument, _)
+        | Condition::IsOwnProcess(argument)
+        | Condition::Has(argument, _)
+        | Condition::HasNot(argument, _)
+        | Condition::IsNull(argument)) = condition;
+        self.push(LOAD, lower_half(argument));
+        match condition {
+            Condition::IsOneOf(_, values) => {
+                for value in values {
+                    self.allow_if_equal(*value);
+                }
+            }
+            Condition::IsOwnProcess(_) => self.allow_if_equal(OWN_PROCESS),
+            Condition::Has(_, mask) => {
+                self.push(AND, mask);
+                self.allow_if_equal(mask);
+            }
+            Condition::HasNot(_, mask) => {
+                self.push(AND, mask);
+                self.allow_if_equal(0);
+            }
+            Condition::IsNull(_) => {
+                self.push(IF_EQUAL, 0);
+                self.jump_unless(Answer::Deny);
+                self.push(LOAD, upper_half(argument));
+                self.allow_if_equal(0);
+            }
+        }
+        self.jump_unless(Answer::Deny);
+    }
+
+    fn allow_if_equal(&mut self, value: u32) {
+        self.push(IF_EQUAL, value);
+        self.jump_if(Answer::Allow);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOTHING: [u64; 6] = [0; 6];
+
+    /// What the filter of process 42 answers, found as the kernel does: instruction by instruction.
+    fn answer(architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
+        let mut data = vec![number, architecture, 0, 0];
+        data.extend(
+            arguments
+                .iter()
+                .flat_map(|argument| [*argument as u32, (argument >> 32) as u32]),
+        );
+        let filter = assemble(&ranges());
+        let (mut accumulator, mut next) = (0, 0);
+        loop {
+            let sock_filter { code, jt, jf, k } = filter[next];
+            let k = if k == OWN_PROCESS { 42 } else { k };
+            let jump = |holds| usize::from(if holds { jt } else { jf });
+            next += 1;
+            match u32::from(code) {
+                LOAD => accumulator = data[k as usize / 4],
+                AND => accumulator &= k,
+                IF_EQUAL => next += jump(accumulator == k),
+                IF_AT_LEAST => next += jump(accumulator >= k),
+                RETURN => return k,
+                _ => panic!("an instruction that the filter should not have"),
+            }
+        }
+    }
+
+    fn to(call: c_long, arguments: [u64; 6]) -> u32 {
+        answer(AUDIT_ARCH, call as u32, arguments)
+    }
+
+    const DENIED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
+    const UNHEARD_OF: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+
+    #[test]
+    fn every_call_is_answered_as_its_list_says() {
+        for number in 0..=LAST {
+            let allowed = ALLOWED.contains(&number) || ALLOWED_HERE.contains(&number);
+            let killed = KILLED.contains(&number) || KILLED_HERE.contains(&number);
+            let expected = match CONDITIONAL.iter().find(|(call, _)| *call == number) {
+                Some(_) => continue,
+                None if killed => libc::SECCOMP_RET_KILL_PROCESS,
+                None if allowed => libc::SECCOMP_RET_ALLOW,
+                None if UNKNOWN.contains(&number) => UNHEARD_OF,
+                None => DENIED,
+            };
+            assert_eq!(to(number, NOTHING), expected, "system call {number}");
+        }
+    }
+
+    #[test]
+    fn no_call_is_in_two_lists() {
+        let conditional: Vec<c_long> = CONDITIONAL.iter().map(|(call, _)| *call).collect();
+        let mut all = [ALLOWED, ALLOWED_HERE, &conditional, UNKNOWN, KILLED, KILLED_HERE].concat();
+        let count = all.len();
+        all.sort();
+        all.dedup();
+        assert_eq!(all.len(), count);
+    }
+
+    #[test]
+    fn newer_calls_are_unheard_of_and_other_architectures_end_the_process() {
+        const X32: u32 = 0x4000_0000;
+        for number in [LAST as u32 + 1, X32, X32 | libc::SYS_write as u32, u32::MAX] {
+            assert_eq!(answer(AUDIT_ARCH, number, NOTHING), UNHEARD_OF);
+        }
+        const I386: u32 = 0x4000_0003;
+        assert_eq!(
+            answer(I386, libc::SYS_write as u32, NOTHING),
+            libc::SECCOMP_RET_KILL_PROCESS
+        );
+    }
+
+    #[test]
+    fn arguments_decide_where_the_call_does_not() {
+        let first = |value: u64| [value, 0, 0, 0, 0, 0];
+        let second = |value: u64| [0, value, 0, 0, 0, 0];
+        let third = |value: u64| [0, 0, value, 0, 0, 0];
+        let thread = (libc::CLONE_VM | libc::CLONE_THREAD) as u64;
+        let executable = (libc::PROT_READ | libc::PROT_EXEC) as u64;
+        for (call, allowed, denied) in [
+            (libc::SYS_clone, first(thread), first(libc::SIGCHLD as u64)),
+            (libc::SYS_mmap, third(libc::PROT_READ as u64), third(executable)),
+            (libc::SYS_mprotect, third(libc::PROT_NONE as u64), third(executable)),
+            (
+                libc::SYS_fcntl,
+                second(libc::F_GETFL as u64),
+                second(libc::F_SETOWN as u64),
+            ),
+            (
+                libc::SYS_fcntl,
+                second(libc::F_DUPFD_CLOEXEC as u64),
+                second(libc::F_SETLEASE as u64),
+            ),
+            (libc::SYS_ioctl, second(libc::TCGETS), second(libc::TIOCSTI)),
+            (
+                libc::SYS_prctl,
+                first(libc::PR_SET_NAME as u64),
+                first(libc::PR_SET_DUMPABLE as u64),
+            ),
+            (libc::SYS_prlimit64, third(0), third(0x1000)),
+            (libc::SYS_prlimit64, third(0), third(1 << 32)),
+            (libc::SYS_kill, first(42), first(41)),
+            (libc::SYS_tgkill, first(42), first(0)),
+            (libc::SYS_kill, first(42), first(-1_i64 as u64)),
+        ] {
+            assert_eq!(to(call, allowed), libc::SECCOMP_RET_ALLOW, "system call {call}");
+            assert_eq!(to(call, denied), DENIED, "system call {call}");
+        }
+    }
+}
