@@ -8,6 +8,8 @@ from collections.abc import Generator
 import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
+from tests.support import executors
+
 pytest_plugins = ["tests.cluster.fixtures"]
 
 
@@ -47,4 +49,4 @@ def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestR
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Which executors the tests ran on."""
-    terminalreporter.write_line("executors: python: run (wasmtime-py) · native: NOT RUN (it comes with a later issue)")
+    terminalreporter.write_line(executors.summary())

@@ -1,61 +1,60 @@
-"""The python executor on real wasmtime: what a guest sees, what is seen of it, and what it can't reach."""
+"""What a guest is given and how its end is told, on every executor with real wasmtime."""
 
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import os
 import re
 import signal
-import subprocess
-import sys
-from collections.abc import Awaitable, Callable
+import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.guests import build, wat
-from tests.runner.harness import Bench, bench, until
+from tests.runner.conftest import Play
+from tests.runner.differences import EXECUTORS
+from tests.runner.harness import Bench
 from tests.support import wat as simple
-from wherry_runner.execution.engine import EngineLost, Preopen, StartRefused
+from wherry_runner.execution.engine import Limits, Preopen, StartRefused
+from wherry_runner.modules.compile import Refused
 
-Scenario = Callable[[Bench], Awaitable[None]]
-
-
-@pytest.fixture(scope="session")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One store for all: what was compiled stays compiled."""
-    return tmp_path_factory.mktemp("store")
+# --- ends -------------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def play(tmp_path: Path, store: Path) -> Callable[[Scenario], None]:
-    """Plays a scenario on a bench of its own, and looks for what is left behind."""
-
-    def run(scenario: Scenario) -> None:
-        async def whole() -> None:
-            async with bench(tmp_path, store) as opened:
-                await scenario(opened)
-
-        before = _children()
-        asyncio.run(whole())
-        assert _children() == before, "processes were left behind"
-
-    return run
-
-
-@pytest.fixture(scope="session")
-def tool() -> bytes:
-    return build.c("tool")
-
-
-def test_exit_codes_are_exact(play: Callable[[Scenario], None], tool: bytes) -> None:
+def test_exit_codes_are_exact(play: Play, tool: bytes) -> None:
     async def scenario(bench: Bench) -> None:
-        for code in (0, 1, 3, 125, 126, 127, 255):
-            outcome = await bench.run(tool, "exit", str(code))
-            assert outcome.exit.exit_code == code
-            assert outcome.exit.reason == ("Completed" if code == 0 else "Error")
-            assert outcome.exit.message == ""
-            assert [(r.stream, r.content) for r in outcome.records] == [(b"stdout", b"exiting")], "no newline is added"
+        module = await bench.compile(tool)
+        for first in range(0, 256, 32):
+            codes = range(first, first + 32)
+            guests = await asyncio.gather(*(bench.start(module, "exit", str(code)) for code in codes))
+            for code, guest in zip(codes, guests, strict=True):
+                outcome = await bench.end(guest)
+                assert (outcome.exit.exit_code, outcome.exit.message) == (code, "")
+                assert outcome.exit.reason == ("Completed" if code == 0 else "Error")
+                assert outcome.lines == [("stdout", "exiting")], "no newline is added"
+
+    play(scenario)
+
+
+def test_an_exit_code_above_255_is_cut_as_unix_does(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        for code, seen in ((256, 0), (257, 1), (-1, 255)):
+            assert (await bench.run(simple.exits(code))).exit.exit_code == seen
+
+    play(scenario)
+
+
+def test_what_a_run_used_is_told(play: Play, tool: bytes) -> None:
+    async def scenario(bench: Bench) -> None:
+        small, large, busy = [
+            (await bench.run(tool, *words)).exit for words in (("exit", "0"), ("grow", "64", "0"), ("burn", "200"))
+        ]
+        assert small.peak_memory_bytes and large.peak_memory_bytes and small.cpu_nanoseconds and busy.cpu_nanoseconds
+        assert large.peak_memory_bytes - small.peak_memory_bytes >= 60 << 20
+        assert busy.cpu_nanoseconds > small.cpu_nanoseconds
 
     play(scenario)
 
@@ -68,246 +67,245 @@ def test_exit_codes_are_exact(play: Callable[[Scenario], None], tool: bytes) -> 
         ("overflow", "wasm trap: call stack exhausted"),
     ],
 )
-def test_traps_are_readable(play: Callable[[Scenario], None], tool: bytes, command: str, message: str) -> None:
+def test_traps_are_readable(play: Play, tool: bytes, command: str, message: str) -> None:
     async def scenario(bench: Bench) -> None:
-        outcome = await bench.run(tool, command)
-        assert outcome.exit.exit_code == 134
-        assert outcome.exit.message.startswith(message), outcome.exit.message
-        assert "\n  at " in outcome.exit.message, outcome.exit.message
+        end = (await bench.run(tool, command)).exit
+        assert (end.exit_code, end.reason) == (134, "Error")
+        assert end.message.startswith(message), end.message
+        assert "\n  at " in end.message, end.message
+        assert len(end.message) < 4096
 
     play(scenario)
 
 
-def test_stdout_and_stderr_keep_their_order(play: Callable[[Scenario], None], tool: bytes) -> None:
+def test_traps_of_every_kind_are_readable(play: Play) -> None:
     async def scenario(bench: Bench) -> None:
-        expected = [(b"stdout" if i % 2 == 0 else b"stderr", b"%d\n" % i) for i in range(20)]
-        for _ in range(30):
-            guests = await asyncio.gather(*(bench.start(tool, "interleave", "20") for _ in range(10)))
-            for guest in guests:
-                outcome = await bench.end(guest)
-                assert [(r.stream, r.content) for r in outcome.records] == expected
+        for words, module in wat.TRAPS.items():
+            end = (await bench.run(module)).exit
+            assert (end.exit_code, end.reason) == (134, "Error"), words
+            assert end.message.startswith(f"wasm trap: {words}"), end.message
+            assert re.search(r"\n  at \S+!_?(start|deeper)\b", end.message), "functions have their names"
 
     play(scenario)
 
 
-def test_a_large_write_comes_out_whole(play: Callable[[Scenario], None], tool: bytes) -> None:
+def test_a_module_that_can_not_be_instantiated_says_why(play: Play) -> None:
     async def scenario(bench: Bench) -> None:
-        outcome = await bench.run(tool, "write", "1000000")
-        assert outcome.exit.exit_code == 0
-        assert outcome.text("stdout") == "x" * 1_000_000
+        end = (await bench.run(wat.DATA_BEYOND_MEMORY)).exit
+        assert end.exit_code == 134
+        assert "out of bounds memory access" in end.message
 
     play(scenario)
 
 
-def test_arguments_and_environment_arrive_in_order(play: Callable[[Scenario], None], tool: bytes) -> None:
-    async def scenario(bench: Bench) -> None:
-        outcome = await bench.run(tool, "arguments", "", "two words", "späte Wörter", "-n")
-        assert outcome.text() == "tool\narguments\n\ntwo words\nspäte Wörter\n-n\n"
-        env = (("Z", "1"), ("A", "two words"), ("EMPTY", ""), ("EQUALS", "a=b"))
-        outcome = await bench.run(tool, "environment", env=env)
-        assert outcome.text() == "Z=1\nA=two words\nEMPTY=\nEQUALS=a=b\n", "and nothing else, not even PATH"
-
-    play(scenario)
-
-
-def test_a_nul_in_an_argument_is_refused(play: Callable[[Scenario], None], tool: bytes) -> None:
-    async def scenario(bench: Bench) -> None:
-        with pytest.raises(StartRefused, match="NUL"):
-            await bench.run(tool, "a\0b")
-
-    play(scenario)
-
-
-def test_folders_are_seen_and_read_only_ones_are_not_written(
-    play: Callable[[Scenario], None], tool: bytes, tmp_path: Path
-) -> None:
-    read_only, writable, other = (tmp_path / name for name in ("config", "data", "other"))
-    for folder in (read_only, writable, other):
-        folder.mkdir()
-    (read_only / "greeting").write_text("hello")
-    (other / "secret").write_text("not yours")
-    (writable / "way-out").symlink_to(other)
-    preopens = (
-        Preopen(host_path=read_only, guest_path="/etc/config"),
-        Preopen(host_path=writable, guest_path="/data", writable=True),
-    )
-
-    async def scenario(bench: Bench) -> None:
-        assert (await bench.run(tool, "read", "/etc/config/greeting", preopens=preopens)).text() == "hello"
-        assert (await bench.run(tool, "create", "/data/new", "made", preopens=preopens)).exit.exit_code == 0
-        assert (writable / "new").read_text() == "made"
-        for command in (
-            ("create", "/etc/config/greeting", "x"),
-            ("create", "/etc/config/new", "x"),
-            ("read", "/etc/passwd"),
-            ("read", "/data/../other/secret"),
-            ("read", "/data/way-out/secret"),
-        ):
-            outcome = await bench.run(tool, *command, preopens=preopens)
-            assert outcome.exit.exit_code == 1, (command, outcome.text())
-        assert sorted(os.listdir(read_only)) == ["greeting"]
-
-    play(scenario)
-
-
-def test_a_missing_folder_refuses_the_start(play: Callable[[Scenario], None], tool: bytes, tmp_path: Path) -> None:
-    async def scenario(bench: Bench) -> None:
-        gone = Preopen(host_path=tmp_path / "gone", guest_path="/gone")
-        with pytest.raises(StartRefused, match="gone"):
-            await bench.run(tool, "arguments", preopens=(gone,))
-
-    play(scenario)
-
-
-def test_a_killed_guest_ends_with_137(play: Callable[[Scenario], None], tool: bytes) -> None:
+def test_a_guest_killed_from_outside_ends_with_137(play: Play, tool: bytes) -> None:
     async def scenario(bench: Bench) -> None:
         guest = await bench.start(tool, "wait")
         await bench.said(guest, b"waiting\n")
-        guest.kill()
+        os.kill(guest.pid, signal.SIGKILL)
         outcome = await bench.end(guest)
         assert (outcome.exit.exit_code, outcome.exit.reason) == (137, "Error")
+        assert "killed from outside" in outcome.exit.message
         assert outcome.text() == "waiting\n"
-        guest.kill()  # a no-op
 
     play(scenario)
 
 
-def test_a_spinning_start_function_is_killed(play: Callable[[Scenario], None]) -> None:
+def test_a_kill_has_a_reason(play: Play, tool: bytes) -> None:
+    async def scenario(bench: Bench) -> None:
+        guest = await bench.start(tool, "spin")
+        await bench.said(guest, b"spinning\n")
+        guest.guest.kill(reason="DeadlineExceeded", message="ran for too long")
+        guest.guest.kill(reason="Error", message="later")
+        outcome = await bench.end(guest)
+        assert (outcome.exit.exit_code, outcome.exit.reason) == (137, "DeadlineExceeded")
+        assert outcome.exit.message == "ran for too long"
+        guest.guest.kill()  # a no-op
+
+    play(scenario)
+
+
+def test_an_endless_loop_in_the_start_function_is_killed(play: Play) -> None:
     async def scenario(bench: Bench) -> None:
         guest = await bench.start(wat.SPINS_AT_START)
-        guest.kill()
-        assert (await guest.wait()).exit_code == 137
+        guest.guest.kill()
+        assert (await guest.guest.wait()).exit_code == 137
 
     play(scenario)
 
 
-def test_a_flooding_guest_is_killed_with_whole_lines_only(play: Callable[[Scenario], None], tool: bytes) -> None:
+# --- what it is given -------------------------------------------------------------------------------------------------
+
+
+def test_arguments_and_environment_arrive_as_they_are(play: Play, tool: bytes) -> None:
     async def scenario(bench: Bench) -> None:
-        guest = await bench.start(tool, "flood")
-        await bench.said(guest, b"flood flood flood\n" * 1000)
-        guest.kill()
-        outcome = await bench.end(guest)
-        assert {record.content for record in outcome.records} == {b"flood flood flood\n"}
+        words = (
+            "",
+            "two words",
+            "späte Wörter",
+            "-n",
+            "--",
+            "日本語 🚣",
+            "line\nbreak",
+            '"quoted"',
+            "\\",
+            "a" * 100_000,
+        )
+        outcome = await bench.run(tool, "arguments", *words)
+        assert outcome.text() == "".join(f"{word}\n" for word in ("tool", "arguments", *words))
+        env = (("Z", "1"), ("A", "two words"), ("EMPTY", ""), ("EQUALS", "a=b"), ("Ünï", "cødé 🚣"), ("N", "a\nb"))
+        outcome = await bench.run(tool, "environment", env=env)
+        assert outcome.text() == "".join(f"{name}={value}\n" for name, value in env), "and nothing else, not even PATH"
+        assert (await bench.run(tool, "environment")).text() == ""
 
     play(scenario)
 
 
-def test_the_executors_death_loses_its_guests_and_the_next_start_works(
-    play: Callable[[Scenario], None], tool: bytes
-) -> None:
+def test_a_large_environment_arrives_whole(play: Play, tool: bytes) -> None:
     async def scenario(bench: Bench) -> None:
-        guests = [await bench.start(tool, "wait") for _ in range(5)]
-        executor = bench.engine.executor_pid
-        assert executor is not None
-        os.kill(executor, signal.SIGKILL)
-        for guest in guests:
-            with pytest.raises(EngineLost, match="signal 9"):
-                await guest.wait()
-            assert not _alive(guest.pid)
-        assert (await bench.run(tool, "exit", "3")).exit.exit_code == 3
-        assert bench.engine.executor_pid != executor
+        env = tuple((f"NAME_{number}", f"{number}" * 100) for number in range(3000))
+        assert sum(len(name) + len(value) for name, value in env) > 1 << 20
+        outcome = await bench.run(tool, "environment", env=env)
+        assert outcome.text() == "".join(f"{name}={value}\n" for name, value in env)
 
     play(scenario)
 
 
-def test_a_start_that_is_cancelled_leaves_no_process(play: Callable[[Scenario], None], tool: bytes) -> None:
+@pytest.mark.parametrize("words", [{"argv": "a\0b"}, {"name": "a\0b"}, {"value": "a\0b"}, {"value": "\ud800"}], ids=str)
+def test_what_can_not_be_passed_on_is_refused(play: Play, tool: bytes, words: dict[str, str]) -> None:
     async def scenario(bench: Bench) -> None:
-        await bench.run(tool, "exit", "0")  # compiled, and the executor is up
-        starts = [asyncio.create_task(bench.start(tool, "wait")) for _ in range(8)]
-        for turns, start in enumerate(starts):
-            for _ in range(turns):
-                await asyncio.sleep(0)
-            start.cancel()
-        await asyncio.gather(*starts, return_exceptions=True)
+        argv = [words["argv"]] if "argv" in words else []
+        env = ((words.get("name", "N"), words.get("value", "V")),)
+        with pytest.raises(StartRefused, match=r"NUL|surrogates"):
+            await bench.run(tool, *argv, env=env)
 
     play(scenario)
 
 
-def test_a_guest_holds_its_own_descriptors_only(play: Callable[[Scenario], None], tool: bytes, tmp_path: Path) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("reads another process's descriptors: only root can, a guest being undumpable")
-
+def test_clocks_random_numbers_and_sleep(play: Play, tool: bytes) -> None:
     async def scenario(bench: Bench) -> None:
-        folder = tmp_path / "mounted"
-        folder.mkdir()
-        neighbours = [await bench.start(tool, "wait") for _ in range(3)]
-        guest = await bench.start(tool, "wait", preopens=(Preopen(host_path=folder, guest_path="/mounted"),))
-        for other in (*neighbours, guest):
-            await bench.said(other, b"waiting\n")
-        held = {int(n): os.readlink(f"/proc/{guest.pid}/fd/{n}") for n in os.listdir(f"/proc/{guest.pid}/fd")}
-        assert held.pop(0) == "/dev/null"
-        assert held.pop(1).startswith("socket:")
-        assert held.pop(2).startswith("socket:")
-        kinds = sorted(re.sub(r":?\[.*\]$", "", target) for target in held.values())
-        module = next(target for target in held.values() if target.endswith(".cwasm"))
-        # Besides the module's, the mount's and the report's, tokio makes itself an epoll and what wakes it.
-        own = {module, str(folder), "pipe", "anon_inode", "socket"}
-        assert set(kinds) <= own, held
-        assert kinds.count("pipe") == 1 and kinds.count("socket") <= 2, held
+        before = int(time.time())
+        now, slept = (await bench.run(tool, "clocks")).text().split()
+        assert before <= int(now) <= time.time()
+        assert slept == "1"
+        drawn = [(await bench.run(tool, "random")).text() for _ in range(2)]
+        assert drawn[0] != drawn[1]
 
     play(scenario)
 
 
-def test_a_guests_environment_is_in_no_other_process(play: Callable[[Scenario], None], tool: bytes) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("reads other processes' memory: only root can, guests being undumpable")
-    marker = "marker-" + os.urandom(8).hex()
+def test_random_numbers_differ_between_forks(play: Play, tool: bytes, executor: str) -> None:
+    rounds = 20 if executor == "native" else 4  # the python executor takes ten times as long for each
 
     async def scenario(bench: Bench) -> None:
-        owner = await bench.start(tool, "wait", env=(("PASSWORD", marker),))
-        other = await bench.start(tool, "wait")
-        for guest in (owner, other):
-            await bench.said(guest, b"waiting\n")
-        executor = bench.engine.executor_pid
-        assert executor is not None
-        assert _memory_holds(owner.pid, marker.encode()), "the search itself works"
-        assert not _memory_holds(other.pid, marker.encode())
-        assert not _memory_holds(executor, marker.encode())
-        for pid in (owner.pid, other.pid, executor):
-            assert Path(f"/proc/{pid}/environ").read_bytes() == b""
-
-    play(scenario)
-
-
-def test_a_guests_process_has_given_up_its_rights(play: Callable[[Scenario], None], tool: bytes) -> None:
-    async def scenario(bench: Bench) -> None:
-        guest = await bench.start(tool, "wait")
-        await bench.said(guest, b"waiting\n")
-        status = Path(f"/proc/{guest.pid}/status").read_text()
-        assert re.search(r"^NoNewPrivs:\t1$", status, re.MULTILINE)
-        limits = Path(f"/proc/{guest.pid}/limits").read_text()
-        assert re.search(r"^Max core file size +0 +0 ", limits, re.MULTILINE)
-        assert Path(f"/proc/{bench.engine.executor_pid}/status").read_text().count("Threads:\t1\n") == 1
-
-    play(scenario)
-
-
-def test_random_numbers_differ_between_forks(play: Callable[[Scenario], None], tool: bytes) -> None:
-    async def scenario(bench: Bench) -> None:
+        module = await bench.compile(tool)
         drawn: list[str] = []
-        for _ in range(20):
-            guests = await asyncio.gather(*(bench.start(tool, "random") for _ in range(10)))
+        for _ in range(rounds):
+            guests = await asyncio.gather(*(bench.start(module, "random") for _ in range(50)))
             drawn += [(await bench.end(guest)).text() for guest in guests]
-        assert len(set(drawn)) == 200
+        assert len(set(drawn)) == rounds * 50
 
     play(scenario)
 
 
-def test_a_component_runs(play: Callable[[Scenario], None]) -> None:
+def test_without_an_input_the_guest_reads_the_end_of_a_file(play: Play, tool: bytes) -> None:
+    async def scenario(bench: Bench) -> None:
+        guest = await bench.start(tool, "cat")
+        assert (await bench.end(guest)).text() == "end\n"
+        with pytest.raises(BrokenPipeError):
+            await guest.guest.write(b"x")
+        guest.guest.close_input()  # a no-op
+
+    play(scenario)
+
+
+def test_input_arrives_in_order_and_its_end_too(play: Play, tool: bytes) -> None:
+    async def scenario(bench: Bench) -> None:
+        guest = await bench.start(tool, "cat", stdin=True)
+        await guest.guest.write(b"one\n")
+        await bench.said(guest, b"one\n")
+        large = b"".join(b"%d\n" % number for number in range(100_000))
+        await asyncio.gather(*(guest.guest.write(data) for data in (b"two\n", large, b"three\n", b"")))
+        guest.guest.close_input()
+        guest.guest.close_input()
+        outcome = await bench.end(guest)
+        assert outcome.text() == f"one\ntwo\n{large.decode()}three\nend\n"
+        with pytest.raises(BrokenPipeError):
+            await guest.guest.write(b"x")
+
+    play(scenario)
+
+
+def test_a_guest_that_reads_no_input_makes_its_writer_wait_and_nobody_else(play: Play, tool: bytes) -> None:
+    async def scenario(bench: Bench) -> None:
+        deaf = await bench.start(tool, "wait", stdin=True)
+        writing = asyncio.create_task(deaf.guest.write(b"x" * (1 << 20)))
+        closed = await bench.start(tool, "wait", stdin=True)
+        given_up = asyncio.create_task(closed.guest.write(b"x" * (1 << 20)))
+        assert (await bench.run(tool, "exit", "3")).exit.exit_code == 3
+        assert not writing.done() and not given_up.done()
+        closed.guest.close_input()
+        deaf.guest.kill()
+        for task in (writing, given_up):
+            with pytest.raises(BrokenPipeError):
+                await task
+        assert (await deaf.guest.wait()).exit_code == 137
+
+    play(scenario)
+
+
+def test_a_working_directory_of_a_wasi_01_module_is_refused_by_name(play: Play, tool: bytes) -> None:
+    async def scenario(bench: Bench) -> None:
+        with pytest.raises(StartRefused, match='working directory "/data"'):
+            await bench.run(tool, "arguments", working_dir="/data")
+        assert (await bench.run(tool, "arguments", working_dir="/")).exit.exit_code == 0
+
+    play(scenario)
+
+
+def test_a_working_directory_of_a_component_is_set_or_refused_by_name(play: Play, executor: str) -> None:
+    async def scenario(bench: Bench) -> None:
+        if not EXECUTORS[executor].sets_working_dir:
+            with pytest.raises(StartRefused, match='working directory "/data"'):
+                await bench.run(wat.component(), working_dir="/data")
+            return
+        outcome = await bench.run(wat.COMPONENT_THAT_SAYS_WHERE_IT_IS, working_dir="/data")
+        assert outcome.text() == "/data"
+
+    play(scenario)
+
+
+# --- components -------------------------------------------------------------------------------------------------------
+
+
+def test_a_component_runs(play: Play) -> None:
     async def scenario(bench: Bench) -> None:
         outcome = await bench.run(wat.component(says="out\n", complains="err\n"))
         assert outcome.exit.exit_code == 0
-        assert [(r.stream, r.content) for r in outcome.records] == [(b"stdout", b"out\n"), (b"stderr", b"err\n")]
-        assert (await bench.run(wat.component(ends="err"))).exit.exit_code == 1
-        assert (await bench.run(wat.component(ends="exit"))).exit.exit_code == 1
-        trapped = (await bench.run(wat.component(ends="trap"))).exit
-        assert trapped.exit_code == 134
-        assert trapped.message.startswith("wasm trap: wasm `unreachable` instruction executed\n  at ")
+        assert outcome.lines == [("stdout", "out\n"), ("stderr", "err\n")]
 
     play(scenario)
 
 
-def test_a_component_that_wants_http_is_told_so(play: Callable[[Scenario], None]) -> None:
+@pytest.mark.parametrize(("ends", "code"), [("ok", 0), ("err", 1), ("exit", 1), ("code", 42)])
+def test_a_components_end(play: Play, ends: str, code: int) -> None:
+    async def scenario(bench: Bench) -> None:
+        end = (await bench.run(wat.component(ends=ends))).exit
+        assert (end.exit_code, end.message) == (code, "")
+
+    play(scenario)
+
+
+def test_a_components_trap_is_readable(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        end = (await bench.run(wat.component(ends="trap"))).exit
+        assert end.exit_code == 134
+        assert end.message.startswith("wasm trap: wasm `unreachable` instruction executed\n  at ")
+
+    play(scenario)
+
+
+def test_a_component_that_wants_http_is_told_so(play: Play) -> None:
     async def scenario(bench: Bench) -> None:
         with pytest.raises(StartRefused) as refusal:
             await bench.run(wat.component(imports=wat.OUTGOING_HTTP))
@@ -316,7 +314,7 @@ def test_a_component_that_wants_http_is_told_so(play: Callable[[Scenario], None]
     play(scenario)
 
 
-def test_a_component_that_only_imports_sockets_runs(play: Callable[[Scenario], None]) -> None:
+def test_a_component_that_only_imports_sockets_runs(play: Play) -> None:
     async def scenario(bench: Bench) -> None:
         outcome = await bench.run(wat.component(imports=wat.TCP_SOCKETS))
         assert (outcome.exit.exit_code, outcome.text()) == (0, "hello from a component\n")
@@ -324,73 +322,131 @@ def test_a_component_that_only_imports_sockets_runs(play: Callable[[Scenario], N
     play(scenario)
 
 
-def test_a_function_that_wasi_lacks_is_named(play: Callable[[Scenario], None]) -> None:
+def test_a_function_that_wasi_lacks_is_named(play: Play) -> None:
     async def scenario(bench: Bench) -> None:
-        with pytest.raises(StartRefused, match="sock_open"):
+        with pytest.raises((StartRefused, Refused), match="sock_open"):
             await bench.run(wat.UNKNOWN_IMPORT)
 
     play(scenario)
 
 
-def test_closing_ends_every_guest(tmp_path: Path, store: Path, tool: bytes) -> None:
-    async def whole() -> list[int]:
-        async with bench(tmp_path, store) as opened:
-            guests = await asyncio.gather(*(opened.start(simple.sleeps()) for _ in range(20)))
-            pids = [guest.pid for guest in guests]
-        assert all([(await guest.wait()).exit_code == 137 for guest in guests])
-        return pids
+def test_a_reactor_or_library_never_gets_as_far_as_an_executor(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        for module in (wat.REACTOR, wat.LIBRARY):
+            with pytest.raises(Refused, match="_start"):
+                await bench.run(module)
 
-    assert not any(_alive(pid) for pid in asyncio.run(whole()))
+    play(scenario)
 
 
-def test_when_the_supervisor_is_killed_all_its_processes_die(tmp_path: Path, store: Path) -> None:
-    script = """
-import asyncio, sys, pathlib
-from tests.runner.harness import bench
-from tests.support import wat
-
-async def main():
-    async with bench(pathlib.Path(sys.argv[1]), pathlib.Path(sys.argv[2])) as opened:
-        guests = [await opened.start(wat.sleeps()) for _ in range(3)]
-        print(opened.engine.executor_pid, *(guest.pid for guest in guests), flush=True)
-        await asyncio.Event().wait()
-
-asyncio.run(main())
-"""
-    root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", script, str(tmp_path), str(store)]
-    with subprocess.Popen(command, cwd=root, stdout=subprocess.PIPE, text=True) as supervisor:
-        assert supervisor.stdout is not None
-        pids = [int(word) for word in supervisor.stdout.readline().split()]
-        supervisor.kill()
-    assert len(pids) == 4
-    asyncio.run(until(lambda: not any(_alive(pid) for pid in pids)))
+# --- many -------------------------------------------------------------------------------------------------------------
 
 
-def _alive(pid: int) -> bool:
-    try:
-        status = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return False
-    # Without a subreaper, an orphan's corpse waits for process 1.
-    return status.rpartition(")")[2].split()[0] != "Z"
+def test_two_hundred_starts_at_once_each_have_their_own_result(play: Play, tool: bytes) -> None:
+    async def scenario(bench: Bench) -> None:
+        module = await bench.compile(tool)
+
+        async def run(number: int) -> None:
+            if number % 3 == 0:
+                outcome = await bench.run(module, "exit", str(number))
+                assert (outcome.exit.exit_code, outcome.text()) == (number, "exiting")
+            elif number % 3 == 1:
+                outcome = await bench.run(module, "arguments", f"I am {number}")
+                assert outcome.text() == f"tool\narguments\nI am {number}\n"
+            else:
+                outcome = await bench.run(module, "environment", env=(("NUMBER", str(number)),))
+                assert outcome.text() == f"NUMBER={number}\n"
+
+        await asyncio.gather(*(run(number) for number in range(200)))
+
+    play(scenario)
 
 
-def _children() -> set[str]:
-    return set(Path(f"/proc/self/task/{os.getpid()}/children").read_text().split())
+def test_many_modules_at_once(play: Play) -> None:
+    async def scenario(bench: Bench) -> None:
+        modules = [await bench.compile(simple.exits(number, says=f"module {number}")) for number in range(8)]
+        for _ in range(3):
+            outcomes = await asyncio.gather(*(bench.run(module) for module in modules))
+            for number, outcome in enumerate(outcomes):
+                assert (outcome.exit.exit_code, outcome.text()) == (number, f"module {number}\n")
+
+    play(scenario)
 
 
-def _memory_holds(pid: int, text: bytes) -> bool:
-    with open(f"/proc/{pid}/maps") as maps, open(f"/proc/{pid}/mem", "rb", buffering=0) as memory:
-        for line in maps:
-            span, rights = line.split()[:2]
-            start, end = (int(number, 16) for number in span.split("-"))
-            if "r" not in rights or end - start > 1 << 30 or start >= 1 << 63:
-                continue
-            try:
-                memory.seek(start)
-                if text in memory.read(end - start):
-                    return True
-            except OSError:
-                continue
-    return False
+def test_mounts_without_number_are_refused_politely(play: Play, tool: bytes, tmp_path: Path) -> None:
+    mounts = tuple(Preopen(host_path=tmp_path, guest_path=f"/mount/{number}") for number in range(300))
+
+    async def scenario(bench: Bench) -> None:
+        with pytest.raises(StartRefused, match=r"300 mounts; at most \d+ are possible"):
+            await bench.run(tool, "exit", "0", preopens=mounts)
+        limits = Limits(descriptors=64)
+        with pytest.raises(StartRefused, match=r"at most 32 are possible with 64 open files"):
+            await bench.run(tool, "exit", "0", preopens=mounts[:40], limits=limits)
+        outcome = await bench.run(tool, "list", "/mount/199", preopens=mounts[:200])
+        assert outcome.exit.exit_code == 0, outcome.text()
+
+    play(scenario)
+
+
+# --- other languages --------------------------------------------------------------------------------------------------
+
+
+def test_a_program_in_go(play: Play, tmp_path: Path) -> None:
+    program = build.go("program")
+
+    async def scenario(bench: Bench) -> None:
+        module = await bench.compile(program)
+        (tmp_path / "file").write_text("from a file\n")
+        outcome = await bench.run(
+            module,
+            "200",
+            "/data/file",
+            env=(("NAME", "Wert"),),
+            preopens=(Preopen(host_path=tmp_path, guest_path="/data"),),
+        )
+        assert outcome.lines == [
+            ("stdout", "args [200 /data/file]\n"),
+            ("stdout", "env [NAME=Wert]\n"),
+            ("stdout", "file from a file\n"),
+            ("stdout", "goroutines 4950\n"),
+            ("stderr", "slept\n"),
+        ]
+        assert outcome.exit.exit_code == 200
+        panicked = await bench.run(module, "panic")
+        assert panicked.exit.exit_code == 2
+        assert "panic: as asked" in panicked.text("stderr")
+
+    play(scenario)
+
+
+def test_a_program_in_python(play: Play, tmp_path: Path) -> None:
+    if importlib.util.find_spec("componentize_py") is None:
+        pytest.skip("componentize-py is not installed")
+    program = build.python("program")
+    (tmp_path / "file").write_text("from a file")
+    given: dict[str, Any] = {
+        "env": (("NAME", "Wert"),),
+        "preopens": (Preopen(host_path=tmp_path, guest_path="/data"),),
+        "limits": Limits(memory_bytes=256 << 20),
+    }
+    said = [
+        "args ['/data/file'{}]",
+        "env [('NAME', 'Wert')]",
+        "input ''",
+        "file from a file",
+        "random 100",
+        "slept",
+    ]
+
+    async def scenario(bench: Bench) -> None:
+        module = await bench.compile(program)
+        outcome = await bench.run(module, "/data/file", **given)
+        assert outcome.text().splitlines() == [line.format("") for line in said]
+        assert outcome.exit.exit_code == 0, outcome.exit
+        raised = await bench.run(module, "/data/file", "panic", **given)
+        assert raised.text().splitlines()[: len(said)] == [line.format(", 'panic'") for line in said]
+        assert "ValueError: as asked" in raised.text("stderr")
+        assert raised.exit.exit_code == 134
+        assert "libc.so!abort" in raised.exit.message
+
+    play(scenario)

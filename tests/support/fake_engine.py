@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import hashlib
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -15,7 +16,9 @@ from wherry_runner.execution.engine import (
     GuestExit,
     GuestSpec,
     ModuleKind,
+    Variant,
 )
+from wherry_runner.modules.library import OnProgress
 
 BIRTH = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -28,24 +31,41 @@ class FakeGuest:
         self.pid = number
         self.started_at = BIRTH + timedelta(seconds=number)
         self.killed = False
+        self.on_end: Callable[[], object] = lambda: None
+        self.input = b""
+        self.input_closed = not spec.stdin
         self._end: asyncio.Future[GuestExit] = asyncio.get_running_loop().create_future()
 
     @property
     def env(self) -> dict[str, str]:
         return dict(self.spec.environment)
 
+    @property
+    def ended(self) -> bool:
+        return self._end.done()
+
     async def wait(self) -> GuestExit:
         return await asyncio.shield(self._end)
 
-    def exit(self, code: int, message: str = "") -> None:
+    def exit(self, code: int, message: str = "", *, reason: str = "") -> None:
         if not self._end.done():
-            reason = "Completed" if code == 0 else "Error"
+            self.input_closed = True
+            reason = reason or ("Completed" if code == 0 else "Error")
             finished = self.started_at + timedelta(milliseconds=500)
             self._end.set_result(GuestExit(exit_code=code, reason=reason, message=message, finished_at=finished))
+            self.on_end()
 
-    def kill(self) -> None:
+    def kill(self, *, reason: str = "Error", message: str = "") -> None:
         self.killed = True
-        self.exit(KILLED_EXIT_CODE)
+        self.exit(KILLED_EXIT_CODE, message, reason=reason)
+
+    async def write(self, data: bytes) -> None:
+        if self.input_closed:
+            raise BrokenPipeError("the guest's input is closed")
+        self.input += data
+
+    def close_input(self) -> None:
+        self.input_closed = True
 
     def lose(self) -> None:
         self._end.set_exception(EngineLost("gone"))
@@ -55,26 +75,40 @@ class FakeEngine:
     """Starts whatever it is given, unless `refusals` says otherwise; `on_start` may end a guest at once."""
 
     name = "fake"
+    features = frozenset({"fuel", "cpu-limit", "working-dir"})
+    confinement = protocol.Confinement()
+    executor_pid: int | None = None
 
     def __init__(self, on_start: Callable[[FakeGuest], None] | None = None) -> None:
         self.guests: list[FakeGuest] = []
         self.refusals: list[Exception] = []
         self.closed = False
-        self._on_start = on_start
+        self.free = asyncio.Event()
+        """While it is cleared, nothing is started."""
+        self.free.set()
+        self.complaints = ""
+        self.on_start = on_start
         self._news = asyncio.Condition()
+
+    def complaint(self) -> str:
+        return self.complaints
+
+    def compiler(self, variant: Variant) -> tuple[str, ...]:
+        raise AssertionError("nothing is compiled here")
 
     async def open(self) -> None:
         return
 
     async def run(self, spec: GuestSpec) -> FakeGuest:
         await asyncio.sleep(0)
+        await self.free.wait()
         if self.refusals:
             raise self.refusals.pop(0)
         guest = FakeGuest(spec, len(self.guests))
-        spec.log_path.touch()
+        spec.log.path.touch()
         self.guests.append(guest)
-        if self._on_start is not None:
-            self._on_start(guest)
+        if self.on_start is not None:
+            self.on_start(guest)
         async with self._news:
             self._news.notify_all()
         return guest
@@ -95,18 +129,35 @@ class FakeModules:
     def __init__(self) -> None:
         self.errors: list[Exception] = []
         self.asked: list[protocol.Module] = []
+        self.variants: list[Variant] = []
+        self.credentials: list[Sequence[protocol.RegistryCredential]] = []
+        self.on_progress: list[OnProgress] = []
         self.free = asyncio.Event()
         self.free.set()
 
-    async def get(self, module: protocol.Module, /) -> CompiledModule:
+    async def get(
+        self,
+        module: protocol.Module,
+        /,
+        *,
+        variant: Variant = Variant.PLAIN,
+        credentials: Sequence[protocol.RegistryCredential] = (),
+        on_progress: OnProgress | None = None,
+    ) -> CompiledModule:
         self.asked.append(module)
+        self.variants.append(variant)
+        self.credentials.append(credentials)
+        if on_progress is not None:
+            self.on_progress.append(on_progress)
         await self.free.wait()
         if self.errors:
             raise self.errors.pop(0)
+        digest = hashlib.sha256(module.data).hexdigest() if isinstance(module, protocol.InlineModule) else "1" * 64
         return CompiledModule(
             path=Path("/nowhere/module.cwasm"),
-            digest="sha256:" + "1" * 64,
+            digest=f"sha256:{digest}",
             kind=ModuleKind.CORE,
+            variant=variant,
             name="hello",
             image_digest="sha256:" + "2" * 64,
         )

@@ -28,15 +28,37 @@ def pair() -> Iterator[Pair]:
 @pytest.mark.parametrize(
     ("message", "fields"),
     [
-        (Ready(engine="python/wasmtime-1"), {"type": "ready", "engine": "python/wasmtime-1", "protocol": 1}),
         (
-            Start(guest="g", module_key="k", kind="core"),
-            {"type": "start", "guest": "g", "moduleKey": "k", "kind": "core"},
+            Ready(engine="python/wasmtime-1", features=["fuel"], landlock_abi=7, seccomp=True),
+            {
+                "type": "ready",
+                "engine": "python/wasmtime-1",
+                "protocol": 2,
+                "features": ["fuel"],
+                "writesLogs": False,
+                "noNewPrivileges": False,
+                "landlockAbi": 7,
+                "seccomp": True,
+            },
+        ),
+        (
+            Start(guest="g", module_key="k", kind="core", variant="fuel"),
+            {"type": "start", "guest": "g", "moduleKey": "k", "kind": "core", "variant": "fuel"},
         ),
         (Stop(guest="g"), {"type": "stop", "guest": "g"}),
         (Started(guest="g", pid=7), {"type": "started", "guest": "g", "pid": 7}),
         (Refused(guest="g", message="no"), {"type": "refused", "guest": "g", "message": "no"}),
-        (Exited(guest="g", exit_code=3), {"type": "exited", "guest": "g", "exitCode": 3, "signal": None}),
+        (
+            Exited(guest="g", exit_code=3, max_rss_bytes=4096, cpu_nanoseconds=1_000_000),
+            {
+                "type": "exited",
+                "guest": "g",
+                "exitCode": 3,
+                "signal": None,
+                "maxRssBytes": 4096,
+                "cpuNanoseconds": 1_000_000,
+            },
+        ),
     ],
 )
 def test_messages_on_the_wire(pair: Pair, message: channel.Message, fields: dict[str, object]) -> None:
@@ -82,6 +104,11 @@ def test_the_end_of_the_connection(pair: Pair) -> None:
         b'{"type": "stop", "guest": "g", "descriptors": []}',
         b'{"type": "stop", "guest": "g", "descriptors": ["a", "b"]}',
         b'{"type": "stop", "guest": "g", "descriptors": "a"}',
+        b'{"type": "stop", "guest": ["g"], "descriptors": ["a"]}',
+        b'{"type": "started", "guest": "g", "pid": true, "descriptors": ["a"]}',
+        b'{"type": "exited", "guest": "g", "exitCode": "0", "descriptors": ["a"]}',
+        b'{"type": "ready", "engine": "e", "features": ["a", 1], "descriptors": ["a"]}',
+        b"[" * 10_000,
         b"{" + b" " * channel.MAX_HEADER_BYTES + b"}",
     ],
 )
@@ -104,12 +131,23 @@ def test_too_much_is_not_sent(pair: Pair) -> None:
 
 
 def test_a_payload_is_sealed_and_comes_back_as_it_was() -> None:
-    payload = Payload(argv=("a", "ä\n"), env=(("B", "2"), ("A", '"')), preopens=(("/data", True),))
+    payload = Payload(
+        argv=("a", "ä\n"),
+        env=(("B", "2"), ("A", '"')),
+        preopens=(("/data", True),),
+        working_dir="/data",
+        log_name="0.log",
+        log_slot=7,
+        memory_bytes=1 << 26,
+        nice=19,
+        fuel=2**63 - 1,
+        file_bytes=5,
+    )
     descriptor = payload.seal()
     assert Payload.unseal(descriptor) == payload
     with pytest.raises(OSError, match="not permitted"):
         os.pwrite(descriptor, b"x", 0)
-    assert "2" not in repr(payload).replace("argv", ""), "values stay out of tracebacks"
+    assert "env" not in repr(payload), "values stay out of tracebacks"
     os.close(descriptor)
 
 
@@ -133,7 +171,16 @@ def test_a_report_fits_a_pipe(message: str) -> None:
     report = Report.decode(data)
     assert report is not None
     assert (report.outcome, report.exit_code) == ("trapped", 134)
-    assert message.startswith(report.message) or message == "\ud800"
+    assert message.replace("\0", "").startswith(report.message) or message == "\ud800"
+
+
+def test_a_reports_message_can_harm_no_terminal() -> None:
+    data = (
+        b'{"outcome": "trapped", "exitCode": 134, "message": "a\\u001b[2Jb\\n\\tc\\ud800d\\u202e", "memoryRefused": 1}'
+    )
+    report = Report.decode(data)
+    assert report is not None
+    assert (report.message, report.memory_refused) == ("a[2Jb\n\tc?d", False)
 
 
 @pytest.mark.parametrize("data", [b"", b"{}", b"[1]", b'{"outcome": 1, "exitCode": 0, "message": ""}', b"\xff"])

@@ -1,6 +1,7 @@
 """The messages between the supervisor and an executor's process, the same for every executor.
 
 **Transport.** A Unix SOCK_SEQPACKET pair; the executor inherits its end as a descriptor whose number is its first argument.
+Its second argument is the supervisor's process id, its third the descriptor of the table of log allowances (`allowances.py`).
 Each packet is one message: a JSON object in UTF-8 of at most `MAX_HEADER_BYTES`, and descriptors (SCM_RIGHTS). The field
 `type` says which message it is, `descriptors` names the descriptors that came with it, in their order. Unknown fields are
 ignored. A message that breaks these rules ends the connection. The end of the connection is the end of the executor and, by
@@ -8,15 +9,18 @@ PR_SET_PDEATHSIG, of all its guests.
 
 **Supervisor → executor**
 
-`start {guest, moduleKey, kind, descriptors}`
-    Fork a process that runs a module once. `guest` is an id never used before, `kind` is `core` or `component`.
-    `moduleKey` names the compiled code: the same key is the same code, so an executor may keep it loaded.
+`start {guest, moduleKey, kind, variant, descriptors}`
+    Fork a process that runs a module once. `guest` is an id never used before, `kind` is `core` or `component`, `variant`
+    is how it was compiled (`engine.Variant`). `moduleKey` names the compiled code: the same key is the same code, so an
+    executor may keep it loaded.
     Descriptors, in this order:
       `module`     the compiled module, open for reading.
-      `payload`    a sealed memfd (`Payload`) that **only the guest's own process** may read or map: what the executor
-                   reads, every later guest would inherit.
+      `payload`    a sealed memfd (`Payload`), at its beginning, that **only the guest's own process** may read or map:
+                   what the executor reads, every later guest would inherit.
       `report`     write end of a pipe: the guest's last word (`Report`), read by the supervisor only.
+      `log`        the open folder of the guest's log, where an executor writes logs itself (`ready`), else
       `stdout`, `stderr`   the guest's output. Each write(2) on them is one record; order across both is kept.
+      `stdin`      read end of a pipe; not there: the guest reads the end of a file.
       `preopen:0` … `preopen:N`   open folders, in the order of the payload's `preopens`.
     The executor closes all of them, in itself, as soon as it has forked or refused.
 `stop {guest}`
@@ -24,14 +28,17 @@ PR_SET_PDEATHSIG, of all its guests.
 
 **Executor → supervisor**
 
-`ready {engine, protocol}`
-    Once, first: the executor can start guests. `protocol` is `PROTOCOL`.
+`ready {engine, protocol, features, writesLogs, noNewPrivileges, landlockAbi, seccomp}`
+    Once, first: the executor can start guests. `protocol` is `PROTOCOL`. `features`, as far as it has them: `fuel`;
+    `cpu-limit` (else the supervisor keeps a guest's CPU ceiling); `working-dir` (of components); `wasi-0.3`. The last three
+    say what every guest is confined by (tried on this kernel, not assumed): a guest for which one of them then fails is
+    not run.
 `started {guest, pid, descriptors: [pidfd]}`
     The process was forked. Always before its `exited`.
 `refused {guest, message}`
     No process was made; `message` says why, for the user. Ends this guest.
-`exited {guest, exitCode | signal}`
-    The process has ended and was reaped: all its writes are done. Ends this guest.
+`exited {guest, exitCode | signal, maxRssBytes, cpuNanoseconds}`
+    The process has ended and was reaped: all its writes are done. Ends this guest. The last two are wait4(2)'s.
 """
 
 from __future__ import annotations
@@ -44,9 +51,9 @@ import mmap
 import os
 import socket
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-PROTOCOL = 1
+PROTOCOL = 2
 
 MAX_HEADER_BYTES = 64 << 10
 """Far below what a SOCK_SEQPACKET message may hold by default (212,992 bytes): anything large travels in a memfd."""
@@ -67,6 +74,11 @@ class ChannelError(Exception):
     """The other side broke the protocol."""
 
 
+def _camel(name: str) -> str:
+    head, *rest = name.split("_")
+    return head + "".join(word.capitalize() for word in rest)
+
+
 class Message:
     """Base of the messages. Field names are camelCase on the wire."""
 
@@ -80,6 +92,11 @@ class Ready(Message):
     type: ClassVar[str] = "ready"
     engine: str
     protocol: int = PROTOCOL
+    features: list[str] = field(default_factory=list)
+    writes_logs: bool = False
+    no_new_privileges: bool = False
+    landlock_abi: int = 0
+    seccomp: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,6 +107,7 @@ class Start(Message):
     guest: str
     module_key: str
     kind: str
+    variant: str = "plain"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,31 +144,51 @@ class Exited(Message):
     guest: str
     exit_code: int | None = None
     signal: int | None = None
+    max_rss_bytes: int = 0
+    cpu_nanoseconds: int = 0
 
 
 _MESSAGES: dict[str, type[Message]] = {m.type: m for m in (Ready, Start, Stop, Started, Refused, Exited)}
+_FIELDS = {
+    m: {f.name: (_camel(f.name), get_type_hints(m)[f.name]) for f in dataclasses.fields(m)}  # type: ignore[arg-type]
+    for m in _MESSAGES.values()
+}
+"""Of each message the fields: their names on the wire, and their types."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Payload:
-    """What only the guest's own process reads: JSON `{argv, env: [[name, value]], preopens: [[path, writable]]}`."""
+    """What only the guest's own process reads: a JSON object of these fields (their names as here), null for None."""
 
     argv: tuple[str, ...]
     env: tuple[tuple[str, str], ...] = field(repr=False)
     preopens: tuple[tuple[str, bool], ...] = ()
     """(guest path, writable), one for each descriptor `preopen:N`."""
+    working_dir: str = ""
+    log_name: str = ""
+    """File name in the folder `log`; the rotated one has `.1` behind it. Empty where the executor writes no logs."""
+    log_slot: int = 0
+    memory_bytes: int | None = None
+    cpu_millicores: int | None = None
+    nice: int = 0
+    fuel: int | None = None
+    descriptors: int = 256
+    file_bytes: int | None = None
+    log_bytes_per_second: int | None = None
 
     def seal(self) -> int:
         """A sealed memfd with the payload; the caller closes it. Raises OSError, UnicodeEncodeError, ValueError."""
-        data = json.dumps(dataclasses.asdict(self), ensure_ascii=False).encode()
+        data = json.dumps(vars(self), ensure_ascii=False).encode()
         if len(data) > MAX_PAYLOAD_BYTES:
             raise ValueError(
                 f"arguments and environment are {len(data)} bytes; at most {MAX_PAYLOAD_BYTES} are allowed"
             )
         descriptor = os.memfd_create("payload", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            with open(descriptor, "wb", closefd=False) as file:
-                file.write(data)
+            written = 0
+            while written < len(data):
+                # The position stays at the beginning, for whoever reads from it.
+                written += os.pwrite(descriptor, data[written:], written)
             fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)
         except BaseException:
             os.close(descriptor)
@@ -166,11 +204,10 @@ class Payload:
         with mmap.mmap(descriptor, 0, prot=mmap.PROT_READ) as view:
             fields = _json_object(view[:])
         try:
-            return cls(
-                argv=tuple(fields["argv"]),
-                env=tuple((name, value) for name, value in fields["env"]),
-                preopens=tuple((path, writable) for path, writable in fields["preopens"]),
-            )
+            fields["argv"] = tuple(fields["argv"])
+            fields["env"] = tuple((name, value) for name, value in fields["env"])
+            fields["preopens"] = tuple((path, writable) for path, writable in fields["preopens"])
+            return cls(**{f.name: fields[f.name] for f in dataclasses.fields(cls)})
         except (KeyError, TypeError, ValueError) as error:
             raise ChannelError(f"bad payload: {error!r}") from None
 
@@ -180,15 +217,23 @@ class Report:
     """A guest's last word, one JSON object on the report pipe. Written by the guest's process: not to be trusted."""
 
     outcome: str
-    """`exited`; `trapped`: the module did what WebAssembly forbids; `failed`: it could not be run at all."""
+    """`exited`; `trapped`: the module did what WebAssembly forbids; `outOfFuel`; `failed`: it could not be run at all."""
     exit_code: int
+    """What the process is about to end with; only the process's own end counts."""
     message: str = ""
+    memory_refused: bool = False
+    """Growing a memory or a table was refused for the limit at least once."""
 
     def encode(self) -> bytes:
         """The report as it is written, its message cut so that it fits MAX_REPORT_BYTES."""
         message = self.message.encode(errors="replace")[: MAX_REPORT_BYTES // 2].decode(errors="ignore")
         while True:
-            fields = {"outcome": self.outcome, "exitCode": self.exit_code, "message": message}
+            fields = {
+                "outcome": self.outcome,
+                "exitCode": self.exit_code,
+                "message": message,
+                "memoryRefused": self.memory_refused,
+            }
             data = json.dumps(fields, ensure_ascii=False).encode()
             if len(data) <= MAX_REPORT_BYTES:
                 return data
@@ -203,7 +248,8 @@ class Report:
             return None
         match fields:
             case {"outcome": str(outcome), "exitCode": int(exit_code), "message": str(message)}:
-                return cls(outcome=outcome, exit_code=exit_code, message=message)
+                refused = fields.get("memoryRefused") is True
+                return cls(outcome=outcome, exit_code=exit_code, message=_printable(message), memory_refused=refused)
             case _:
                 return None
 
@@ -212,7 +258,7 @@ def send(sock: socket.socket, message: Message, descriptors: dict[str, int] | No
     """Send one message; the descriptors stay open here. Raises OSError (BlockingIOError: no room now), ChannelError."""
     descriptors = descriptors or {}
     fields: dict[str, Any] = {"type": message.type}
-    fields |= {_camel(f.name): getattr(message, f.name) for f in dataclasses.fields(message)}  # type: ignore[arg-type]
+    fields |= {wire_name: getattr(message, name) for name, (wire_name, _) in _FIELDS[type(message)].items()}
     if descriptors:
         fields["descriptors"] = list(descriptors)
     header = json.dumps(fields).encode()
@@ -263,27 +309,35 @@ def _decode(data: bytes, numbers: list[int]) -> tuple[Message, dict[str, int]]:
         raise ChannelError(f"unknown message {fields.get('type')!r}")
     if not isinstance(names, list) or len(names) != len(numbers) or len(set(map(str, names))) != len(names):
         raise ChannelError(f"{message_type.type}: {len(numbers)} descriptors came, named {names!r}")
-    values = {
-        f.name: fields[_camel(f.name)]
-        for f in dataclasses.fields(message_type)  # type: ignore[arg-type]
-        if _camel(f.name) in fields
-    }
+    values = {}
+    for name, (wire_name, hint) in _FIELDS[message_type].items():
+        if wire_name in fields:
+            values[name] = fields[wire_name]
+            if not _fits(values[name], hint):
+                raise ChannelError(f"{message_type.type}: {wire_name} is {values[name]!r:.80}")
     try:
         return message_type(**values), dict(zip(map(str, names), numbers, strict=True))
     except TypeError as error:
         raise ChannelError(f"{message_type.type}: {error}") from None
 
 
+def _fits(value: Any, hint: Any) -> bool:
+    """Whether a value of JSON has a field's type: str, int, bool, one of these or None, or list[str]."""
+    if get_origin(hint) is list:
+        return type(value) is list and all(type(item) is str for item in value)
+    return type(value) in (get_args(hint) or (hint,))
+
+
+def _printable(text: str) -> str:
+    """Without what would harm whoever shows it: control characters, halves of surrogate pairs."""
+    return "".join(c for c in text.encode(errors="replace").decode() if c in "\n\t" or c.isprintable())
+
+
 def _json_object(data: bytes) -> dict[str, Any]:
     try:
         fields = json.loads(data)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ChannelError(f"not JSON: {error}") from None
     if not isinstance(fields, dict):
         raise ChannelError("not a JSON object")
     return fields
-
-
-def _camel(name: str) -> str:
-    head, *rest = name.split("_")
-    return head + "".join(word.capitalize() for word in rest)

@@ -13,7 +13,12 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+from wherry_runner.beneath import open_folder
+
+if TYPE_CHECKING:  # executors and compilers need these types too, and not pydantic: 0.2 s at each start
+    from wherry_runner import protocol
 
 TRAP_EXIT_CODE = 134
 """Of a guest that trapped: 128 + SIGABRT, as `wasmtime run` returns it."""
@@ -28,7 +33,16 @@ class ModuleKind(StrEnum):
     CORE = "core"
     """A core module that exports `_start` (a WASI 0.1 command)."""
     COMPONENT = "component"
-    """A component that exports `wasi:cli/run` (a WASI 0.2 command)."""
+    """A component that exports `wasi:cli/run` (a WASI 0.2 command, or 0.3 where the runner is set to run those)."""
+
+
+class Variant(StrEnum):
+    """How a module is compiled: each is native code of its own, and an entry of its own in the compile cache."""
+
+    PLAIN = "plain"
+    """A command that nothing counts: it is stopped by ending its process. The fastest."""
+    FUEL = "fuel"
+    """A command whose instructions are counted (a fifth to a third slower: facts wasmtime.md §6)."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,12 +54,17 @@ class CompiledModule:
     digest: str
     """`sha256:…` of the WebAssembly bytes."""
     kind: ModuleKind
+    variant: Variant = Variant.PLAIN
     name: str
     """For argv[0] and messages: the last part of the repository, or of the key's or file's name."""
     image_digest: str = ""
     """`sha256:…` of the manifest; empty for an inline module."""
     packed_by_krustlet: bool = False
     """Layer type `application/vnd.wasm.content.layer.v1+wasm`: such modules get an argv without argv[0] (design §6)."""
+    entrypoint_args: tuple[str, ...] = ()
+    """Of a container image, what follows the module in its `Entrypoint`: before `args`, unless there is a `command`."""
+    image_args: tuple[str, ...] = ()
+    """Of a container image, its `Cmd`: the arguments, unless there is a `command` or `args`."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,8 +72,44 @@ class Preopen:
     """A folder that the guest sees."""
 
     host_path: Path
+    beneath: tuple[str, ...] = ()
+    """The way from there. No step may lead out of the folder before it: guests can plant links on it."""
     guest_path: str
     writable: bool = False
+
+    def open(self) -> int:
+        """The folder itself, open; the caller closes it. What was checked is what is opened. Raises OSError."""
+        return open_folder(self.host_path, self.beneath)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What one run may use. None: not limited by the executor."""
+
+    memory_bytes: int | None = None
+    """Of all memories and tables of the module together; growing beyond fails. The process gets an RLIMIT_DATA that fits."""
+    cpu_millicores: int | None = None
+    """A ceiling, kept over periods of 100 ms."""
+    cpu_weight_millicores: int | None = None
+    """Its share where guests compete, by `nice`: approximate. None: the least."""
+    fuel: int | None = None
+    """Wants a module compiled as `Variant.FUEL`."""
+    descriptors: int = 256
+    """Open files at once (RLIMIT_NOFILE), those of the executor's own included."""
+    file_bytes: int | None = None
+    """Largest file that it may write (RLIMIT_FSIZE), also of its log, which is rotated there; so never less than 64 KiB where
+    the guest writes that itself."""
+    log_bytes_per_second: int | None = None
+    """Of output, kept by letting the guest wait."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class GuestLog:
+    """Where a run's output goes: CRI records in `path`, moved to `path` + `.1` when the file is full."""
+
+    path: Path
+    slot: int
+    """Index into the table of allowances (`allowances.py`), which says how large each of the two files may be now."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +123,12 @@ class GuestSpec:
     environment: tuple[tuple[str, str], ...] = field(repr=False)
     """In the order in which the guest sees it."""
     preopens: tuple[Preopen, ...] = ()
-    log_path: Path
-    """The CRI log file of this run; created by whoever writes it."""
+    working_dir: str = ""
+    """Absolute. A component's initial one; a core module with any but `/` is refused by name."""
+    stdin: bool = False
+    """Give it an input that `Guest.stdin` writes to; without, it reads the end of a file at once."""
+    log: GuestLog
+    limits: Limits = Limits()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,11 +138,14 @@ class GuestExit:
     exit_code: int
     """0 to 255."""
     reason: str
-    """`Completed` (0), `Error`, later `OOMKilled` and others: the kubelet's words."""
+    """`Completed` (0), `Error`, `OOMKilled` (ended badly after growing was refused, or `kill` said so), `OutOfFuel`."""
     message: str = ""
     """Of a trap: what it was, and the wasm backtrace. Cut to 1,024 characters by the status."""
     finished_at: datetime
     peak_memory_bytes: int | None = None
+    """Largest resident size of its process."""
+    cpu_nanoseconds: int | None = None
+    """Of its process, user and system."""
 
 
 class Guest(Protocol):
@@ -100,8 +162,14 @@ class Guest(Protocol):
     async def wait(self) -> GuestExit:
         """Wait for its end, with its log complete on disk. Safe to call many times. Raises EngineLost."""
 
-    def kill(self) -> None:
-        """End it at once (SIGKILL); `wait` then returns exit code 137. A no-op after its end."""
+    def kill(self, *, reason: str = "Error", message: str = "") -> None:
+        """End it at once (SIGKILL); `wait` then returns exit code 137 with this reason. A no-op after its end."""
+
+    async def write(self, data: bytes) -> None:
+        """Give it input; waits while it reads none. Raises BrokenPipeError (it ended, or its input is closed or none)."""
+
+    def close_input(self) -> None:
+        """Let it read the end of its input. Safe to call again."""
 
 
 class Engine(Protocol):
@@ -110,6 +178,24 @@ class Engine(Protocol):
     @property
     def name(self) -> str:
         """For messages and RunnerInfo: e.g. `python/wasmtime-50.0.1`. Part of the key of the compile cache."""
+
+    @property
+    def features(self) -> frozenset[str]:
+        """What it can do beyond plain commands: `protocol.RunnerInfo.features`."""
+
+    @property
+    def confinement(self) -> protocol.Confinement:
+        """What is in force for its guests on this kernel; known after `open`."""
+
+    @property
+    def executor_pid(self) -> int | None:
+        """The executor's process, for measurements; None while there is none."""
+
+    def complaint(self) -> str:
+        """Why this engine is not fit to be given work now, for the health endpoint; empty if it is."""
+
+    def compiler(self, variant: Variant) -> tuple[str, ...]:
+        """Program and first arguments of the compiler whose code this engine loads (`modules/compile.py` adds the rest)."""
 
     async def open(self) -> None:
         """Start the executor's process and wait until it is ready. Raises EngineLost with its last words."""

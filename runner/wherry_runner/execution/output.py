@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -32,6 +33,9 @@ _OVERHEAD_BYTES = 64 << 10
 _BATCH = 64
 """Datagrams received before the event loop gets its turn: a flooding guest slows itself, not the others."""
 
+_BATCH_BYTES = 1 << 20
+"""The same, of large ones: no more is held in memory on its way to the log."""
+
 _MAX_DATAGRAM_BYTES = 2 * (MAX_WRITE_BYTES + _OVERHEAD_BYTES)
 """The kernel doubles what SO_SNDBUF is set to, and no datagram is larger than that."""
 
@@ -42,32 +46,35 @@ _buffer = memoryview(bytearray(_MAX_DATAGRAM_BYTES))
 class GuestOutput:
     """Receives what a guest writes and passes it on to its log."""
 
-    def __init__(self, writer: LogWriter) -> None:
-        """Make the sockets; from now on the writer is closed here. Raises OSError, the writer then being closed."""
+    def __init__(self, writer: LogWriter, *, bytes_per_second: int | None = None) -> None:
+        """Make the sockets; from now on the writer is closed here. Raises OSError, the writer then being closed.
+
+        With `bytes_per_second`, a guest that writes more waits: a second's worth may come at once, and then it is slow.
+        """
         self._writer = writer
+        self._rate = bytes_per_second
+        self._credit = float(bytes_per_second or 0)
+        self._credited_at = time.monotonic()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._pause: asyncio.TimerHandle | None = None
         with contextlib.ExitStack() as undo:
             undo.callback(writer.close)
             self._receiver = undo.enter_context(_bound_socket())
             self._receiver.setblocking(False)  # not so the senders: a guest waits until there is room
-            self.stdout = undo.enter_context(_bound_socket())
-            self.stderr = undo.enter_context(_bound_socket())
-            for sender in (self.stdout, self.stderr):
+            self._senders = tuple(undo.enter_context(_bound_socket()) for _ in range(2))
+            for sender in self._senders:
                 sender.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_WRITE_BYTES + _OVERHEAD_BYTES)
                 sender.connect(self._receiver.getsockname())
                 sender.shutdown(socket.SHUT_RD)
             undo.pop_all()
-        self._streams = {self.stdout.getsockname(): b"stdout", self.stderr.getsockname(): b"stderr"}
+        stdout, stderr = self._senders
+        self._streams = {stdout.getsockname(): b"stdout", stderr.getsockname(): b"stderr"}
 
-    def start(self) -> None:
-        """Receive from now on, in the running event loop."""
-        self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(self._receiver, self._receive)
-
-    def close_senders(self) -> None:
-        """Close this process's copies, once the guest has its own."""
-        self.stdout.close()
-        self.stderr.close()
+    def hand_over(self) -> tuple[int, int]:
+        """The guest's descriptors 1 and 2, the caller's from now on. What is written to them is received from now on."""
+        self._listen()
+        stdout, stderr = (sender.detach() for sender in self._senders)
+        return stdout, stderr
 
     def finish(self) -> None:
         """After the guest's process has ended: receive the rest, complete the log and close everything."""
@@ -75,25 +82,47 @@ class GuestOutput:
             return
         if self._loop is not None:
             self._loop.remove_reader(self._receiver)
-        while self._receive():
+        if self._pause is not None:
+            self._pause.cancel()
+        while self._take():
             pass
         self._receiver.close()
-        self.close_senders()
+        for sender in self._senders:
+            sender.close()
         self._writer.close()
 
-    def _receive(self) -> bool:
-        """Take a batch to the log; False if nothing was there."""
-        for count in range(_BATCH):
+    def _listen(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(self._receiver, self._receive)
+
+    def _receive(self) -> None:
+        """The receiver is readable: take a batch, and pause where that was more than the rate allows."""
+        taken = self._take()
+        if self._rate is None or self._loop is None:
+            return
+        now = time.monotonic()
+        self._credit = min(self._rate, self._credit + (now - self._credited_at) * self._rate) - taken
+        self._credited_at = now
+        if self._credit < 0:
+            self._loop.remove_reader(self._receiver)
+            self._pause = self._loop.call_later(-self._credit / self._rate, self._listen)
+
+    def _take(self) -> int:
+        """Take a batch to the log; how many bytes that was."""
+        taken = 0
+        for _ in range(_BATCH):
             try:
                 size, source = self._receiver.recvfrom_into(_buffer)
             except (BlockingIOError, ConnectionError):
-                self._writer.flush()
-                return count > 0
+                break
             # The receiver has a name that other processes could find: only the guest's own sockets are listened to.
             if stream := self._streams.get(source):
                 self._writer.write(stream, _buffer[:size])
+            taken += max(size, 1)
+            if taken >= _BATCH_BYTES:
+                break
         self._writer.flush()
-        return True
+        return taken
 
 
 def _bound_socket() -> socket.socket:

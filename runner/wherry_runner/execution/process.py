@@ -1,4 +1,4 @@
-"""What processes need beyond the standard library: prctl(2), death with the parent, waiting for a pidfd in asyncio.
+"""What processes need beyond the standard library: prctl(2), death with the parent, limits, pidfds in asyncio.
 
 Used by the executors, by guests and by the compiler. Nothing here knows of WebAssembly.
 """
@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import IO, NamedTuple
 
 # Numbers of <linux/prctl.h>: part of the kernel's ABI, which never changes.
@@ -21,6 +22,9 @@ _PR_SET_PDEATHSIG = 1
 _PR_SET_DUMPABLE = 4
 _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_NO_NEW_PRIVS = 38
+
+PYTHON = (sys.executable, "-I", "-m")
+"""Runs one of our modules, isolated from the user's environment; the module's name and arguments follow."""
 
 Stream = IO[bytes] | int
 Child = subprocess.Popen[bytes]
@@ -69,14 +73,20 @@ def forbid_core_dumps() -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
 
 
-def spawn(command: Sequence[str], *, stdin: Stream, stdout: Stream, stderr: Stream, pass_fds: Sequence[int]) -> Child:
-    """Run a module of ours (its name and arguments) as a process of its own. Raises OSError.
+def raise_descriptor_limit() -> int:
+    """Let this process, and those that it spawns from now on, open as many descriptors as they may at all; how many."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    return hard
 
-    Isolated from the user's environment, current folder and terminal. On the main thread only (`die_with_parent`), and
-    not by asyncio, which starts a thread for each child.
+
+def spawn(command: Sequence[str], *, stdin: Stream, stdout: Stream, stderr: Stream, pass_fds: Sequence[int]) -> Child:
+    """Run a program as a process of its own: no environment, no terminal, no current folder. Raises OSError.
+
+    On the main thread only (`die_with_parent`), and not by asyncio, which starts a thread for each child.
     """
     return subprocess.Popen(
-        [sys.executable, "-I", "-m", *command],
+        command,
         stdin=stdin,
         stdout=stdout,
         stderr=stderr,
@@ -88,20 +98,49 @@ def spawn(command: Sequence[str], *, stdin: Stream, stdout: Stream, stderr: Stre
 
 
 class Ending(NamedTuple):
-    """How a process ended: one of both is set."""
+    """How a process ended (one of the first two is set), and what it used."""
 
     exit_code: int | None
     signal: int | None
+    max_rss_bytes: int
+    cpu_nanoseconds: int
 
 
-def reap(pidfd: int) -> Ending | None:
+def reap(pid: int) -> Ending | None:
     """The end of a child, which is thereby reaped; None while it runs. Raises ChildProcessError if it isn't ours."""
-    result = os.waitid(os.P_PIDFD, pidfd, os.WEXITED | os.WNOHANG)
-    if result is None:
+    found, status, used = os.wait4(pid, os.WNOHANG)
+    if not found:
         return None
-    if result.si_code == os.CLD_EXITED:
-        return Ending(result.si_status, None)
-    return Ending(None, result.si_status)
+    code = os.waitstatus_to_exitcode(status)
+    return Ending(
+        exit_code=code if code >= 0 else None,
+        signal=-code if code < 0 else None,
+        max_rss_bytes=used.ru_maxrss << 10,
+        cpu_nanoseconds=round((used.ru_utime + used.ru_stime) * 1e9),
+    )
+
+
+def children_in_session(session: int) -> list[int]:
+    """This process's children that belong to a session: as a subreaper, it inherits them from the session's leader."""
+    found = []
+    try:
+        children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN
+        return []
+    for pid in children:
+        try:
+            # After the name, which may hold anything: state, parent, process group, session (proc_pid_stat(5)).
+            fields = Path(f"/proc/{pid}/stat").read_bytes().rpartition(b")")[2].split()
+        except OSError:
+            continue
+        if int(fields[3]) == session:
+            found.append(int(pid))
+    return found
+
+
+def cpu_clock(pid: int) -> int:
+    """The number of the clock of all CPU time that a process uses, for `time.clock_gettime`."""
+    return (~pid << 3) | 2  # how clock_getcpuclockid(3) makes it; 2 is CPUCLOCK_SCHED
 
 
 async def readable(descriptor: int) -> None:
@@ -120,5 +159,10 @@ async def readable(descriptor: int) -> None:
 
 def kill(pidfd: int) -> None:
     """SIGKILL to a process, if it still is there."""
+    send_signal(pidfd, signal.SIGKILL)
+
+
+def send_signal(pidfd: int, number: int) -> None:
+    """A signal to a process, if it still is there."""
     with contextlib.suppress(ProcessLookupError):
-        signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+        signal.pidfd_send_signal(pidfd, number)

@@ -1,4 +1,4 @@
-"""The python executor's process: `python -m wherry_runner.execution.zygote FD PARENT_PID`.
+"""The python executor's process: `python -m wherry_runner.execution.zygote FD PARENT_PID ALLOWANCES_FD`.
 
 It loads wasmtime once, keeps compiled modules loaded, and forks one process per guest, so that a guest starts in
 milliseconds and shares all it can. It speaks `channel.py` on FD.
@@ -23,8 +23,8 @@ from collections.abc import Iterable
 import wasmtime
 from wasmtime import component
 
-from wherry_runner.execution import channel, guest, process
-from wherry_runner.execution.engine import ModuleKind
+from wherry_runner.execution import channel, guest, process, sandbox
+from wherry_runner.execution.engine import ModuleKind, Variant
 from wherry_runner.execution.wasmtime_config import engine_name, guest_engine
 
 MAX_LOADED_MODULES = 64
@@ -38,29 +38,53 @@ class NotLoadable(Exception):
     """A compiled module can't be run by this executor; the text is for the user."""
 
 
-class ModuleCache:
-    """Compiled modules, loaded; the least recently used go first."""
+class Loader:
+    """Loads and links what was compiled as one variant."""
 
-    def __init__(self, engine: wasmtime.Engine) -> None:
-        self._engine = engine
-        self._modules: OrderedDict[str, guest.Loaded] = OrderedDict()
-        self._core_linker = wasmtime.Linker(engine)
+    def __init__(self, variant: Variant) -> None:
+        self.engine = guest_engine(variant, parallel=False)
+        self._core_linker = wasmtime.Linker(self.engine)
         self._core_linker.allow_shadowing = True
         self._core_linker.define_wasi()
         exit_type = wasmtime.FuncType([wasmtime.ValType.i32()], [])
         self._core_linker.define_func(SHADOWED_MODULE, "proc_exit", exit_type, _proc_exit)
         # Without wasi:http: linked but not configured in the store, its first use would abort the process.
-        self._component_linker = component.Linker(engine)
+        self._component_linker = component.Linker(self.engine)
         self._component_linker.add_wasip2()
 
-    def get(self, key: str, *, kind: str, descriptor: int) -> guest.Loaded:
+    def load(self, kind: str, descriptor: int) -> guest.Loaded:
+        """What the descriptor holds. Raises NotLoadable, WasmtimeError."""
+        path = f"/proc/self/fd/{descriptor}"
+        before = _open_descriptors()
+        if kind == ModuleKind.CORE:
+            module = wasmtime.Module.deserialize_file(self.engine, path)
+            kept = _open_descriptors() - before
+            command = self._core_linker.instantiate_pre(module)
+            return guest.Loaded(engine=self.engine, descriptors=tuple(kept), command=command)
+        loaded = component.Component.deserialize_file(self.engine, path)
+        kept = _open_descriptors() - before
+        if missing := missing_imports(loaded.type.imports(self.engine)):
+            raise NotLoadable(missing)
+        return guest.Loaded(
+            engine=self.engine, descriptors=tuple(kept), component=loaded, linker=self._component_linker
+        )
+
+
+class ModuleCache:
+    """Compiled modules, loaded; the least recently used go first."""
+
+    def __init__(self) -> None:
+        self._loaders = {variant: Loader(variant) for variant in Variant}
+        self._modules: OrderedDict[str, guest.Loaded] = OrderedDict()
+
+    def get(self, key: str, *, kind: str, variant: str, descriptor: int) -> guest.Loaded:
         """The module, loaded from the descriptor if it isn't yet. Raises NotLoadable."""
         if key in self._modules:
             self._modules.move_to_end(key)
             return self._modules[key]
         try:
-            loaded = self._load(kind, descriptor)
-        except wasmtime.WasmtimeError as error:
+            loaded = self._loaders[Variant(variant)].load(kind, descriptor)
+        except (wasmtime.WasmtimeError, ValueError) as error:
             raise NotLoadable(str(error)) from None
         self._modules[key] = loaded
         if len(self._modules) > MAX_LOADED_MODULES:
@@ -69,19 +93,6 @@ class ModuleCache:
         gc.collect()
         gc.freeze()
         return loaded
-
-    def _load(self, kind: str, descriptor: int) -> guest.Loaded:
-        path = f"/proc/self/fd/{descriptor}"
-        before = _open_descriptors()
-        if kind == ModuleKind.CORE:
-            module = wasmtime.Module.deserialize_file(self._engine, path)
-            kept = _open_descriptors() - before
-            return guest.Loaded(descriptors=tuple(kept), command=self._core_linker.instantiate_pre(module))
-        loaded = component.Component.deserialize_file(self._engine, path)
-        kept = _open_descriptors() - before
-        if missing := missing_imports(loaded.type.imports(self._engine)):
-            raise NotLoadable(missing)
-        return guest.Loaded(descriptors=tuple(kept), component=loaded, linker=self._component_linker)
 
 
 def missing_imports(imports: Iterable[str]) -> str:
@@ -117,15 +128,22 @@ class Zygote:
 
     def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._engine = guest_engine(parallel=False)
-        self._modules = ModuleCache(self._engine)
-        self._guests: dict[int, str] = {}  # pidfd → guest
+        self._confinement = sandbox.probe()
+        self._modules = ModuleCache()
+        self._guests: dict[int, tuple[int, str]] = {}  # pidfd → process and guest
         self._epoll = select.epoll()
         self._epoll.register(sock, select.EPOLLIN)
 
     def serve(self) -> None:
         """Until the supervisor is gone; the kernel then kills the guests."""
-        channel.send(self._socket, channel.Ready(engine=engine_name()))
+        ready = channel.Ready(
+            engine=engine_name(),
+            features=["fuel"],
+            no_new_privileges=self._confinement.no_new_privileges,
+            landlock_abi=self._confinement.landlock_abi,
+            seccomp=self._confinement.seccomp,
+        )
+        channel.send(self._socket, ready)
         while True:
             for descriptor, _ in self._epoll.poll():
                 if descriptor in self._guests:
@@ -143,7 +161,7 @@ class Zygote:
                 case channel.Start():
                     self._start(message, descriptors)
                 case channel.Stop():
-                    for pidfd, name in self._guests.items():
+                    for pidfd, (_, name) in self._guests.items():
                         if name == message.guest:
                             process.kill(pidfd)
                 case _:
@@ -156,7 +174,9 @@ class Zygote:
         try:
             module = descriptors.pop("module")
             try:
-                loaded = self._modules.get(message.module_key, kind=message.kind, descriptor=module)
+                loaded = self._modules.get(
+                    message.module_key, kind=message.kind, variant=message.variant, descriptor=module
+                )
             finally:
                 os.close(module)
         except NotLoadable as error:
@@ -172,25 +192,30 @@ class Zygote:
             channel.send(self._socket, channel.Refused(guest=message.guest, message=f"can't fork: {error.strerror}"))
             return
         if pid == 0:
-            guest.run(loaded, descriptors, engine=self._engine, parent_pid=parent_pid)
+            guest.run(loaded, descriptors, parent_pid=parent_pid, confinement=self._confinement)
         # Nobody but this process reaps the child, so its number can't have been given to another by now.
         pidfd = os.pidfd_open(pid)
-        self._guests[pidfd] = message.guest
+        self._guests[pidfd] = pid, message.guest
         self._epoll.register(pidfd, select.EPOLLIN)
         channel.send(self._socket, channel.Started(guest=message.guest, pid=pid), {"pidfd": pidfd})
 
     def _reap(self, pidfd: int) -> None:
-        ending = process.reap(pidfd)
+        pid, name = self._guests[pidfd]
+        ending = process.reap(pid)
         if ending is None:
             return
         self._epoll.unregister(pidfd)
         os.close(pidfd)
-        exited = channel.Exited(guest=self._guests.pop(pidfd), exit_code=ending.exit_code, signal=ending.signal)
-        channel.send(self._socket, exited)
+        del self._guests[pidfd]
+        channel.send(self._socket, channel.Exited(guest=name, **ending._asdict()))
 
 
 def main(arguments: list[str]) -> None:
-    """Serve on the inherited socket `arguments[0]` as a child of the process `arguments[1]`."""
+    """Serve on the inherited socket `arguments[0]` as a child of the process `arguments[1]`.
+
+    `arguments[2]`, the table of log allowances, is for executors that write logs.
+    """
+    os.close(int(arguments[2]))
     process.die_with_parent(int(arguments[1]))
     process.forbid_core_dumps()
     process.forbid_new_privileges()

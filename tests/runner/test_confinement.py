@@ -1,0 +1,260 @@
+"""What confines guests: every gate tried on the real kernel, with both executors' sandboxes, and on kernels that lack some."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cluster.build import cache_directory
+from tests.runner.conftest import Play
+from tests.runner.harness import Bench
+from tests.support import executors, intruder
+from tests.support.onlooker import threads
+from tests.support.runner import Certificates, environment
+
+ROOT = Path(__file__).resolve().parents[2]
+
+LANDLOCK_ABI = 6
+"""The least by which all that is said below of Landlock is true."""
+
+AS_NOBODY = (
+    *("setpriv", f"--reuid={intruder.NOBODY}", f"--regid={intruder.NOBODY}", "--clear-groups"),
+    # So that it finds the interpreter below a home folder of root's: the one right that it keeps.
+    *("--inh-caps=-all,+dac_read_search", "--ambient-caps=-all,+dac_read_search"),
+    "--bounding-set=-all,+dac_read_search",
+)
+
+OUTCOMES = """
+                            none            landlock  seccomp  all
+
+fork                        ok              ok        EPERM    EPERM
+clone                       ok              ok        EPERM    EPERM
+clone3                      EINVAL          EINVAL    ENOSYS   ENOSYS
+execve                      ok              EACCES    SIGSYS   SIGSYS
+execve readable             ENOEXEC         EACCES    SIGSYS   SIGSYS
+unshare                     ?               ?         SIGSYS   SIGSYS
+
+signal parent               ok              EPERM     EPERM    EPERM
+signal parent's thread      ok              EPERM     EPERM    EPERM
+signal everybody            ?               ?         EPERM    EPERM
+have parent signalled       ok              ok        EPERM    EPERM
+ptrace parent               ok              EPERM     SIGSYS   SIGSYS
+read parent's memory        ok              EPERM     SIGSYS   SIGSYS
+open parent's memory        ok              EACCES    ok       EACCES
+
+unix socket                 ok              ok        EPERM    EPERM
+tcp socket                  ok              ok        EPERM    EPERM
+udp socket                  ok              ok        EPERM    EPERM
+socket pair                 ok              ok        EPERM    EPERM
+tcp connect                 ECONNREFUSED    EACCES    EPERM    EPERM
+tcp bind                    ok              EACCES    EPERM    EPERM
+abstract socket             ok              EPERM     EPERM    EPERM
+
+read outside                ok              EACCES    ok       EACCES
+create outside              ok              EACCES    ok       EACCES
+truncate outside            ok              EACCES    ok       EACCES
+list root                   ok              EACCES    ok       EACCES
+open own memory             ok              EACCES    ok       EACCES
+follow link outside         ok              EACCES    ok       EACCES
+move outside                ok              EACCES    ok       EACCES
+move in                     ok              EACCES    ok       EACCES
+link in                     ok              EXDEV     ok       EXDEV
+change mode outside         ok              ok        EPERM    EPERM
+change folder               ok              ok        EPERM    EPERM
+stat outside                ok              ok        ok       ok
+set times outside           ok              ok        ok       ok
+read link outside           ok              ok        ok       ok
+mount                       ?               ?         SIGSYS   SIGSYS
+
+read readable               ok              ok        ok       ok
+write readable              ok              EACCES    ok       EACCES
+create in readable          ok              EACCES    ok       EACCES
+write writable              ok              ok        ok       ok
+create in writable          ok              ok        ok       ok
+make and remove             ok              ok        ok       ok
+make a pipe                 ok              EACCES    EPERM    EPERM
+
+read log                    ok              EACCES    ok       EACCES
+make a folder beside log    ok              EACCES    ok       EACCES
+
+map code                    ok              ok        EPERM    EPERM
+make code                   ok              ok        EPERM    EPERM
+memory file                 ok              ok        EPERM    EPERM
+become dumpable             ok              ok        EPERM    EPERM
+change limits               ok              ok        EPERM    EPERM
+bpf                         ?               ?         SIGSYS   SIGSYS
+io_uring                    ?               ?         SIGSYS   SIGSYS
+userfaultfd                 ?               ?         SIGSYS   SIGSYS
+keyring                     ?               ?         SIGSYS   SIGSYS
+
+thread                      ok              ok        ok       ok
+signal oneself              ok              ok        ok       ok
+abort                       SIGABRT         SIGABRT   SIGABRT  SIGABRT
+map data                    ok              ok        ok       ok
+random                      ok              ok        ok       ok
+sleep                       ok              ok        ok       ok
+"""
+"""What comes of each attempt (`tests/support/intruder.py`) behind which gates; a question mark: the kernel's own matter. Without
+any, what is forbidden later works: nothing else forbids it."""
+
+OF_THE_LOG = {
+    # Its output goes to the supervisor: the log's folder is not its own.
+    "python": """
+append to log               ok              EACCES    ok       EACCES
+rotate log                  ok              EACCES    ok       EACCES
+move log out                ok              EACCES    ok       EACCES
+""",
+    "native": """
+append to log               ok              ok        ok       ok
+rotate log                  ok              ok        ok       ok
+move log out                ok              EXDEV     ok       EXDEV
+""",
+}
+
+
+@pytest.fixture(scope="session")
+def native_sandbox() -> Path:
+    """The native executor's sandbox as a library, which cargo builds in seconds."""
+    if shutil.which("cargo") is None:
+        pytest.skip("cargo is missing: the native executor's sandbox can't be built")
+    target = cache_directory() / "sandbox-target"
+    command = ["cargo", "build", "--quiet", "--release", "--locked", "--target-dir", str(target)]
+    subprocess.run(command, cwd=ROOT / "tests" / "support" / "sandbox_library", check=True)
+    return target / "release" / "libsandbox_library.so"
+
+
+@pytest.fixture(params=executors.EXECUTORS)
+def sandbox(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """An executor, and what the intruder calls its sandbox."""
+    if request.param == "python":
+        return "python", "python"
+    return "native", str(request.getfixturevalue("native_sandbox"))
+
+
+def _json(*command: str | Path, prefix: tuple[str, ...] = ()) -> Any:
+    """What a program of ours prints."""
+    done = subprocess.run([*prefix, sys.executable, "-m", *command], cwd=ROOT, stdout=subprocess.PIPE, check=True)
+    return json.loads(done.stdout)
+
+
+def _expected(executor: str, gates: str) -> dict[str, str]:
+    head, *lines = [line for line in (OUTCOMES + OF_THE_LOG[executor]).splitlines() if line]
+    column = head.split().index(gates)
+    rows = [re.split(r" {2,}", line) for line in lines]
+    return {name: outcomes[column] for name, *outcomes in rows}
+
+
+@pytest.mark.parametrize("gates", intruder.GATES)
+def test_each_gate_stops_what_it_should_and_nothing_that_a_module_needs(
+    sandbox: tuple[str, str], gates: str, tmp_path: Path
+) -> None:
+    executor, chosen = sandbox
+    intruder.furnish(tmp_path)
+    told = _json("tests.support.intruder", chosen, gates, tmp_path)
+    no_new_privileges, abi, seccomp = told["found"]
+    if gates in ("all", "landlock") and abi < LANDLOCK_ABI:
+        pytest.skip(f"this kernel has version {abi} of Landlock, and the expectations are of {LANDLOCK_ABI}")
+    assert no_new_privileges and seccomp
+    expected = _expected(executor, gates)
+    assert expected.keys() == told["outcomes"].keys()
+    outcomes = {name: "?" if expected[name] == "?" else outcome for name, outcome in told["outcomes"].items()}
+    assert outcomes == expected
+
+
+def test_trying_the_gates_leaves_the_executor_as_it_was(sandbox: tuple[str, str], tmp_path: Path) -> None:
+    intruder.furnish(tmp_path)
+    before = dict(re.findall(r"^(\w+):\t(.*)$", Path("/proc/self/status").read_text(), re.MULTILINE))
+    told = _json("tests.support.intruder", sandbox[1], "none", tmp_path)
+    after = dict(re.findall(r"^(\w+):\t(.*)$", told["status after probe"], re.MULTILINE))
+    assert after["Threads"] == "1"
+    for name in ("NoNewPrivs", "Seccomp"):
+        assert after[name] == before[name]
+
+
+def test_every_thread_of_a_guest_is_confined(play: Play, tool: bytes) -> None:
+    async def scenario(bench: Bench) -> None:
+        confinement = bench.engine.confinement
+        assert confinement.no_new_privileges and confinement.seccomp and confinement.landlock_abi > 0
+        guest = await bench.start(tool, "wait")
+        await bench.said(guest, b"waiting\n")
+        found = threads(guest.pid)
+        assert 1 <= len(found) <= 2
+        assert {(thread["NoNewPrivs"], thread["Seccomp"]) for thread in found} == {("1", "2")}
+
+    play(scenario)
+
+
+def test_processes_of_the_same_user_can_not_look_into_a_guest(executor: str, tmp_path: Path) -> None:
+    prefix: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        prefix = AS_NOBODY
+        os.chown(tmp_path, intruder.NOBODY, intruder.NOBODY)
+    told = _json("tests.support.onlooker", executor, tmp_path, prefix=prefix)
+    assert (told["exit code"], told["text"]) == (3, "short\n"), told["message"]
+    assert set(told["had of a plain process"].values()) == {"ok"}, "the attempts themselves work"
+    assert set(told["had of the guest"].values()) <= {"EACCES", "EPERM"}
+
+
+@pytest.mark.parametrize(
+    ("lacks", "confinement"),
+    [
+        ("landlock", {"no_new_privileges": True, "landlock_abi": 0, "seccomp": True}),
+        ("seccomp", {"no_new_privileges": True, "seccomp": False}),
+        ("landlock,seccomp", {"no_new_privileges": True, "landlock_abi": 0, "seccomp": False}),
+    ],
+)
+def test_an_older_kernel_runs_guests_with_what_it_has(
+    executor: str, lacks: str, confinement: dict[str, object], tmp_path: Path
+) -> None:
+    older = (sys.executable, "-m", "tests.support.older_kernel", lacks)
+    told = _json("tests.support.onlooker", executor, tmp_path, prefix=older)
+    assert told["confinement"] == {**told["confinement"], **confinement}
+    assert (told["exit code"], told["text"]) == (3, "short\n"), told["message"]
+
+
+def test_a_gate_that_was_found_and_does_not_close_is_an_error(sandbox: tuple[str, str], tmp_path: Path) -> None:
+    """Never less than was found: the kernel forgets Landlock after the probe."""
+    intruder.furnish(tmp_path)
+    script = "\n".join(
+        (
+            "import sys",
+            "from tests.support import intruder, older_kernel",
+            "from wherry_runner.execution import seccomp",
+            "probe, confine = intruder.gates_of(sys.argv[1])",
+            "found = probe()",
+            "seccomp.load(seccomp.encode(older_kernel.lacking({'landlock'})))",
+            "confine(found)",
+            "print('confined')",
+        )
+    )
+    code = f"import os; os.chdir({str(tmp_path)!r})\n{script}"
+    command = [sys.executable, "-c", code, sandbox[1]]
+    env = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    assert done.returncode != 0
+    assert "this process can't be confined by Landlock" in done.stdout
+    assert "confined\n" not in done.stdout
+
+
+def test_a_runner_does_not_start_without_what_it_requires(executor: str, tmp_path: Path) -> None:
+    pki = Certificates(tmp_path)
+    command = [
+        *(sys.executable, "-m", "tests.support.older_kernel", "landlock"),
+        *(sys.executable, "-m", "wherry_runner", *executors.flags(executor), "--port", "0", "--health-port", "0"),
+        *("--cert", pki.runner.cert, "--key", pki.runner.key, "--client-ca", pki.ca.cert_file),
+        *("--state-directory", tmp_path / "state", "--require-confinement", "no-new-privileges,landlock,seccomp"),
+    ]
+    done = subprocess.run(
+        [str(word) for word in command], cwd=ROOT, env=environment(), stderr=subprocess.PIPE, text=True, check=False
+    )
+    assert done.returncode == 1
+    assert "wherry-runner: --require-confinement: guests can't be confined by landlock here" in done.stderr
+    assert "seccomp and" not in done.stderr
