@@ -1,4 +1,13 @@
-"""What can be wrong with a module, in the kubelet's words."""
+"""What can be wrong with a module, in the kubelet's words.
+
+ModuleError
+├── InvalidReference   the spec names nothing that could be fetched
+├── NeverPull          not here, and not to be fetched
+├── PullError          not given by its registry or server
+│   ├── AccessDenied       401, 403
+│   └── NotThere           404
+└── NotRunnable        given, but nothing that can run here
+"""
 
 from __future__ import annotations
 
@@ -21,6 +30,14 @@ class PullError(ModuleError):
         super().__init__("ErrImagePull", message)
 
 
+class AccessDenied(PullError):
+    """The registry wants a credential, or another one."""
+
+
+class NotThere(PullError):
+    """There is no such thing; some registries say so of what is private, too."""
+
+
 class InvalidReference(ModuleError):
     """The image reference can't be parsed (`InvalidImageName`)."""
 
@@ -40,3 +57,11 @@ class NotRunnable(ModuleError):
 
     def __init__(self, message: str, *, inline: bool) -> None:
         super().__init__("CreateContainerConfigError" if inline else "ErrImagePull", message, retry=False)
+
+
+def shown(text: object, limit: int = 200) -> str:
+    """A stranger's text as a message may carry it: printable, and no longer than `limit` characters."""
+    whole = str(text)
+    cut = whole[:limit]
+    printable = cut if cut.isprintable() else repr(cut)[1:-1]
+    return printable + ("…" if len(whole) > limit else "")
