@@ -1,8 +1,7 @@
-"""Volumes: swapped as a whole, and never a file outside of them."""
+"""Volumes of files: swapped as a whole, and never a file outside of them."""
 
 from __future__ import annotations
 
-import base64
 import os
 import sys
 import threading
@@ -12,40 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from wherry_runner.protocol import Volume, VolumeFile
+from tests.support.volumes import ID, folder_of, made, seen, volume
+from wherry_runner.protocol import FilesVolume, VolumeFile
 from wherry_runner.volumes import VolumeError, Volumes
-
-ID = "11111111-2222"
-
-
-def volume(files: dict[str, str | bytes], *, mode: int = 0o644, secret: bool = False, name: str = "v") -> Volume:
-    return Volume(
-        name=name,
-        secret=secret,
-        files=tuple(
-            VolumeFile(path=path, data=base64.b64encode(data.encode() if isinstance(data, str) else data), mode=mode)
-            for path, data in files.items()
-        ),
-    )
+from wherry_runner.volumes.files import MAX_DEPTH
 
 
 @pytest.fixture
-def volumes(tmp_path: Path) -> Volumes:
-    (tmp_path / "memory").mkdir()
-    made = Volumes(tmp_path / "disk", tmp_path / "memory")
-    made.clear()
-    return made
-
-
-def seen(folder: Path) -> dict[str, str]:
-    """What a guest finds that walks the volume, without the names that begin with two dots."""
-    found = {}
-    for root, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith("..")]
-        for name in names:
-            path = Path(root) / name
-            found[str(path.relative_to(folder))] = path.read_text()
-    return found
+def volumes(tmp_path: Path) -> Iterator[Volumes]:
+    with made(tmp_path) as volumes:
+        yield volumes
 
 
 def revisions(folder: Path) -> list[str]:
@@ -55,11 +30,11 @@ def revisions(folder: Path) -> list[str]:
 def test_files_appear_with_their_content_also_in_folders(volumes: Volumes) -> None:
     item = volume({"a": "1", "deep/er/b": "2", "deep/c": "3", ".hidden": "4", "empty": ""})
     volumes.write(ID, [item])
-    assert seen(volumes.path(ID, item)) == {"a": "1", "deep/er/b": "2", "deep/c": "3", ".hidden": "4", "empty": ""}
+    assert seen(folder_of(volumes, item)) == {"a": "1", "deep/er/b": "2", "deep/c": "3", ".hidden": "4", "empty": ""}
 
 
 def test_a_change_replaces_adds_and_removes(volumes: Volumes) -> None:
-    folder = volumes.path(ID, volume({}))
+    folder = folder_of(volumes, volume({}))
     for files in ({"a": "1", "b": "1", "d/x": "1"}, {"b": "2", "c": "2", "d/y": "2"}, {"d": "3"}, {}, {"a": "4"}):
         volumes.write(ID, [volume({**files})])
         assert seen(folder) == files
@@ -77,7 +52,7 @@ def test_files_have_their_mode_whatever_the_umask(volumes: Volumes, mode: int) -
         volumes.write(ID, [item])
     finally:
         os.umask(before)
-    assert (volumes.path(ID, item) / "a").stat().st_mode & 0o777 == mode
+    assert (folder_of(volumes, item) / "a").stat().st_mode & 0o777 == mode
 
 
 @pytest.mark.parametrize(
@@ -104,17 +79,34 @@ def test_a_path_that_would_leave_the_volume_is_refused_and_nothing_is_written(
     volumes.write(ID, [volume({"a": "old"})])
     with pytest.raises(VolumeError, match=r'volume "v": '):
         volumes.write(ID, [volume({"a": "new", path: "x"})])
-    assert seen(volumes.path(ID, volume({}))) == {"a": "old"}
-    assert {entry.name for entry in tmp_path.iterdir()} == {"disk", "memory"}
+    assert seen(folder_of(volumes, volume({}))) == {"a": "old"}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"disk", "memory", "ram"}
 
 
 @pytest.mark.parametrize("files", [("a", "a"), ("a", "./a"), ("d/x", "d//x"), ("d", "d/x"), ("d/x/y", "d/x")])
 def test_two_files_of_one_name_and_a_file_that_is_a_folder_are_refused(
     volumes: Volumes, files: tuple[str, str]
 ) -> None:
-    item = Volume(name="v", files=tuple(VolumeFile(path=path, data=b"eA==") for path in files))
+    item = FilesVolume(name="v", files=tuple(VolumeFile(path=path, data=b"eA==") for path in files))
     with pytest.raises(VolumeError, match=r'volume "v": '):
         volumes.write(ID, [item])
+
+
+def test_a_path_that_is_too_deep_to_be_handled_is_refused(volumes: Volumes) -> None:
+    deep = "/".join(["d"] * (MAX_DEPTH - 1))
+    item = volume({f"{deep}/a": "1"})
+    volumes.write(ID, [item])
+    assert seen(folder_of(volumes, item)) == {f"{deep}/a": "1"}
+    with pytest.raises(VolumeError, match="more than 64 folders"):
+        volumes.write(ID, [volume({f"{deep}/{deep}/a": "1"})])
+
+
+def test_when_one_volume_can_not_be_had_none_changes(volumes: Volumes) -> None:
+    item = volume({"a": "old"})
+    volumes.write(ID, [item])
+    with pytest.raises(VolumeError, match='volume "bad"'):
+        volumes.write(ID, [volume({"a": "new"}), volume({"../x": ""}, name="bad")])
+    assert seen(folder_of(volumes, item)) == {"a": "old"}
 
 
 def test_a_name_that_the_file_system_refuses_is_an_error_that_names_the_volume_and_leaves_nothing(
@@ -124,7 +116,7 @@ def test_a_name_that_the_file_system_refuses_is_an_error_that_names_the_volume_a
     for _ in range(3):
         with pytest.raises(VolumeError, match=r'volume "v": File name too long'):
             volumes.write(ID, [volume({"a": "new", "x" * 300: "y"})])
-    folder = volumes.path(ID, volume({}))
+    folder = folder_of(volumes, volume({}))
     assert seen(folder) == {"a": "old"}
     assert len(revisions(folder)) == 1
 
@@ -134,7 +126,7 @@ def test_secrets_are_on_no_disk(volumes: Volumes, tmp_path: Path) -> None:
     on_disk = [path for path in (tmp_path / "disk").rglob("*") if path.is_file()]
     assert on_disk
     assert not any(b"hunter2" in path.read_bytes() for path in on_disk)
-    assert seen(volumes.path(ID, volume({}, secret=True, name="s"))) == {"password": "hunter2"}
+    assert seen(folder_of(volumes, volume({}, secret=True, name="s"))) == {"password": "hunter2"}
     assert all(
         (entry.stat().st_mode & 0o077) == 0 for entry in (*(tmp_path / "memory").iterdir(), tmp_path / "disk")
     ), "the guests' folders are reached through folders that only the runner can enter"
@@ -144,11 +136,14 @@ def test_dropping_a_workload_removes_its_volumes_and_no_others(volumes: Volumes,
     both = [volume({"a": "1"}), volume({"b": "2"}, secret=True, name="s")]
     for workload in (ID, "other"):
         volumes.write(workload, both)
+    mine = [folder_of(volumes, item) for item in both]
     volumes.drop(ID)
+    assert not any(folder.exists() for folder in mine), "at once, before it is removed"
     volumes.drop(ID)
-    left = sorted(path.name for top in ("disk", "memory") for path in (tmp_path / top).rglob("*") if path.name == ID)
-    assert left == []
-    assert seen(volumes.path("other", both[0])) == {"a": "1"}
+    assert seen(folder_of(volumes, both[0], id="other")) == {"a": "1"}
+    volumes.close()
+    assert sorted(entry.name for entry in tmp_path.rglob("*")) == ["memory", "ram"]
+    volumes.drop("other")  # late, and no matter
 
 
 def test_the_next_process_finds_nothing_and_another_runner_keeps_its_own(tmp_path: Path) -> None:
@@ -158,11 +153,47 @@ def test_the_next_process_finds_nothing_and_another_runner_keeps_its_own(tmp_pat
     for runner in (first, second):
         runner.clear()
         runner.write(ID, [item])
-    Volumes(tmp_path / "one", tmp_path / "memory").clear()
-    assert not first.path(ID, item).exists()
-    assert seen(second.path(ID, item)) == {"a": "1"}
+    again = Volumes(tmp_path / "one", tmp_path / "memory")
+    again.clear()
+    assert not folder_of(first, item).exists()
+    assert seen(folder_of(second, item)) == {"a": "1"}
     second.close()
-    assert not second.path(ID, item).exists()
+    assert not folder_of(second, item).exists()
+    again.close()
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["memory"]
+
+
+def test_a_folder_in_memory_that_somebody_else_made_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "memory").mkdir()
+    volumes = Volumes(tmp_path / "disk", tmp_path / "memory")
+    item = volume({"a": "1"}, secret=True)
+    volumes.clear()
+    volumes.write(ID, [item])
+    (theirs,) = (tmp_path / "memory").iterdir()
+    volumes.close()
+    volumes = Volumes(tmp_path / "disk", tmp_path / "memory")
+    volumes.clear()
+    theirs.mkdir()
+    with pytest.raises(VolumeError, match='volume "v": File exists'):
+        volumes.write(ID, [item])
+    assert not list(theirs.iterdir())
+    volumes.close()
+
+
+def test_a_link_in_the_place_of_a_folder_in_memory_is_removed_and_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "kept").touch()
+    volumes = Volumes(tmp_path / "disk", tmp_path / "memory")
+    volumes.clear()
+    volumes.write(ID, [volume({"a": "1"}, secret=True)])
+    (place,) = (tmp_path / "memory").iterdir()
+    volumes.close()
+    place.symlink_to(tmp_path / "theirs")
+    volumes.clear()
+    assert not place.is_symlink()
+    assert (tmp_path / "theirs" / "kept").exists()
+    volumes.close()
 
 
 @contextmanager
@@ -211,7 +242,7 @@ def test_a_concurrent_reader_sees_whole_revisions_only(volumes: Volumes) -> None
         return b"%d" % number * 20_000
 
     volumes.write(ID, [volume({"a": content(0), "b": content(0)})])
-    folder = volumes.path(ID, volume({}))
+    folder = folder_of(volumes, volume({}))
     with reading(folder) as pairs:
         for number in range(1, 25):
             volumes.write(ID, [volume({"a": content(number), "b": content(number)})])
@@ -223,6 +254,6 @@ def test_a_concurrent_reader_sees_whole_revisions_only(volumes: Volumes) -> None
 
 def test_a_file_that_a_guest_has_open_keeps_its_old_content(volumes: Volumes) -> None:
     volumes.write(ID, [volume({"a": "old"})])
-    with open(volumes.path(ID, volume({})) / "a") as file:
+    with open(folder_of(volumes, volume({})) / "a") as file:
         volumes.write(ID, [volume({"a": "new"})])
         assert file.read() == "old"
