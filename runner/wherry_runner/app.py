@@ -3,28 +3,47 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.metadata
 import logging
+import os
 import secrets
 import signal
-import ssl
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
+from pathlib import Path
 
-from aiohttp import web
-
-from wherry_runner import api, protocol, tls
-from wherry_runner.execution import process
-from wherry_runner.execution.engine import EngineError
+from wherry_runner import admission, api, health, log_budget, metrics, orphans, protocol
+from wherry_runner.admission import Admission, Amounts
+from wherry_runner.execution import confinement, process
+from wherry_runner.execution.allowances import Allowances
+from wherry_runner.execution.engine import Engine, EngineError
+from wherry_runner.execution.native import NativeEngine
 from wherry_runner.execution.python import PythonEngine
+from wherry_runner.health import Health
 from wherry_runner.journal import Journals
+from wherry_runner.log_budget import LogBudget
+from wherry_runner.log_folders import LogFolders
+from wherry_runner.memory_watch import MemoryWatch, Watched
+from wherry_runner.metrics import Metrics
 from wherry_runner.modules.library import Modules
+from wherry_runner.serving import Server, serve
 from wherry_runner.settings import Settings, SettingsError, parse
 from wherry_runner.supervisor import Supervisor
-from wherry_runner.volumes import Volumes
-from wherry_runner.workload import Room
+from wherry_runner.surroundings import Room
+from wherry_runner.tls import ServerTls, TlsError
+from wherry_runner.usage import RunningContainer, Usage
+from wherry_runner.volumes import SizeWatch, Volumes, memory_bytes
 
 log = logging.getLogger("wherry_runner")
+
+AGAIN_SECONDS = 10.0
+"""After an error of ours, a task that is to run for ever begins anew."""
+
+
+class StartError(Exception):
+    """The runner can't do here what it was told to; the message says what."""
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -33,87 +52,241 @@ def main(argv: Sequence[str] | None = None) -> None:
         settings = parse(argv)
     except SettingsError as error:
         sys.exit(f"wherry-runner: {error}")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name in ("httpx", "httpcore"):  # they log headers and whole addresses, and what is signed or secret in them
+        logging.getLogger(name).setLevel(logging.WARNING)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     try:
         asyncio.run(run(settings))
-    except (EngineError, OSError) as error:
+    except (EngineError, OSError, StartError, TlsError) as error:
         sys.exit(f"wherry-runner: {error}")
 
 
 async def run(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT."""
-    stop = asyncio.Event()
+    """Run until SIGTERM or SIGINT; a second one cuts the guests' grace short."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-
+        loop.add_signal_handler(number, lambda: hurry.set() if stop.is_set() else stop.set())
+    process.become_subreaper()  # what an executor leaves behind comes to us, and ends with us
+    tls = ServerTls(cert_file=settings.cert_file, key_file=settings.key_file, client_ca_file=settings.client_ca_file)
     state = settings.state_directory
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    volumes = Volumes(state / "volumes", settings.memory_directory)
-    volumes.clear()
-    journals = Journals(state / "journal")
-    journals.forget_old()
-    process.become_subreaper()  # what an executor leaves behind comes to us, and ends with us
-    engine = PythonEngine()
-    modules = Modules(state / "modules", engine_name=engine.name, pull=settings.pull)
-    room = Room(
-        engine=engine,
-        modules=modules,
-        volumes=volumes,
-        logs_directory=state / "logs",
-        back_off=settings.back_off,
+    budget_bytes = log_budget.budget(settings.log_budget_bytes, disk_bytes=_disk_bytes(state))
+
+    async with AsyncExitStack() as ending:  # what is made first ends last
+        volumes = Volumes(
+            state / "volumes",
+            settings.memory_directory,
+            volumes_memory_directory=settings.volumes_memory_directory,
+            host_paths=settings.host_paths,
+        )
+        volumes.clear()
+        ending.callback(volumes.close)
+        servers: list[Server] = []
+        ending.push_async_callback(_close_all, servers)
+        tasks: list[asyncio.Task[None]] = []
+        ending.push_async_callback(_cancel_all, tasks)
+
+        counts = Metrics()
+        logs_at_most = log_budget.max_containers(budget_bytes)
+        allowances = Allowances(slots=logs_at_most + 1, default_bytes=log_budget.LEAST_FILE_BYTES)
+        ending.callback(allowances.close)
+        logs = LogBudget(allowances, budget_bytes=budget_bytes, file_bytes=settings.log_file_bytes)
+        engine = _engine(settings, allowances)
+        modules = Modules(
+            state / "modules",
+            engine=engine,
+            pull=settings.pull,
+            compile=settings.compile,
+            limits=settings.modules,
+            in_use=lambda: supervisor.module_digests_in_use(),
+            metrics=counts,
+        )
+        ending.push_async_callback(modules.close)
+        ending.push_async_callback(engine.close)
+        admitted = Admission(
+            _offered(settings, logs=logs_at_most),
+            default_memory_request_bytes=settings.defaults.memory_request_bytes,
+            descriptors_per_guest=_descriptors_per_guest(settings),
+            volume_bytes=functools.partial(memory_bytes, default_limit_bytes=settings.defaults.memory_limit_bytes),
+        )
+        supervisor = Supervisor(
+            room=Room(
+                engine=engine,
+                modules=modules,
+                volumes=volumes,
+                logs=LogFolders(state / "logs"),
+                log_slots=logs,
+                back_off=settings.back_off,
+                defaults=settings.defaults,
+                metrics=counts,
+            ),
+            journals=Journals(state / "journal"),
+            admission=admitted,
+            max_workloads=settings.max_workloads,
+        )
+        ending.push_async_callback(_close_supervisor, supervisor, settings.termination_grace_seconds, hurry)
+
+        await engine.open()
+        if missing := confinement.missing(settings.require_confinement, engine.confinement):
+            raise StartError(missing)
+        well = Health(
+            ready={"executor": engine.complaint}, works={"disk": health.disk(state), "certificate": tls.complaint}
+        )
+        usage = Usage(
+            running=lambda: _running(supervisor),
+            executor_pid=lambda: engine.executor_pid,
+            workloads=lambda: sum(supervisor.phases().values()),
+            requested=lambda: (admitted.requested_millicores, admitted.requested_bytes),
+        )
+        counts.follow(
+            lambda: metrics.State(
+                running=sum(1 for _ in supervisor.running_guests()),
+                workloads=supervisor.phases(),
+                executor_losses=engine.losses,
+                module_store_bytes=modules.used_bytes,
+                log_budget_bytes=budget_bytes,
+                log_allowed_bytes=logs.allowed_bytes,
+                memory_offered_bytes=settings.memory_bytes,
+                memory_requested_bytes=admitted.requested_bytes,
+                cpu_offered_millicores=settings.cpu_millicores,
+                cpu_requested_millicores=admitted.requested_millicores,
+            )
+        )
+        memory_watch = MemoryWatch(
+            watched=lambda: _watched(supervisor),
+            executor_pid=lambda: engine.executor_pid,
+            on_kill=counts.memory_killed,
+        )
+        size_watch = SizeWatch(volumes, supervisor.evict)
+        keepers = (memory_watch.run, size_watch.run, logs.keep, orphans.keep_reaping)
+        tasks.extend(asyncio.create_task(_for_ever(keep)) for keep in keepers)
+
+        app = api.application(supervisor, _info(settings, engine), usage=usage, counts=counts)
+        servers.append(await serve(app, settings.listen, settings.port, tls.context))
+        servers.append(await serve(api.health_application(well), settings.health_listen, settings.health_port))
+        well.serving = True
+        log.info(
+            "runner %s ready: API on port %d, health on port %d, engine %s",
+            settings.name, *(server.port for server in servers), engine.name,
+        )  # fmt: skip
+        await stop.wait()
+        log.info("stopping")
+        well.serving = False
+
+
+# --- what is made of the settings -------------------------------------------------------------------------------------
+
+
+def _engine(settings: Settings, allowances: Allowances) -> PythonEngine | NativeEngine:
+    """Raises EngineLost."""
+    if settings.executor_directory is None:
+        return PythonEngine(allowances=allowances)
+    return NativeEngine(settings.executor_directory, allowances=allowances, wasi_03=settings.wasi_03)
+
+
+def _offered(settings: Settings, *, logs: int) -> Amounts:
+    """What there is for workloads: of what the runner needs too, some is kept back."""
+    descriptors = process.raise_descriptor_limit()
+    return Amounts(
+        memory_bytes=settings.memory_bytes,
+        millicores=settings.cpu_millicores,
+        workloads=settings.max_workloads,
+        processes=admission.after_reserve(settings.processes, reserve=admission.RESERVED_PROCESSES),
+        descriptors=admission.after_reserve(descriptors, reserve=admission.RESERVED_DESCRIPTORS),
+        logs=logs,
     )
-    supervisor = Supervisor(room=room, journals=journals, max_workloads=settings.max_workloads)
-    supervisor.drop_orphaned_logs()
-    info = protocol.RunnerInfo(
+
+
+def _descriptors_per_guest(settings: Settings) -> int:
+    writes_logs = settings.executor_directory is not None
+    return admission.DESCRIPTORS_PER_GUEST + (0 if writes_logs else admission.DESCRIPTORS_PER_LOG)
+
+
+def _info(settings: Settings, engine: Engine) -> protocol.RunnerInfo:
+    return protocol.RunnerInfo(
         runner=settings.name,
         node=settings.node,
         address=settings.address,
         instance=secrets.token_hex(8),
         wherry_version=importlib.metadata.version("wherry"),
         engines=(engine.name,),
+        features=tuple(sorted(engine.features)),
+        confinement=engine.confinement,
         cpu_millicores=settings.cpu_millicores,
         memory_bytes=settings.memory_bytes,
         max_workloads=settings.max_workloads,
+        default_memory_request_bytes=settings.defaults.memory_request_bytes,
+        default_memory_limit_bytes=settings.defaults.memory_limit_bytes,
     )
-    await engine.open()
-    servers: list[web.AppRunner] = []
-    try:
-        context = tls.server_context(
-            cert_file=settings.cert_file, key_file=settings.key_file, client_ca_file=settings.client_ca_file
+
+
+def _disk_bytes(folder: Path) -> int:
+    found = os.statvfs(folder)
+    return found.f_blocks * found.f_frsize
+
+
+# --- the supervisor's guests, as others want them ---------------------------------------------------------------------
+
+
+def _running(supervisor: Supervisor) -> list[RunningContainer]:
+    return [
+        RunningContainer(
+            workload=each.workload_id,
+            container=each.container,
+            container_id=each.container_id,
+            started_at=each.started_at,
+            pid=each.guest.pid,
+            log_folder=each.log_folder,
         )
-        port = await _serve(servers, api.application(supervisor, info), settings.listen, settings.port, context)
-        health = await _serve(
-            servers, api.health_application(lambda: ""), settings.health_listen, settings.health_port, None
+        for each in supervisor.running_guests()
+    ]
+
+
+def _watched(supervisor: Supervisor) -> list[Watched]:
+    return [
+        Watched(
+            workload=each.workload_id,
+            container=each.container,
+            request_bytes=each.request_bytes,
+            guaranteed=each.limit_bytes is not None and each.limit_bytes <= each.request_bytes,
+            guest=each.guest,
         )
-        log.info(
-            "runner %s ready: API on port %d, health on port %d, engine %s", settings.name, port, health, engine.name
-        )
-        await stop.wait()
-        log.info("stopping")
-    finally:
+        for each in supervisor.running_guests()
+    ]
+
+
+# --- servers and tasks ------------------------------------------------------------------------------------------------
+
+
+async def _close_all(servers: list[Server]) -> None:
+    for server in servers:
+        await server.close()
+
+
+async def _close_supervisor(supervisor: Supervisor, grace_seconds: float, hurry: asyncio.Event) -> None:
+    closing = asyncio.create_task(supervisor.close(grace_seconds))
+    hurried = asyncio.create_task(hurry.wait())
+    await asyncio.wait([closing, hurried], return_when=asyncio.FIRST_COMPLETED)
+    hurried.cancel()
+    if not closing.done():
+        closing.cancel()
+        await asyncio.gather(closing, return_exceptions=True)
         await supervisor.close()
-        await engine.close()
-        await modules.close()
-        for server in servers:
-            await server.cleanup()
-        volumes.close()
+    else:
+        closing.result()
 
 
-async def _serve(
-    servers: list[web.AppRunner], app: web.Application, host: str, port: int, context: ssl.SSLContext | None
-) -> int:
-    # Access lines would be one per status change of every workload.
-    runner = web.AppRunner(
-        app,
-        access_log=None,
-        handle_signals=False,
-        handler_cancellation=True,  # who no longer follows a log must not be waited for
-        shutdown_timeout=1.0,
-    )
-    await runner.setup()
-    servers.append(runner)
-    site = web.TCPSite(runner, host, port, ssl_context=context)
-    await site.start()
-    return int(runner.addresses[0][1])
+async def _for_ever(keep: Callable[[], Awaitable[None]]) -> None:
+    while True:
+        try:
+            await keep()
+        except Exception:
+            log.exception("an error of ours")
+        await asyncio.sleep(AGAIN_SECONDS)
+
+
+async def _cancel_all(tasks: list[asyncio.Task[None]]) -> None:
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import os
 import re
 import socket
@@ -10,9 +11,16 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from wherry_runner import cgroup
 from wherry_runner.backoff import BackOffSettings
+from wherry_runner.execution import confinement, native
+from wherry_runner.limits import LimitDefaults
+from wherry_runner.log_budget import FILES_PER_CONTAINER, LEAST_FILE_BYTES
+from wherry_runner.modules.compile import CompileSettings, at_once
+from wherry_runner.modules.hosts import RegistrySettings
 from wherry_runner.modules.pull import PullSettings
-from wherry_runner.modules.registry import RegistrySettings
+from wherry_runner.modules.store import StoreLimits
+from wherry_runner.volumes import HostPath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,14 +38,32 @@ class Settings:
     cert_file: Path
     key_file: Path
     client_ca_file: Path
-    """Whoever shows a client certificate of this CA is the operator: the CA is the installation's own."""
+    """The installation's own. What a client may do, its certificate's name says (`tls.Role`)."""
     state_directory: Path
     memory_directory: Path
     """A tmpfs: Secrets are written nowhere else."""
+    volumes_memory_directory: Path | None
+    """A tmpfs for emptyDirs in memory, best one of its own with a size; None: there are none."""
+    host_paths: tuple[HostPath, ...]
+    """Folders of this runner that workloads may mount."""
+    executor_directory: Path | None
+    """Where the native executor is; None: the python executor runs."""
+    wasi_03: bool
+    require_confinement: frozenset[str]
+    """Names of `execution/confinement.py`, without which the runner must not start."""
     cpu_millicores: int
     memory_bytes: int
     max_workloads: int
+    processes: int
+    """That the cgroup and the machine allow to this runner, threads included."""
+    defaults: LimitDefaults
+    log_file_bytes: int
+    log_budget_bytes: int
+    """0: what `app.py` finds fit for the disk."""
+    termination_grace_seconds: float
+    compile: CompileSettings
     pull: PullSettings
+    modules: StoreLimits
     back_off: BackOffSettings
     log_level: str
 
@@ -48,11 +74,34 @@ class SettingsError(Exception):
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
+EXECUTORS = ("auto", "native", "python")
+
+EXECUTOR_DIRECTORIES = (
+    Path("/usr/local/libexec/wherry"),  # images
+    Path(__file__).resolve().parents[1] / "executor" / "bin",  # a checkout, after `make executor`
+)
+
+OVERHEAD_BYTES = 192 << 20
+"""What supervisor and executor take themselves: measured with 5,000 guests, and some room."""
+
+DEFAULT_MEMORY_LIMIT_BYTES = 256 << 20
+LEAST_MEMORY_BYTES = 16 << 20
+"""Offering less to guests is a mistake of whoever made the cgroup."""
+
+MAX_COMPILE_SECONDS = 3600
+"""A compiler that is at it for so long keeps others from theirs; the largest modules take half a minute of one core."""
+
+DESCRIPTORS = range(64, 65_537)
+"""Below, a guest with a few folders can't start (`execution/adapter.py`)."""
+
 _DNS_SUBDOMAIN = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
-def parse(argv: Sequence[str] | None = None) -> Settings:
-    """Settings from flags and WHERRY_RUNNER_* variables. Raises SettingsError; exits on --help and unknown flags."""
+def parse(argv: Sequence[str] | None = None, *, root: Path = Path("/")) -> Settings:
+    """Settings from flags and WHERRY_RUNNER_* variables. Raises SettingsError; exits on --help and unknown flags.
+
+    `root` is where /proc and /sys are: what the machine and the cgroup grant decides what is not given.
+    """
     given = _parser().parse_args(argv)
     missing = [
         flag
@@ -66,6 +115,12 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
             raise SettingsError(f"{flag} must be a DNS subdomain name (RFC 1123), not {value!r}")
     if given.back_off_initial <= 0 or given.back_off_max < given.back_off_initial:
         raise SettingsError("--back-off-initial must be above 0, and --back-off-max no less than it")
+    _check_numbers(given)
+    granted = cgroup.grants(root)
+    memory = _memory(given, granted)
+    executor_directory = _executor_directory(given.executor, given.executor_directory)
+    if given.wasi_0_3 and executor_directory is None:
+        raise SettingsError("--wasi-0.3 wants the native executor, and the python one would run here")
     if given.log_level.upper() not in LOG_LEVELS:
         raise SettingsError(f"--log-level must be one of {', '.join(LOG_LEVELS)}, not {given.log_level!r}")
     mirrors = _pairs("--registry-mirror", _repeated("--registry-mirror", given.registry_mirror))
@@ -85,9 +140,25 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         client_ca_file=Path(given.client_ca),
         state_directory=Path(given.state_directory),
         memory_directory=Path(given.memory_directory),
-        cpu_millicores=given.cpu_millicores or (os.cpu_count() or 1) * 1000,
-        memory_bytes=given.memory_bytes or _half_of_memory(),
+        volumes_memory_directory=Path(given.volumes_memory_directory) if given.volumes_memory_directory else None,
+        host_paths=_host_paths(_repeated("--host-path", given.host_path)),
+        executor_directory=executor_directory,
+        wasi_03=given.wasi_0_3,
+        require_confinement=_required_confinement(given.require_confinement),
+        cpu_millicores=given.cpu_millicores or granted.cpu_millicores or _cores() * 1000,
+        memory_bytes=memory.offered_bytes,
         max_workloads=given.max_workloads,
+        processes=_processes(granted, root),
+        defaults=LimitDefaults(
+            memory_request_bytes=given.default_memory_request_bytes,
+            memory_limit_bytes=memory.default_limit_bytes,
+            descriptors=given.default_descriptors,
+            log_bytes_per_second=given.log_bytes_per_second or None,
+        ),
+        log_file_bytes=given.log_file_bytes,
+        log_budget_bytes=given.log_budget_bytes,
+        termination_grace_seconds=given.termination_grace_seconds,
+        compile=memory.compile,
         pull=PullSettings(
             registries=RegistrySettings(
                 mirrors=mirrors,
@@ -99,13 +170,148 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
             ),
             max_module_bytes=given.max_module_bytes,
         ),
+        modules=StoreLimits(
+            quota_bytes=given.modules_quota_bytes, free_bytes=given.modules_free_bytes or StoreLimits().free_bytes
+        ),
         back_off=BackOffSettings(initial=given.back_off_initial, maximum=given.back_off_max),
         log_level=given.log_level.upper(),
     )
 
 
+def _check_numbers(given: argparse.Namespace) -> None:
+    """Of each number, whether it makes sense by itself. Raises SettingsError."""
+    for name, least in (
+        ("cpu_millicores", 0),
+        ("memory_bytes", 0),
+        ("max_workloads", 1),
+        ("max_module_bytes", 1),
+        ("modules_quota_bytes", 1),
+        ("modules_free_bytes", 0),
+        ("default_memory_request_bytes", 0),
+        ("default_memory_limit_bytes", 0),
+        ("log_bytes_per_second", 0),
+        ("log_file_bytes", LEAST_FILE_BYTES),
+        ("log_budget_bytes", 0),
+        ("termination_grace_seconds", 0),
+        ("compile_memory_bytes", 0),
+        ("compile_seconds", 1),
+    ):
+        if not getattr(given, name) >= least:  # nor a float that is no number
+            raise SettingsError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(given, name)}")
+    for name in ("port", "health_port"):
+        if not 0 <= getattr(given, name) <= 65_535:
+            raise SettingsError(f"--{name.replace('_', '-')} must be a port, 0 to 65535, not {getattr(given, name)}")
+    if given.default_descriptors not in DESCRIPTORS:
+        raise SettingsError(
+            f"--default-descriptors must be between {DESCRIPTORS[0]} and {DESCRIPTORS[-1]}, not {given.default_descriptors}"
+        )
+    if given.compile_seconds > MAX_COMPILE_SECONDS:
+        raise SettingsError(
+            f"--compile-seconds may be {MAX_COMPILE_SECONDS} at most, an hour, not {given.compile_seconds}"
+        )
+    if 0 < given.log_budget_bytes < FILES_PER_CONTAINER * LEAST_FILE_BYTES:
+        raise SettingsError(
+            f"--log-budget-bytes must be at least {FILES_PER_CONTAINER * LEAST_FILE_BYTES}, which serves one container, "
+            f"not {given.log_budget_bytes}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Memory:
+    offered_bytes: int
+    default_limit_bytes: int
+    compile: CompileSettings
+
+
+def _memory(given: argparse.Namespace, granted: cgroup.Grants) -> _Memory:
+    """Shares the memory out: to the runner itself, to compilers, to guests. Raises SettingsError."""
+    whole = cgroup.machine_memory_bytes() if granted.memory_bytes is None else granted.memory_bytes
+    whose = "this machine's memory" if granted.memory_bytes is None else "its cgroup's memory limit"
+    compiler = given.compile_memory_bytes or min(CompileSettings().memory_bytes, whole // 4)
+    offered = given.memory_bytes
+    if offered > whole - OVERHEAD_BYTES:
+        raise SettingsError(
+            f"--memory-bytes may be {max(0, whole - OVERHEAD_BYTES)} at most, not {offered}: of {whose}, {whole} bytes, "
+            f"the runner itself takes {OVERHEAD_BYTES}"
+        )
+    if offered == 0:
+        offered = whole // 2 if granted.memory_bytes is None else whole - OVERHEAD_BYTES - compiler
+        if offered < LEAST_MEMORY_BYTES:
+            raise SettingsError(
+                f"{whose}, {whole} bytes, leaves nothing for guests: the runner itself takes {OVERHEAD_BYTES} bytes and a "
+                f"compiler {compiler}; allow it more, or give --memory-bytes or --compile-memory-bytes"
+            )
+    limit = given.default_memory_limit_bytes
+    if limit > offered:
+        raise SettingsError(f"--default-memory-limit-bytes may be {offered} at most, which is offered, not {limit}")
+    limit = limit or min(DEFAULT_MEMORY_LIMIT_BYTES, offered)
+    if given.default_memory_request_bytes > limit:
+        raise SettingsError(
+            f"--default-memory-request-bytes may be {limit} at most, the default limit, "
+            f"not {given.default_memory_request_bytes}"
+        )
+    left = max(0, whole - OVERHEAD_BYTES - offered)
+    settings = CompileSettings(
+        memory_bytes=compiler,
+        wall_seconds=given.compile_seconds,
+        cpu_seconds=math.ceil(given.compile_seconds * _cores()),
+        at_once=at_once(cores=_cores(), budget_bytes=left, memory_bytes=compiler),
+    )
+    return _Memory(offered_bytes=offered, default_limit_bytes=limit, compile=settings)
+
+
+def _executor_directory(executor: str, directory: str) -> Path | None:
+    """Where the native executor is; None: the python one is to be used. Raises SettingsError."""
+    if executor not in EXECUTORS:
+        raise SettingsError(f"--executor must be one of {', '.join(EXECUTORS)}, not {executor!r}")
+    if executor == "python":
+        return None
+    directories = (Path(directory),) if directory else EXECUTOR_DIRECTORIES
+    found = native.find_native(directories)
+    # A folder that is named is meant: falling back in silence would run guests without their confinement.
+    if found is None and (executor == "native" or directory):
+        raise SettingsError(
+            f"no native executor in {' or '.join(map(str, directories))}: {native.EXECUTOR} and {native.COMPILER} must both "
+            "be there (`make executor` builds them); --executor python does without"
+        )
+    return found
+
+
+def _processes(granted: cgroup.Grants, root: Path) -> int:
+    return min(number for number in (granted.processes, cgroup.machine_processes(root)) if number is not None)
+
+
+def _cores() -> int:
+    """Cores that this process may run on."""
+    return len(os.sched_getaffinity(0))
+
+
 def _variable(flag: str) -> str | None:
-    return os.environ.get("WHERRY_RUNNER_" + flag.removeprefix("--").replace("-", "_").upper())
+    return os.environ.get("WHERRY_RUNNER_" + re.sub("[-.]", "_", flag.removeprefix("--")).upper())
+
+
+def _switched_on(flag: str) -> bool:
+    """Whether a flag without a value is set by its variable. Raises SettingsError."""
+    given = (_variable(flag) or "").lower()
+    if given in ("1", "true", "yes"):
+        return True
+    if given in ("", "0", "false", "no"):
+        return False
+    raise SettingsError(f"the variable of {flag} must be true or false, not {given!r}")
+
+
+def _required_confinement(text: str) -> frozenset[str]:
+    try:
+        return confinement.parse(text)
+    except ValueError as error:
+        raise SettingsError(f"--require-confinement: {error}") from None
+
+
+def _host_paths(texts: Sequence[str]) -> tuple[HostPath, ...]:
+    try:
+        return tuple(HostPath.parse(text) for text in texts)
+    except ValueError as error:
+        raise SettingsError(f"--host-path: {error}") from None
 
 
 def _repeated(flag: str, given: Sequence[str]) -> Sequence[str]:
@@ -123,10 +329,6 @@ def _pairs(flag: str, texts: Sequence[str]) -> dict[str, str]:
     return pairs
 
 
-def _half_of_memory() -> int:
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") // 2
-
-
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="wherry-runner",
@@ -139,6 +341,10 @@ def _parser() -> argparse.ArgumentParser:
         given = _variable(name)
         shown = f" (default {default})" if default not in ("", 0) else ""
         parser.add_argument(name, default=default if given is None else given, type=type(default), help=text + shown)
+
+    def switch(name: str, text: str) -> None:
+        field = re.sub("[-.]", "_", name.removeprefix("--"))
+        parser.add_argument(name, dest=field, action="store_true", default=_switched_on(name), help=text)
 
     def repeated(name: str, metavar: str, text: str) -> None:
         parser.add_argument(name, action="append", metavar=metavar, default=[], help=text)
@@ -156,14 +362,37 @@ def _parser() -> argparse.ArgumentParser:
     flag("--client-ca", "", "CA of the operator's client certificate (PEM)")
     flag("--state-directory", "/var/lib/wherry", "where modules, logs, volumes and the journal are kept")
     flag("--memory-directory", "/dev/shm", "a tmpfs for Secrets")
-    flag("--cpu-millicores", 0, "CPU offered to guests; 0: all of the machine's")
-    flag("--memory-bytes", 0, "memory offered to guests; 0: half of the machine's")
+    flag("--volumes-memory-directory", "/dev/shm", "a tmpfs for emptyDirs with medium Memory; empty: they are refused")
+    flag("--executor", "auto", "native, python, or auto: native where it is found")
+    flag("--executor-directory", "", "where the native executor is, if not in a usual place")
+    switch("--wasi-0.3", "run WASI 0.3 commands too; upstream calls that experimental")
+    flag(
+        "--require-confinement",
+        "",
+        f"refuse to start where the kernel lacks one of these: a list of {', '.join(confinement.GATES)}, separated by commas",
+    )
+    flag("--cpu-millicores", 0, "CPU offered to guests; 0: the cgroup's quota, else all of the machine's")
+    flag(
+        "--memory-bytes", 0, "memory offered to guests; 0: the cgroup's limit less our own, else half of the machine's"
+    )
     flag("--max-workloads", 5000, "workloads accepted at most")
+    flag("--default-memory-request-bytes", 1 << 20, "kept for a container that names neither request nor limit")
+    flag("--default-memory-limit-bytes", 0, "limit of a container that names none; 0: 256 MiB, or all if that is less")
+    flag("--default-descriptors", 256, "open files of a container at most")
+    flag("--log-bytes-per-second", 0, "output of a container at most; 0: no limit")
+    flag("--log-file-bytes", 10 << 20, "size of a log file at most; a container has four")
+    flag("--log-budget-bytes", 0, "all logs together; 0: 10 GiB, or a tenth of the disk if that is less")
+    flag("--termination-grace-seconds", 20.0, "for containers to end by themselves when the runner is stopped")
+    flag("--compile-memory-bytes", 0, "memory of one compiler; 0: 2 GiB, or a quarter of what there is if that is less")
+    flag("--compile-seconds", 120.0, "for one compilation at most, by the clock")
     flag("--max-module-bytes", 256 << 20, "largest module pulled")
+    flag("--modules-quota-bytes", 10 << 30, "modules and compiled code kept on disk at most")
+    flag("--modules-free-bytes", 0, "left free on that disk; 0: 512 MiB, or a twentieth of the disk if that is less")
     flag("--back-off-initial", 10.0, "seconds before the second restart of a container, doubled for each further one")
     flag("--back-off-max", 300.0, "seconds between two restarts at most")
     flag("--log-level", "INFO", "DEBUG, INFO, WARNING or ERROR")
     repeated("--registry-mirror", "HOST=URL", "ask URL instead of the registry HOST; may be repeated")
     repeated("--registry-ca", "HOST=FILE", "CA of the registry HOST; may be repeated")
     repeated("--insecure-registry", "HOST", "allow plain http to the registry HOST; may be repeated")
+    repeated("--host-path", "PREFIX[:ro]", "allow hostPath volumes below PREFIX, with :ro for reading; may be repeated")
     return parser
