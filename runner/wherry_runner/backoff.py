@@ -21,7 +21,7 @@ class BackOffSettings:
     """How long ErrImagePull is shown before it becomes ImagePullBackOff, as between two syncs of a kubelet."""
 
 
-@dataclass
+@dataclass(slots=True)
 class BackOff:
     """The back-off of one container, or of one container's module. Times are monotonic seconds."""
 

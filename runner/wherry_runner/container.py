@@ -1,372 +1,517 @@
 """One container's life: module, run, end, and whether it runs again.
 
-    Waiting(ContainerCreating) → Waiting(ErrImagePull ⇄ ImagePullBackOff, CreateContainerError, …) → Running
-      → Terminated → (restartPolicy) → Waiting(CrashLoopBackOff) → Running → …
+    Waiting(ContainerCreating; Pulling, Compiling) → Waiting(ErrImagePull ⇄ ImagePullBackOff, CreateContainerError, …) → Running
+      → Terminated → (restart policy) → Waiting(CrashLoopBackOff) → Running → …
 
-Reasons and messages are the kubelet's. Each change of state is reported at once by `on_change`; an end is in the journal
-before that.
+Reasons and messages are the kubelet's. Each change of state is reported at once by `on_change`; an end is in the journal, and
+on disk, before that. When a container begins and ends, its workload decides (`workload.py`, `order.py`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
-import posixpath
 import secrets
-import time
-from collections.abc import Callable
+from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import Any, TypeVar
 
-from wherry_runner import protocol
-from wherry_runner.backoff import BackOff, BackOffSettings
+from wherry_runner import log_folders, order, protocol, starting, words
+from wherry_runner.admission import memory_request
+from wherry_runner.backoff import BackOff
 from wherry_runner.execution.engine import (
-    KILLED_EXIT_CODE,
     CompiledModule,
-    Engine,
     EngineLost,
     Guest,
     GuestExit,
-    GuestSpec,
-    Preopen,
+    GuestLog,
     StartRefused,
+    Variant,
 )
-from wherry_runner.journal import Journal, Past
+from wherry_runner.journal import NOTHING, Past
 from wherry_runner.modules.errors import ModuleError
+from wherry_runner.modules.library import Compiling, Progress, Pulling
+from wherry_runner.order import Role
+from wherry_runner.packed import Packed
+from wherry_runner.surroundings import Surroundings
+from wherry_runner.volumes import VolumeError
 
 log = logging.getLogger(__name__)
 
-KEPT_LOGS = 2
-"""Log files of a container: of the newest run and of the one before (`kubectl logs --previous`)."""
+PROGRESS_SECONDS = 0.5
+"""Progress is told no more often: each time is a line to every reader of the watch."""
+
+CREATING = protocol.Waiting(reason="ContainerCreating")
+INITIALIZING = protocol.Waiting(reason="PodInitializing")
+"""The kubelet's word for all containers of a Pod with init containers, until they run."""
+
+PULLING, COMPILING = "Pulling", "Compiling"
+"""No words of a kubelet's: what takes long is visible while it lasts."""
+
+T = TypeVar("T")
 
 
-class ModuleSource(Protocol):
-    """Where modules come from (`modules/library.py`)."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A guest that runs now."""
 
-    async def get(self, module: protocol.Module, /) -> CompiledModule:
-        """A module, compiled. Raises ModuleError."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Surroundings:
-    """What a container's life needs of its runner and its workload."""
-
-    engine: Engine
-    modules: ModuleSource
-    journal: Journal
-    back_off: BackOffSettings
-    owner: protocol.Owner
-    restart_policy: protocol.RestartPolicy
-    log_folder: Path
-    mounts: tuple[Preopen, ...]
-    on_change: Callable[[], None]
+    container_id: str
+    guest: Guest
+    request_bytes: int
+    """Memory that is kept for it."""
+    limit_bytes: int | None
+    """Memory that it may use."""
 
 
 class ContainerLife:
-    """The state machine of one container; `run` is its task.
+    """The state machine of one container, from `start` until it has `finished`.
 
-    `again`: what ran before runs again whatever the restart policy, for it was ended by us.
+    `stay`: what ran before is not run again, and is what it is. Without, a container that ran begins with its next run.
     """
 
-    def __init__(self, spec: protocol.Container, around: Surroundings, *, again: bool = False) -> None:
-        self._spec = spec
+    __slots__ = (
+        "_around",
+        "_compiled",
+        "_container_id",
+        "_digest",
+        "_end",
+        "_end_before",
+        "_held",
+        "_image",
+        "_image_digest",
+        "_module_back_off",
+        "_policy",
+        "_restart_back_off",
+        "_restart_count",
+        "_run",
+        "_spec",
+        "_state",
+        "_stopping",
+        "_task",
+        "_told_progress_at",
+        "_version",
+        "_waiting",
+        "_waiting_state",
+        "begun",
+        "finished",
+        "log_slot",
+        "name",
+        "role",
+        "stdin_once",
+    )
+
+    def __init__(
+        self,
+        spec: protocol.Container,
+        around: Surroundings,
+        *,
+        restart_policy: protocol.RestartPolicy,
+        waiting: protocol.Waiting = CREATING,
+        log_slot: int = 0,
+        stay: bool = False,
+    ) -> None:
+        """`restart_policy` is the workload's, `waiting` what is said before the first run."""
+        self.name = spec.name
+        self.role = order.role(spec)
+        self.stdin_once = spec.stdin and spec.stdin_once
+        self.log_slot = log_slot
+        self.begun = False
+        """It has run since this life began."""
+        self.finished = False
+        """It does not run, and won't."""
         self._around = around
-        self._guest: Guest | None = None
-        self._stopping = False
-        self._wake = asyncio.Event()
-        self._restart_back_off = BackOff(around.back_off)
-        self._module_back_off = BackOff(around.back_off)
-        past = around.journal.past.get(spec.name, Past())
-        self._restart_count = past.restart_count
-        self._container_id = past.container_id
+        self._policy = order.restart_policy(self.role, restart_policy)
+        self._spec: protocol.Container | Packed[protocol.Container] = spec
+        self._version = 0
+        """Of the spec: what was begun with one is not finished with another."""
+        self._image = words.image(spec.module)
+        self._compiled: CompiledModule | None = None
+        """Of a module that came with the request: its bytes are not kept here, so it can't be asked for a second time."""
         self._digest = ""
         self._image_digest = ""
-        self._last: protocol.Terminated | None = None
-        self._state: protocol.ContainerState = protocol.Waiting(reason="ContainerCreating")
-        self.finished = False
-        """No run will follow."""
+        self._restart_back_off: BackOff | None = None
+        self._module_back_off: BackOff | None = None
+        self._waiting_state = waiting
+        self._state: protocol.ContainerState = waiting
+        self._end: protocol.Terminated | None = None
+        """How the newest run that has ended did; `_end_before`: the one before that."""
+        self._end_before: protocol.Terminated | None = None
+        self._run: Run | None = None
+        self._stopping = False
+        self._held = False
+        self._waiting: asyncio.Future[Any] | None = None
+        """What can be broken off: a pull, a pause."""
+        self._told_progress_at = 0.0
+        self._task: asyncio.Task[None] | None = None
+        past = around.journal.past.get(spec.name, NOTHING)
+        self._restart_count = past.restart_count
+        self._container_id = past.container_id
         if past.ran:
-            self._take_up(past, again=again)
+            self._take_up(past, stay=stay)
+
+    # --- what is known ------------------------------------------------------------------------------------------------
 
     @property
     def status(self) -> protocol.ContainerStatus:
         """The container as it is."""
-        spec = self._spec
-        running = isinstance(self._state, protocol.Running)
+        state = self._state
+        terminated = isinstance(state, protocol.Terminated)
         return protocol.ContainerStatus(
-            name=spec.name,
-            state=self._state,
-            last_terminated=self._last,
+            name=self.name,
+            state=state,
+            last_terminated=self._end_before if terminated else self._end,
             container_id=self._container_id,
             restart_count=self._restart_count,
-            ready=running,
-            image=spec.module.reference if isinstance(spec.module, protocol.ImageModule) else spec.module.source,
+            ready=self.succeeded if self.role is Role.INIT else isinstance(state, protocol.Running),
+            image=self._image,
             module_digest=self._digest,
             image_digest=self._image_digest,
         )
 
     @property
+    def succeeded(self) -> bool:
+        """It has finished, and its last run ended with 0."""
+        return self.finished and isinstance(self._state, protocol.Terminated) and self._state.exit_code == 0
+
+    @property
+    def run(self) -> Run | None:
+        """The guest that runs now."""
+        return self._run
+
+    @property
     def running(self) -> bool:
         """Whether a guest runs now."""
-        return self._guest is not None
+        return self._run is not None
+
+    @property
+    def module_digest(self) -> str:
+        """`sha256:…` of the module that it runs or would run again; empty before it is known, and after its last run."""
+        return "" if self.finished else self._digest
+
+    @property
+    def log_folder(self) -> Path:
+        """Where its logs are, if it ran."""
+        return self._around.room.logs.of(self._around.id, self.name)
 
     @property
     def log_path(self) -> Path | None:
         """The log of the newest run; None before the first on this runner."""
-        return self._newest_log(0)
+        return log_folders.newest(self.log_folder)
 
     @property
     def previous_log_path(self) -> Path | None:
         """The log of the run before the newest, where there was one on this runner."""
-        return self._newest_log(1)
+        return log_folders.newest(self.log_folder, back=1)
+
+    # --- what is wanted -----------------------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Begin, if it has not begun."""
+        if self._task is None and not self.finished:
+            self._task = asyncio.get_running_loop().create_task(self._live(), name=f"container {self.name}")
 
     def update(self, spec: protocol.Container) -> None:
-        """Take what the next run is to have: another environment, other arguments."""
-        self._spec = spec
+        """Take what the next run is to have: another environment, other arguments, another module."""
+        if self.finished:
+            return
+        self._version += 1
+        self.stdin_once = spec.stdin and spec.stdin_once
+        if self._compiled is not None and self._compiled.digest == _digest(spec.module):
+            self._keep(spec, self._compiled)
+        else:
+            self._spec, self._compiled = spec, None
 
     def stop(self) -> None:
         """Start nothing more. A running guest runs on until it ends or is killed."""
+        if self._stopping:
+            return
         self._stopping = True
-        self._wake.set()
+        self._break_off()
+        if self._task is None and not self.finished:
+            self._finish()
 
-    def kill(self) -> None:
+    def hold(self) -> None:
+        """Start nothing more, and leave open whether it would run again: the runner ends."""
+        self._held = True
+        self._break_off()
+
+    def kill(self, *, reason: str = "Error", message: str = "") -> None:
         """End the running guest at once."""
-        if self._guest is not None:
-            self._guest.kill()
+        if self._run is not None:
+            self._run.guest.kill(reason=reason, message=message)
 
-    async def run(self) -> None:
-        """Live until no further run follows. Raises nothing but CancelledError."""
-        while not self.finished and not self._stopping:
-            module = await self._have_module()
-            if module is None:
-                break
-            ended = await self._run_once(module)
-            if ended is None:
-                continue
-            if not self._runs_again(ended.exit_code):
-                self.finished = True
-                break
-            await self._wait_for_restart()
-        self.finished = True
-        self._around.on_change()
+    async def abandon(self) -> None:
+        """Break everything off and note nothing: what runs is lost with the runner."""
+        run = self._run
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.gather(self._task, return_exceptions=True)
+        if run is not None:
+            run.guest.kill()
+
+    async def ended(self) -> None:
+        """Wait until it does nothing any more."""
+        if self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def write_input(self, data: bytes) -> None:
+        """Give the guest input; waits while it reads none. Raises BrokenPipeError (it does not run, or takes no more)."""
+        if self._run is None:
+            raise BrokenPipeError("it does not run")
+        await self._run.guest.write(data)
+
+    def close_input(self) -> None:
+        """Let the guest read the end of its input."""
+        if self._run is not None:
+            self._run.guest.close_input()
 
     # --- one step each ------------------------------------------------------------------------------------------------
 
-    async def _have_module(self) -> CompiledModule | None:
-        """The module, however long it takes; None when the container was stopped first."""
-        while not self._stopping:
-            getting = asyncio.ensure_future(self._around.modules.get(self._spec.module))
-            stopped = asyncio.ensure_future(self._wake.wait())
-            try:
-                await asyncio.wait([getting, stopped], return_when=asyncio.FIRST_COMPLETED)
-                if not getting.done():
-                    return None
-                module = getting.result()
-            except ModuleError as error:
-                await self._wait_for_module(error.reason, error.message)
-                continue
-            finally:
-                getting.cancel()
-                stopped.cancel()
-            self._digest, self._image_digest = module.digest, module.image_digest
-            return module
-        return None
-
-    async def _wait_for_module(self, reason: str, message: str) -> None:
-        failed_at = time.monotonic()
-        self._module_back_off.advance(failed_at, failed_at)
-        self._set(protocol.Waiting(reason=reason, message=_cut(message)))
-        await self._pause(min(self._around.back_off.error_shown, self._module_back_off.delay))
-        remaining = self._module_back_off.remaining(failed_at, time.monotonic())
-        if remaining <= 0 or self._stopping:
-            return
-        if reason == "ErrImagePull" and isinstance(self._spec.module, protocol.ImageModule):
-            # Words of the kubelet: pkg/kubelet/images/image_manager.go.
-            text = f'Back-off pulling image "{self._spec.module.reference}": {reason}: {message}'
-            self._set(protocol.Waiting(reason="ImagePullBackOff", message=_cut(text)))
-        await self._pause(remaining)
-
-    async def _run_once(self, module: CompiledModule) -> protocol.Terminated | None:
-        """One run, from start to end. None when it could not begin, after a pause."""
-        container_id = secrets.token_hex(32)
-        number = self._restart_count + 1 if self._container_id else 0
-        spec = GuestSpec(
-            guest_id=container_id,
-            module=module,
-            argv=argv(self._spec, module),
-            environment=tuple((item.name, item.value.get_secret_value()) for item in self._spec.env),
-            preopens=self._around.mounts,
-            log_path=self._log_file(number),
-        )
-        journal = self._around.journal
+    async def _live(self) -> None:
         try:
-            spec.log_path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Written before the fork: a run that may have begun is never run again under Never.
-            journal.started(self._spec.name, container_id=container_id, restart_count=number, at=datetime.now(UTC))
-            try:
-                guest = await self._around.engine.run(spec)
-            except (StartRefused, EngineLost, OSError) as error:
-                if isinstance(error, EngineLost) and error.may_have_begun:
-                    self._container_id, self._restart_count = container_id, number
-                    return self._end(_lost_with_executor(), started_at=None)
-                journal.withdrawn(self._spec.name)
-                raise
-        except (StartRefused, EngineLost, OSError) as error:
-            await self._wait_for_module("CreateContainerError", str(error))
+            while not self._stopping and not self._held:
+                version = self._version
+                compiled = await self._have_module()
+                if compiled is None or self._version != version:
+                    continue
+                ended = await self._run_once(compiled)
+                if ended is None:
+                    continue
+                if not order.runs_again(self._policy, ended.exit_code):
+                    return self._finish()
+                await self._wait_for_restart()
+            if self._stopping:
+                self._finish()
+        except Exception:
+            # A bug here must not take the other workloads along, and must be seen.
+            log.exception("workload %s, container %s: its life ended by an error of ours", self._around.id, self.name)
+            self.kill()
+            self._finish()
+            self._around.on_error()
+
+    async def _have_module(self) -> CompiledModule | None:
+        """The module, however long it takes; None when there is none, after a pause."""
+        if self._compiled is not None:
+            return self._compiled
+        spec = self._unpacked()
+        try:
+            compiled = await self._unless_stopped(
+                self._around.room.modules.get(
+                    spec.module,
+                    variant=Variant.PLAIN if spec.resources.fuel is None else Variant.FUEL,
+                    credentials=self._around.credentials,
+                    on_progress=self._on_progress,
+                )
+            )
+        except ModuleError as error:
+            await self._wait_for_better_times(error.reason, error.message)
             return None
-        self._guest = guest
-        self._container_id = container_id
-        self._restart_count = number
+        if compiled is None:
+            return None
+        if self._is_in_progress():
+            self._set(self._waiting_state)
+        self._digest, self._image_digest = compiled.digest, compiled.image_digest
+        return compiled
+
+    def _on_progress(self, progress: Progress) -> None:
+        match progress:
+            case Pulling():
+                state = protocol.Waiting(reason=PULLING, message=words.pulled(progress))
+            case Compiling():
+                state = protocol.Waiting(reason=COMPILING)
+        now = asyncio.get_running_loop().time()
+        told = isinstance(self._state, protocol.Waiting) and self._state.reason == state.reason
+        if not told or now - self._told_progress_at >= PROGRESS_SECONDS:
+            self._told_progress_at = now
+            self._set(state)
+
+    async def _run_once(self, compiled: CompiledModule) -> protocol.Terminated | None:
+        """One run, from start to end. None when it could not begin, after a pause."""
+        try:
+            guest = await self._begin(compiled)
+        except VolumeError as error:
+            await self._wait_for_better_times("CreateContainerConfigError", str(error))
+            return None
+        except (StartRefused, EngineLost, OSError) as error:
+            if isinstance(error, EngineLost) and error.may_have_begun:
+                return await self._ended(words.lost_with_executor(), started_at=None)
+            await self._wait_for_better_times("CreateContainerError", str(error))
+            return None
+        if self._restart_count:
+            self._around.room.metrics.restarted()
+        self.begun = True
         self._set(protocol.Running(started_at=guest.started_at))
-        self._drop_old_logs()
         if self._stopping:
             guest.kill()
         try:
             end = await guest.wait()
         except EngineLost:
-            end = _lost_with_executor()
+            end = words.lost_with_executor()
         finally:
-            self._guest = None
-        return self._end(end, started_at=guest.started_at)
+            self._run = None
+        return await self._ended(end, started_at=guest.started_at)
 
-    def _end(self, end: GuestExit, *, started_at: datetime | None) -> protocol.Terminated:
+    async def _begin(self, compiled: CompiledModule) -> Guest:
+        """Start the next run. Raises VolumeError, StartRefused, EngineLost, OSError."""
+        around, room, spec, version = self._around, self._around.room, self._unpacked(), self._version
+        now = asyncio.get_running_loop().time
+        container_id = secrets.token_hex(32)
+        number = self._restart_count + 1 if self._container_id else 0
+        folder = self.log_folder
+        guest_log = GuestLog(path=log_folders.log_file(folder, number), slot=self.log_slot)
+        guest_spec = starting.guest_spec(spec, compiled, around, container_id=container_id, log=guest_log)
+        log_folders.make(folder)
+        before = around.journal.past.get(self.name, NOTHING)
+        # Written before the fork: a run that may have begun is never run again under Never.
+        around.journal.started(self.name, container_id=container_id, restart_count=number, at=datetime.now(UTC))
+        asked_at = now()
+        try:
+            guest = await room.engine.run(guest_spec)
+        except (StartRefused, EngineLost, OSError) as error:
+            if isinstance(error, EngineLost) and error.may_have_begun:
+                self._container_id, self._restart_count = container_id, number
+            else:
+                around.journal.withdrawn(self.name, before)
+            raise
+        room.metrics.started(now() - asked_at)
+        self._container_id, self._restart_count = container_id, number
+        self._run = Run(
+            container_id=container_id,
+            guest=guest,
+            request_bytes=memory_request(spec.resources, default_bytes=room.defaults.memory_request_bytes),
+            limit_bytes=guest_spec.limits.memory_bytes,
+        )
+        if self._version == version:
+            self._keep(spec, compiled)
+        log_folders.drop_old(folder, newest=number)
+        return guest
+
+    async def _ended(self, end: GuestExit, *, started_at: datetime | None) -> protocol.Terminated:
         """Note how the newest run ended: in the journal first, then for everybody."""
         terminated = protocol.Terminated(
             exit_code=end.exit_code,
             reason=end.reason,
-            message=_cut(end.message),
+            message=words.cut(end.message),
             container_id=self._container_id,
             started_at=started_at,
             finished_at=end.finished_at,
         )
         try:
-            self._around.journal.ended(self._spec.name, terminated)
+            self._around.journal.ended(self.name, terminated)
+            await self._around.journal.synced()
         except OSError as error:
             # It is told nevertheless: the object's status is the second record of it (protocol.History).
-            log.error("container %s: its end is not journaled: %s", self._spec.name, error)
+            log.error("workload %s, container %s: its end is not journaled: %s", self._around.id, self.name, error)
+        self._around.room.metrics.ended(end.reason)
+        self._end, self._end_before = terminated, self._end
         self._set(terminated)
         return terminated
 
+    # --- pauses -------------------------------------------------------------------------------------------------------
+
+    async def _wait_for_better_times(self, reason: str, message: str) -> None:
+        """Say why there is no run, and wait until it may be tried again."""
+        settings, now = self._around.room.back_off, asyncio.get_running_loop().time
+        back_off = self._module_back_off = self._module_back_off or BackOff(settings)
+        failed_at = now()
+        back_off.advance(failed_at, failed_at)
+        self._set(protocol.Waiting(reason=reason, message=words.cut(message)))
+        await self._pause(min(settings.error_shown, back_off.delay))
+        remaining = back_off.remaining(failed_at, now())
+        if remaining > 0 and reason == "ErrImagePull":
+            text = words.pull_back_off(self._image, reason, message)
+            self._set(protocol.Waiting(reason="ImagePullBackOff", message=words.cut(text)))
+        await self._pause(remaining)
+
     async def _wait_for_restart(self) -> None:
-        ended = self._state
-        assert isinstance(ended, protocol.Terminated)
-        ended_at = time.monotonic()
-        await self._pause(self._around.back_off.settle)
-        remaining = self._restart_back_off.remaining(ended_at, time.monotonic())
-        if remaining > 0 and not self._stopping:
-            owner = self._around.owner
-            # Words of the kubelet: pkg/kubelet/kuberuntime/kuberuntime_manager.go, doBackOff.
-            message = (
-                f"back-off {_go_duration(self._restart_back_off.delay)} restarting failed container={self._spec.name} "
-                f"pod={owner.name}_{owner.namespace}({owner.uid})"
-            )
-            self._set(protocol.Waiting(reason="CrashLoopBackOff", message=message))
+        settings, now = self._around.room.back_off, asyncio.get_running_loop().time
+        back_off = self._restart_back_off = self._restart_back_off or BackOff(settings)
+        ended_at = now()
+        await self._pause(settings.settle)
+        remaining = back_off.remaining(ended_at, now())
+        if remaining > 0 and not self._stopping and not self._held:
+            text = words.crash_loop(self.name, self._around.owner, back_off.delay)
+            self._set(protocol.Waiting(reason="CrashLoopBackOff", message=words.cut(text)))
             await self._pause(remaining)
-        self._restart_back_off.advance(ended_at, time.monotonic())
+        back_off.advance(ended_at, now())
 
     async def _pause(self, seconds: float) -> None:
-        """Wait, but not after `stop`."""
-        if seconds <= 0 or self._stopping:
-            return
+        """Wait, but not after `stop` or `hold`."""
+        if seconds > 0:
+            await self._unless_stopped(asyncio.get_running_loop().create_future(), seconds)
+
+    async def _unless_stopped(self, what: Awaitable[T], seconds: float | None = None) -> T | None:
+        """Wait for something, at most so long; None once `stop` or `hold` broke it off, or when the time was over."""
+        waiting = asyncio.ensure_future(what)
+        self._waiting = waiting
         try:
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-        except TimeoutError:
-            return
+            if not self._stopping and not self._held:
+                await asyncio.wait([waiting], timeout=seconds)
+        finally:
+            self._waiting = None
+            if not waiting.done():
+                waiting.cancel()
+        # Cancelled, now or by `stop`, it is not done or has no result.
+        return waiting.result() if waiting.done() and not waiting.cancelled() else None
 
-    # --- what is known ------------------------------------------------------------------------------------------------
+    def _break_off(self) -> None:
+        if self._waiting is not None:
+            self._waiting.cancel()
 
-    def _take_up(self, past: Past, *, again: bool) -> None:
-        """Go on from what ran before this process began."""
+    # --- states -------------------------------------------------------------------------------------------------------
+
+    def _take_up(self, past: Past, *, stay: bool) -> None:
+        """Go on from what ran before this life began."""
         end = past.terminated
         if end is None:
-            never = self._around.restart_policy is protocol.RestartPolicy.NEVER
-            end = protocol.Terminated(
-                exit_code=KILLED_EXIT_CODE,
-                reason="RunnerLost",
-                message="the runner ended while the container ran, and the container with it"
-                + ("; with restartPolicy Never it is not run again" if never else ""),
-                container_id=past.container_id,
-                started_at=past.started_at,
-                finished_at=datetime.now(UTC),
-            )
-            self._around.journal.ended(self._spec.name, end)
-        if again or self._runs_again(end.exit_code):
-            self._last = end
-        else:
+            end = words.lost_with_runner(past, never=self._policy is protocol.RestartPolicy.NEVER)
+            try:
+                self._around.journal.ended(self.name, end)
+            except OSError as error:
+                # Without it, the next process says the same.
+                log.error("workload %s, container %s: its loss is not journaled: %s", self._around.id, self.name, error)
+        self._end = end
+        if stay:
             self._state = end
             self.finished = True
 
-    def _runs_again(self, exit_code: int) -> bool:
-        match self._around.restart_policy:
-            case protocol.RestartPolicy.ALWAYS:
-                return True
-            case protocol.RestartPolicy.ON_FAILURE:
-                return exit_code != 0
-            case protocol.RestartPolicy.NEVER:
-                return False
+    def _is_in_progress(self) -> bool:
+        return isinstance(self._state, protocol.Waiting) and self._state.reason in (PULLING, COMPILING)
+
+    def _finish(self) -> None:
+        """No run will follow. Who ran shows how the newest run ended, as a kubelet does, and not that it waited for more."""
+        if self._end is not None:
+            self._state = self._end
+        elif self._is_in_progress():
+            self._state = self._waiting_state
+        self.finished = True
+        self._spec, self._compiled = _NO_SPEC, None
+        self._around.on_change()
 
     def _set(self, state: protocol.ContainerState) -> None:
-        if isinstance(self._state, protocol.Terminated):
-            self._last = self._state
         self._state = state
         self._around.on_change()
 
-    def _log_file(self, restart_count: int) -> Path:
-        return self._around.log_folder / f"{restart_count}.log"
+    # --- the spec -----------------------------------------------------------------------------------------------------
 
-    def _newest_log(self, back: int) -> Path | None:
-        numbers = self._logged_runs()
-        return self._log_file(numbers[-1 - back]) if len(numbers) > back else None
+    def _unpacked(self) -> protocol.Container:
+        return self._spec.unpack() if isinstance(self._spec, Packed) else self._spec
 
-    def _logged_runs(self) -> list[int]:
-        return sorted(int(path.stem) for path in self._around.log_folder.glob("*.log") if path.stem.isdigit())
-
-    def _drop_old_logs(self) -> None:
-        for number in self._logged_runs()[:-KEPT_LOGS]:
-            for path in self._around.log_folder.glob(f"{number}.log*"):
-                path.unlink(missing_ok=True)
+    def _keep(self, spec: protocol.Container, compiled: CompiledModule) -> None:
+        """Keep what the next run needs in little memory: the bytes of a module that came with the request are stored now."""
+        if isinstance(spec.module, protocol.InlineModule):
+            self._compiled = compiled
+            spec = spec.model_copy(update={"module": spec.module.model_copy(update={"data": b""})})
+        self._spec = Packed(spec)
 
 
-def argv(spec: protocol.Container, module: CompiledModule) -> tuple[str, ...]:
-    """The guest's argv, by the rule of design §6."""
-    if spec.command:
-        return (*spec.command, *spec.args)
-    named = not module.packed_by_krustlet if spec.argv0 is None else spec.argv0 == "auto"
-    return (module.name, *spec.args) if named else spec.args
+_NO_SPEC: protocol.Container = protocol.Container(name="none", module=protocol.ImageModule(reference="none"))
+"""Of a container that has finished: variables may be Secrets', and are kept no longer than they are needed."""
 
 
-def preopens(
-    container: protocol.Container, volumes: dict[str, Path], *, writable: frozenset[str] = frozenset()
-) -> tuple[Preopen, ...]:
-    """The folders that a container sees. Raises KeyError for a mount of an unknown volume."""
-    return tuple(
-        Preopen(
-            host_path=volumes[mount.volume],
-            guest_path=posixpath.normpath(mount.mount_path),
-            writable=mount.volume in writable and not mount.read_only,
-        )
-        for mount in container.mounts
-    )
-
-
-def _lost_with_executor() -> GuestExit:
-    return GuestExit(
-        exit_code=KILLED_EXIT_CODE,
-        reason="RunnerLost",
-        message="the executor that ran the container died, and every container with it",
-        finished_at=datetime.now(UTC),
-    )
-
-
-def _cut(message: str) -> str:
-    limit = protocol.MAX_MESSAGE_CHARACTERS
-    return message if len(message) <= limit else message[: limit - 1] + "…"
-
-
-def _go_duration(seconds: float) -> str:
-    """Seconds as Go prints a duration: 10s, 1m20s, 5m0s."""
-    whole = round(seconds)
-    return f"{whole}s" if whole < 60 else f"{whole // 60}m{whole % 60}s"
+def _digest(module: protocol.Module) -> str:
+    """`sha256:…` of the bytes of a module that came with the request; empty for others."""
+    return f"sha256:{hashlib.sha256(module.data).hexdigest()}" if isinstance(module, protocol.InlineModule) else ""

@@ -1,33 +1,27 @@
 """What has run, on disk: so that nothing that ended runs again, and a lost run is known as lost (design §3.8).
 
-One file of JSON lines for each workload. A start is written before the guest runs: it survives the death of this process
-(the page cache keeps it), and after a crash of the machine the object's own status tells the same (`protocol.History`). An
-end is fsynced before anybody is told of it. A torn last line is one that nobody was told of: it is ignored.
+A start is written before the guest runs: it survives the death of this process (the page cache keeps it), and after a crash
+of the machine the object's own status tells the same (`protocol.History`). An end is fsynced before anybody is told of it:
+`ended` writes it, and `synced` waits for the disk, together with all others who do. `journal_files.py` has the files.
 """
 
 from __future__ import annotations
 
-import errno
-import json
 import logging
 import os
-import shutil
-import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from wherry_runner import protocol
+from wherry_runner.journal_files import FILE_BYTES, JournalFiles, Record
 
 log = logging.getLogger(__name__)
 
-FORGET_AFTER_SECONDS = 24 * 3600.0
-"""A journal that no operator asked for since: its object was deleted while this runner was away."""
 
-
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Past:
     """A container's newest run. Nothing ran yet where `container_id` is empty."""
 
@@ -43,54 +37,62 @@ class Past:
         return bool(self.container_id)
 
 
-class Journal:
-    """The journal of one workload. Not shared between tasks of different workloads; every call is short."""
+NOTHING = Past()
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
+
+class Journal:
+    """What is known of one workload, and the way to note more. Every call but `synced` is short."""
+
+    __slots__ = ("_files", "_id", "failure", "order", "past")
+
+    def __init__(self, workload_id: str, files: JournalFiles) -> None:
+        self._id = workload_id
+        self._files = files
         self.order = (0, 0)
         """The newest (epoch, sequence) that was accepted."""
         self.past: dict[str, Past] = {}
-        self._before: dict[str, Past] = {}
-        self._read()
+        """The newest run of each container that ran."""
+        self.failure: protocol.Failure | None = None
+        """Why the workload was ended as a whole: it never runs again."""
 
     def accepted(self, epoch: int, sequence: int) -> None:
-        """Note the order of an accepted change."""
+        """Note the order of an accepted change. Raises OSError, and then nothing is noted."""
+        self._append("accepted", epoch=epoch, sequence=sequence)
         self.order = (epoch, sequence)
-        self._append({"event": "accepted", "epoch": epoch, "sequence": sequence})
 
     def started(self, container: str, *, container_id: str, restart_count: int, at: datetime) -> None:
         """Note that a run is about to begin. Raises OSError, and then nothing is noted."""
-        self._append(
-            {
-                "event": "started",
-                "container": container,
-                "id": container_id,
-                "restarts": restart_count,
-                "at": at.isoformat(),
-            }
-        )
-        self._begin(container, Past(container_id=container_id, restart_count=restart_count, started_at=at))
+        self._append("started", container=container, id=container_id, restarts=restart_count, at=at.isoformat())
+        self.past[container] = Past(container_id=container_id, restart_count=restart_count, started_at=at)
 
-    def withdrawn(self, container: str) -> None:
-        """Note that the run whose start was written last did not begin after all."""
-        self._append({"event": "withdrawn", "container": container})
-        self.past[container] = self._before.get(container, Past())
+    def withdrawn(self, container: str, before: Past) -> None:
+        """Note that the run whose start was written last did not begin after all: what was `before` it still is.
+
+        Raises OSError.
+        """
+        self._set(container, before)
+        self._append("withdrawn", container=container, before=_past_record(before))
 
     def ended(self, container: str, terminated: protocol.Terminated) -> None:
-        """Note a run's end, on disk when this returns."""
-        self.past[container] = replace(self.past.get(container, Past()), terminated=terminated)
-        self._append(
-            {"event": "ended", "container": container, "end": terminated.model_dump(mode="json", by_alias=True)},
-            sync=True,
-        )
+        """Note a run's end; it may be told once `synced` has returned. Raises OSError."""
+        # In memory in any case: an end that the disk doesn't take is one nevertheless.
+        self.past[container] = replace(self.past.get(container, NOTHING), terminated=terminated)
+        self._append("ended", container=container, end=_wire(terminated))
+
+    def failed(self, failure: protocol.Failure) -> None:
+        """Note that the workload was ended as a whole; it may be told once `synced` has returned. Raises OSError."""
+        self.failure = failure
+        self._append("failed", failure=_wire(failure))
 
     def adopt(self, history: Iterable[protocol.History]) -> None:
-        """Take what the object's status knows and this journal does not: it was written by a runner that is gone."""
+        """Take what the object's status knows and this journal does not: it was written by a runner that is gone.
+
+        Raises OSError.
+        """
         for item in history:
             if not item.container_id:
                 continue
-            known = self.past.get(item.container, Past())
+            known = self.past.get(item.container, NOTHING)
             newer = (item.restart_count, item.terminated is not None) > (
                 known.restart_count,
                 known.terminated is not None,
@@ -100,108 +102,153 @@ class Journal:
                     item.container,
                     container_id=item.container_id,
                     restart_count=item.restart_count,
-                    at=item.started_at or datetime.now().astimezone(),
+                    at=item.started_at or datetime.now(UTC),
                 )
                 if item.terminated is not None:
                     self.ended(item.container, item.terminated)
 
-    def _begin(self, container: str, run: Past) -> None:
-        self._before[container] = self.past.get(container, Past())
-        self.past[container] = run
+    async def synced(self) -> None:
+        """Wait until all that was noted is on disk. Raises OSError."""
+        await self._files.synced()
 
-    def _append(self, record: dict[str, Any], *, sync: bool = False) -> None:
-        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            size = os.fstat(descriptor).st_size
-            if os.write(descriptor, line) != len(line):
-                # A disk that is full takes a part. The next record must not continue it.
-                os.ftruncate(descriptor, size)
-                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._path))
-            if sync:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-    def _read(self) -> None:
-        try:
-            raw = self._path.read_bytes()
-        except FileNotFoundError:
-            return
-        whole, newline, torn = raw.rpartition(b"\n")
-        if torn:
-            # The next record must not continue the torn line.
-            log.warning("journal %s: dropping a torn last record of %d bytes", self._path, len(torn))
-            os.truncate(self._path, len(whole) + len(newline))
-        for line in whole.splitlines():
-            try:
-                self._apply(json.loads(line))
-            except (ValueError, KeyError, TypeError) as error:
-                log.warning("journal %s: ignoring a record: %s", self._path, error)
-
-    def _apply(self, record: dict[str, Any]) -> None:
+    def replay(self, record: Record) -> None:
+        """Take what a record says. Raises KeyError, TypeError, ValueError for one that makes no sense."""
         match record["event"]:
             case "accepted":
-                self.order = (record["epoch"], record["sequence"])
+                self.order = (int(record["epoch"]), int(record["sequence"]))
             case "started":
-                run = Past(
-                    container_id=record["id"],
-                    restart_count=record["restarts"],
-                    started_at=datetime.fromisoformat(record["at"]),
-                )
-                self._begin(record["container"], run)
+                self.past[record["container"]] = _past(record)
             case "withdrawn":
-                self.past[record["container"]] = self._before.get(record["container"], Past())
+                self._set(record["container"], _past(record["before"]))
             case "ended":
                 end = protocol.Terminated.model_validate(record["end"])
-                self.past[record["container"]] = replace(self.past.get(record["container"], Past()), terminated=end)
+                self.past[record["container"]] = replace(self.past.get(record["container"], NOTHING), terminated=end)
+            case "failed":
+                self.failure = protocol.Failure.model_validate(record["failure"])
+            case "known":
+                past = {name: _past(found) for name, found in record["past"].items()}
+                failure = record["failure"] and protocol.Failure.model_validate(record["failure"])
+                self.order = (int(record["epoch"]), int(record["sequence"]))
+                self.past, self.failure = past, failure or None
+
+    def snapshot(self) -> Callable[[], Record]:
+        """What makes one record of all that is known now, in any thread."""
+        workload_id, order, past, failure = self._id, self.order, dict(self.past), self.failure
+
+        def record() -> Record:
+            return {
+                "workload": workload_id,
+                "event": "known",
+                "epoch": order[0],
+                "sequence": order[1],
+                "past": {name: _past_record(found) for name, found in past.items()},
+                "failure": failure and _wire(failure),
+            }
+
+        return record
+
+    def _append(self, event: str, **fields: Any) -> None:
+        self._files.append({"workload": self._id, "event": event, **fields})
+
+    def _set(self, container: str, past: Past) -> None:
+        if past.ran:
+            self.past[container] = past
+        else:
+            self.past.pop(container, None)
 
 
 class Journals:
-    """All journals of a runner, and the highest epoch it has seen."""
+    """All journals of a runner, and the highest epoch it has seen. One event loop."""
 
-    def __init__(self, directory: Path) -> None:
-        self._directory = directory
+    def __init__(
+        self, directory: Path, *, file_bytes: int = FILE_BYTES, sync: Callable[[int], None] = os.fdatasync
+    ) -> None:
+        """Read what is there, and begin a new file. `sync` brings a file to the disk. Raises OSError."""
         self._epoch_path = directory / "epoch"
         directory.mkdir(parents=True, exist_ok=True, mode=0o700)
         self.epoch = self._read_epoch()
+        self._journals: dict[str, Journal] = {}
+        self._files = JournalFiles(directory, self._snapshot, file_bytes=file_bytes, sync=sync)
+        for record in self._files.read():
+            self._replay(record)
+        self._files.begin()
 
     def open(self, workload_id: str) -> Journal:
-        """The journal of a workload, read from disk if it is there."""
-        return Journal(self._folder(workload_id) / "journal")
+        """The journal of a workload. Whoever opens one that isn't `known` and notes nothing in it has to drop it."""
+        if (journal := self._journals.get(workload_id)) is None:
+            journal = self._journals[workload_id] = Journal(workload_id, self._files)
+        return journal
 
     def known(self, workload_id: str) -> bool:
-        """Whether a workload has a journal."""
-        return self._folder(workload_id).is_dir()
+        """Whether there is a journal of a workload."""
+        return workload_id in self._journals
+
+    def workloads(self) -> list[str]:
+        """All that have one."""
+        return list(self._journals)
 
     def drop(self, workload_id: str) -> None:
         """Forget a workload."""
-        shutil.rmtree(self._folder(workload_id), ignore_errors=True)
+        if self._journals.pop(workload_id, None) is None:
+            return
+        try:
+            self._files.append({"workload": workload_id, "event": "dropped"})
+        except OSError as error:
+            log.error("journal: it is not noted that workload %s is gone: %s", workload_id, error)
 
     def raise_epoch(self, epoch: int) -> None:
-        """Note a higher epoch, on disk when this returns."""
-        self.epoch = epoch
+        """Note a higher epoch, on disk when this returns: that is once for each term of an operator. Raises OSError."""
         temporary = self._epoch_path.with_suffix(".new")
         with open(temporary, "w") as file:
             file.write(str(epoch))
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self._epoch_path)
+        self.epoch = epoch
 
-    def forget_old(self, *, now: float | None = None) -> None:
-        """Drop journals that nobody wrote to for FORGET_AFTER_SECONDS; called once, at the start."""
-        limit = (time.time() if now is None else now) - FORGET_AFTER_SECONDS
-        for folder in self._directory.glob("w-*"):
-            newest = max((path.stat().st_mtime for path in [folder, *folder.iterdir()]), default=0.0)
-            if newest < limit:
-                shutil.rmtree(folder, ignore_errors=True)
+    async def close(self) -> None:
+        """Wait for what is on its way to the disk, and close the file."""
+        await self._files.close()
 
-    def _folder(self, workload_id: str) -> Path:
-        return self._directory / f"w-{workload_id}"
+    def _replay(self, record: Record) -> None:
+        try:
+            workload_id = record["workload"]
+            if record["event"] == "dropped":
+                self._journals.pop(workload_id, None)
+            else:
+                self.open(workload_id).replay(record)
+        except (KeyError, TypeError, ValueError) as error:
+            log.warning("journal: ignoring a record: %r", error)
+
+    def _snapshot(self) -> list[Callable[[], Record]]:
+        return [journal.snapshot() for journal in self._journals.values()]
 
     def _read_epoch(self) -> int:
         try:
             return int(self._epoch_path.read_text())
         except (FileNotFoundError, ValueError):
             return 0
+
+
+def _wire(value: protocol.Wire) -> Record:
+    return value.model_dump(mode="json", by_alias=True, exclude_none=True)
+
+
+def _past_record(past: Past) -> Record:
+    return {
+        "id": past.container_id,
+        "restarts": past.restart_count,
+        "at": past.started_at and past.started_at.isoformat(),
+        "end": past.terminated and _wire(past.terminated),
+    }
+
+
+def _past(record: Record) -> Past:
+    """Raises KeyError, TypeError, ValueError."""
+    end = record.get("end")
+    return Past(
+        container_id=record["id"],
+        restart_count=int(record["restarts"]),
+        started_at=datetime.fromisoformat(record["at"]) if record["at"] else None,
+        terminated=protocol.Terminated.model_validate(end) if end else None,
+    )

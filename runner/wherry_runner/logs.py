@@ -9,12 +9,14 @@ for reading (facts: kubelet-api.md §4).
 from __future__ import annotations
 
 import asyncio
+import errno
 import logging
 import os
 import re
+import stat
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -36,6 +38,10 @@ _BLOCK_BYTES = 64 << 10
 _MAX_RECORD_BYTES = 1 << 20
 """Far above any record of ours: longer "records" are damage, and dropped rather than held in memory."""
 
+_ROTATION_SECONDS = 0.01
+_ROTATION_LOOKS = 100
+"""In the middle of a rotation the writer may lose its core, and a large older part takes a while to be removed."""
+
 _log = logging.getLogger(__name__)
 
 _followers: defaultdict[Path, set[asyncio.Event]] = defaultdict(set)
@@ -46,16 +52,20 @@ class LogWriter:
     """Writes one container's log. A full disk makes a gap in it, which is said once; the container goes on."""
 
     def __init__(
-        self, path: Path, *, max_bytes: int = MAX_FILE_BYTES, clock_ns: Callable[[], int] = time.time_ns
+        self,
+        path: Path,
+        *,
+        max_bytes: Callable[[], int] = lambda: MAX_FILE_BYTES,
+        clock_ns: Callable[[], int] = time.time_ns,
     ) -> None:
-        """Create or continue the file. Raises OSError."""
+        """Create or continue the file. `max_bytes` is what a file may have now; it may change. Raises OSError."""
         self._path = path
         self._max_bytes = max_bytes
         self._clock_ns = clock_ns
         self._pending = {b"stdout": bytearray(), b"stderr": bytearray()}
         self._records: list[bytes] = []
         self._warned = self._torn = False
-        self._descriptor = self._open()
+        self._descriptor = _open(path)
         self._size = os.fstat(self._descriptor).st_size
 
     def write(self, stream: bytes, data: bytes | memoryview) -> None:
@@ -70,27 +80,26 @@ class LogWriter:
                 line = bytes(pending)
                 pending.clear()
             while len(line) > MAX_LINE_BYTES:
-                self._records += (partial, line[:MAX_LINE_BYTES], b"\n")
+                self._records.append(b"%s%s\n" % (partial, line[:MAX_LINE_BYTES]))
                 line = line[MAX_LINE_BYTES:]
-            self._records += (full, line, b"\n")
+            self._records.append(b"%s%s\n" % (full, line))
         pending += rest
         while len(pending) > MAX_LINE_BYTES:
-            self._records += (partial, bytes(pending[:MAX_LINE_BYTES]), b"\n")
+            self._records.append(b"%s%s\n" % (partial, pending[:MAX_LINE_BYTES]))
             del pending[:MAX_LINE_BYTES]
 
     def flush(self) -> None:
         """Write the records so far to the file and wake its followers."""
         if not self._records:
             return
-        data = b"".join(self._records)
-        if self._torn:
-            data = b"\n" + data  # ends the piece of a record that a full disk may have left
-        self._records.clear()
+        records, self._records = self._records, []
         try:
-            if self._size and self._size + len(data) > self._max_bytes:
-                self._rotate()
-            self._size += _write_all(self._descriptor, data)
-            self._torn = False
+            for number, part in enumerate(_parts(records, first_bytes=self._size, max_bytes=self._max_bytes())):
+                if number:
+                    self._rotate()
+                # After a full disk, first the end of the piece of a record that it may have left.
+                self._size += _write_all(self._descriptor, b"\n" + part if self._torn else part)
+                self._torn = False
         except OSError as error:
             if not self._warned:
                 _log.warning("log %s has a gap: %s", self._path, error)
@@ -111,15 +120,34 @@ class LogWriter:
         os.close(self._descriptor)
         self._descriptor = -1
 
-    def _open(self) -> int:
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-        return os.open(self._path, flags, 0o600)
-
     def _rotate(self) -> None:
         os.replace(self._path, rotated(self._path))
         os.close(self._descriptor)
         self._descriptor, self._size = -1, 0
-        self._descriptor = self._open()
+        self._descriptor = _open(self._path)
+
+
+def _parts(records: list[bytes], *, first_bytes: int, max_bytes: int) -> Iterator[bytes]:
+    """The records, joined, for the current file, which has `first_bytes`, and for those after it; a part may be empty."""
+    part: list[bytes] = []
+    size = first_bytes
+    for record in records:
+        if size and size + len(record) > max_bytes:
+            yield b"".join(part)
+            part, size = [], 0
+        part.append(record)
+        size += len(record)
+    yield b"".join(part)
+
+
+def make_sure_of(path: Path) -> None:
+    """Let a log be there, empty if need be: a container that runs or has run has one. Raises OSError."""
+    os.close(_open(path))
+
+
+def _open(path: Path) -> int:
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+    return os.open(path, flags, 0o600)
 
 
 def rotated(path: Path) -> Path:
@@ -133,15 +161,16 @@ def format_time(nanoseconds: int) -> bytes:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)).encode() + b".%09dZ" % fraction
 
 
-async def read(path: Path, options: LogOptions, *, ended: Callable[[], bool]) -> AsyncIterator[bytes]:
+async def read(path: Path, options: LogOptions, *, ended: Callable[[], bool]) -> AsyncGenerator[bytes, None]:
     """A log as `kubectl logs` shows it, in pieces. `previous` is the caller's: it chooses the file.
 
     With `follow`, until `ended()` is true and everything written before that was given; a rotation in between is followed.
     Without, what was there when it began. Raises FileNotFoundError, OSError.
     """
     output = _Output(options)
-    with _following(path) as changed, open(path, "rb") as first:
+    with _following(path) as changed, await _first(path) as first:
         file: BinaryIO = first
+        successor: BinaryIO | None = None
         limit = None if options.follow else os.fstat(file.fileno()).st_size
         if options.tail_lines is not None:
             file.seek(_tail_start(file, options.tail_lines))
@@ -157,16 +186,16 @@ async def read(path: Path, options: LogOptions, *, ended: Callable[[], bool]) ->
                     return
                 if successor is not None:
                     # Its writer had left the old file before we found the new one, so the old one was read to its end.
-                    if file is not first:
-                        file.close()
+                    file.close()
                     file = successor
                 elif last:
                     return
                 else:
                     await _wait(changed)
         finally:
-            if file is not first:
-                file.close()
+            file.close()
+            if successor is not None:  # whoever reads may leave before its turn has come
+                successor.close()
 
 
 def _pieces(file: BinaryIO, output: _Output, limit: int | None) -> Iterator[bytes]:
@@ -285,12 +314,33 @@ def _tail_start(file: BinaryIO, lines: int) -> int:
     return 0
 
 
+async def _first(path: Path) -> BinaryIO:
+    """Open the log; one that is just being rotated has no current file for a moment. Raises FileNotFoundError, OSError."""
+    for _ in range(_ROTATION_LOOKS):
+        try:
+            return _opened(path)
+        except FileNotFoundError:
+            if not rotated(path).exists():
+                raise
+            await asyncio.sleep(_ROTATION_SECONDS)
+    return _opened(rotated(path))
+
+
+def _opened(path: Path) -> BinaryIO:
+    """Open a file that a guest's process may have made: no link is followed, and nothing but a file is read. Raises OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a file", str(path))
+    return open(descriptor, "rb")
+
+
 def _successor(path: Path, file: BinaryIO) -> BinaryIO | None:
     """The new file, if the log was rotated since `file` was opened."""
     try:
-        if os.path.samestat(os.stat(path), os.fstat(file.fileno())):
+        if os.path.samestat(os.lstat(path), os.fstat(file.fileno())):
             return None
-        return open(path, "rb")
+        return _opened(path)
     except FileNotFoundError:  # in the middle of a rotation, or removed with its container
         return None
 

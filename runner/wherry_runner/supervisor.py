@@ -4,23 +4,35 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import shutil
-import time
-from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
 
 from wherry_runner import protocol
+from wherry_runner.admission import Admission, NoRoom
+from wherry_runner.check import Invalid, check, check_order
 from wherry_runner.container import ContainerLife
+from wherry_runner.execution.engine import Guest
 from wherry_runner.journal import Journals
-from wherry_runner.protocol import Refusal, RefusalReason
+from wherry_runner.log_budget import TooManyLogs
+from wherry_runner.protocol import Failure, Phase, Refusal, RefusalReason
+from wherry_runner.surroundings import Room
 from wherry_runner.volumes import VolumeError
-from wherry_runner.workload import Room, WorkloadLife
+from wherry_runner.workload import EVICTED, WorkloadLife
 
 log = logging.getLogger(__name__)
 
 TOMBSTONES = 10_000
 """Deleted workloads whose order is remembered, so that a delayed PUT can't bring one back."""
+
+BATCH = 100
+"""Statuses in one step of a watch: what is told of the last is what is true when the reader has taken those before."""
+
+FORGET_AFTER_SECONDS = 24 * 3600.0
+"""Counted from the first operator's watch: what no operator asked for by then was deleted while this runner was away."""
 
 
 class Refused(Exception):
@@ -29,6 +41,22 @@ class Refused(Exception):
     def __init__(self, reason: RefusalReason, message: str, *, epoch: int | None = None) -> None:
         super().__init__(message)
         self.refusal = Refusal(reason=reason, message=message, epoch=epoch)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunningGuest:
+    """A container that runs now."""
+
+    workload_id: str
+    container: str
+    container_id: str
+    started_at: datetime
+    guest: Guest
+    log_folder: Path
+    request_bytes: int
+    """Memory that is kept for it."""
+    limit_bytes: int | None
+    """Memory that it may use."""
 
 
 class Subscription:
@@ -60,33 +88,41 @@ class Subscription:
 class Supervisor:
     """The runner's state. One event loop; nothing here blocks for long."""
 
-    def __init__(self, *, room: Room, journals: Journals, max_workloads: int) -> None:
+    def __init__(self, *, room: Room, journals: Journals, admission: Admission, max_workloads: int) -> None:
         self._room = room
         self._journals = journals
+        self._admission = admission
         self._max_workloads = max_workloads
         self._lives: dict[str, WorkloadLife] = {}
         self._tombstones: OrderedDict[str, tuple[int, int]] = OrderedDict()
         self._subscriptions: set[Subscription] = set()
+        self._forgetting: asyncio.TimerHandle | None = None
         self._stopping = False
+        self._closed = False
+        # Nobody will ask for the logs of what is not journaled any more.
+        room.logs.retire_unless(journals.known)
 
-    def drop_orphaned_logs(self) -> None:
-        """Remove logs of workloads whose journal was forgotten: nobody will ask for them. Called once, at the start."""
-        for folder in self._room.logs_directory.glob("*"):
-            if not self._journals.known(folder.name):
-                shutil.rmtree(folder, ignore_errors=True)
+    async def close(self, grace_seconds: float = 0.0) -> None:
+        """End all lives: nothing is started any more; what runs may end by itself within its own grace period, or so long.
 
-    async def close(self) -> None:
-        """End all lives. What ran is not journaled as ended: it runs again where the policy allows (design §3.8)."""
+        What does not is broken off and not journaled as ended: it runs again where the policy allows (design §3.8). The
+        watch tells all of it, and ends after that.
+        """
         self._stopping = True
+        await asyncio.gather(*(life.close(grace_seconds) for life in self._lives.values()))
+        if self._forgetting is not None:
+            self._forgetting.cancel()
+        self._closed = True
         for subscription in self._subscriptions:
             subscription.wake()
-        await asyncio.gather(*(life.close() for life in self._lives.values()))
+        await self._journals.close()
+        self._room.logs.close()
 
     # --- changes ------------------------------------------------------------------------------------------------------
 
     def put(self, workload_id: str, put: protocol.WorkloadPut) -> protocol.WorkloadStatus:
         """Bring a workload to this state. Raises Refused."""
-        self._accept_epoch(put.epoch)
+        self._accept_epoch(put.epoch, put.sequence)
         life = self._lives.get(workload_id)
         order = (put.epoch, put.sequence)
         self._accept_order(workload_id, order, life)
@@ -94,46 +130,76 @@ class Supervisor:
             raise Refused(RefusalReason.STALE_SEQUENCE, f"{order} deleted this workload")
         if self._stopping:
             raise Refused(RefusalReason.STOPPING, "the runner is stopping")
-        _check(put.workload)
         try:
-            if life is not None:
-                if order > life.order:
-                    life.put(put)
-                return life.status
-            if len(self._lives) >= self._max_workloads:
-                raise Refused(RefusalReason.TOO_LARGE, f"the runner has its maximum of {self._max_workloads} workloads")
-            journal = self._journals.open(workload_id)
+            check(put)
+            if life is None:
+                life = self._begin(workload_id, put, order)
+            elif order > life.order:
+                self._change(life, put)
+        except Invalid as error:
+            raise Refused(RefusalReason.INVALID, str(error)) from error
+        except VolumeError as error:
+            raise Refused(RefusalReason.INVALID, str(error)) from error
+        except (NoRoom, TooManyLogs) as error:
+            raise Refused(RefusalReason.NO_ROOM, str(error)) from error
+        except OSError as error:
+            raise Refused(RefusalReason.INTERNAL, f"the runner's disk: {error.strerror}") from error
+        return life.status
+
+    def _begin(self, workload_id: str, put: protocol.WorkloadPut, order: tuple[int, int]) -> WorkloadLife:
+        if len(self._lives) >= self._max_workloads:
+            raise Refused(RefusalReason.TOO_LARGE, f"the runner has its maximum of {self._max_workloads} workloads")
+        known = self._journals.known(workload_id)
+        journal = self._journals.open(workload_id)
+        try:
             if order < journal.order:
                 raise Refused(
                     RefusalReason.STALE_SEQUENCE, f"{order} is older than {journal.order}, which was accepted"
                 )
-            journal.accepted(*order)
-            life = WorkloadLife(
-                workload_id, put, room=self._room, journal=journal, on_change=lambda: self._tell(workload_id)
-            )
-        except VolumeError as error:
-            if life is None:
-                self._room.volumes.drop(workload_id)
-            raise Refused(RefusalReason.INVALID, str(error)) from error
+            self._admission.admit(workload_id, put.workload)
+            life = WorkloadLife(workload_id, put, room=self._room, journal=journal, on_change=self._on_change)
+        except BaseException:
+            self._admission.release(workload_id)
+            if not known:
+                self._journals.drop(workload_id)
+            raise
         self._lives[workload_id] = life
-        self._tell(workload_id)
-        return life.status
+        self._on_change(workload_id)
+        return life
+
+    def _change(self, life: WorkloadLife, put: protocol.WorkloadPut) -> None:
+        if put.template_hash != life.template_hash and not life.ended:
+            self._admission.admit(life.id, put.workload)
+        life.put(put)
 
     def delete(
         self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: float
     ) -> protocol.WorkloadStatus | None:
         """Stop a workload; once it has ended, forget it. None: it is gone. Raises Refused."""
-        self._accept_epoch(epoch)
+        if self._closed:
+            raise Refused(RefusalReason.STOPPING, "the runner has stopped")
+        self._accept_epoch(epoch, sequence)
         life = self._lives.get(workload_id)
         self._accept_order(workload_id, (epoch, sequence), life)
         if life is not None and not life.ended:
             life.stop(epoch=epoch, sequence=sequence, grace_seconds=grace_seconds)
-            if not life.ended:
-                return life.status
+            return life.status
         self._forget(workload_id, (epoch, sequence))
         return None
 
-    def _accept_epoch(self, epoch: int) -> None:
+    def evict(self, workload_id: str, message: str) -> bool:
+        """End a workload at once because it took more than it may; it never runs again. Whether there was one to end."""
+        life = self._lives.get(workload_id)
+        if life is None or life.ended or self._closed:
+            return False
+        life.fail(Failure(reason=EVICTED, message=message))
+        return True
+
+    def _accept_epoch(self, epoch: int, sequence: int) -> None:
+        try:
+            check_order(epoch, sequence)
+        except Invalid as error:
+            raise Refused(RefusalReason.INVALID, str(error)) from error
         if epoch < self._journals.epoch:
             raise Refused(
                 RefusalReason.STALE_EPOCH,
@@ -141,7 +207,10 @@ class Supervisor:
                 epoch=self._journals.epoch,
             )
         if epoch > self._journals.epoch:
-            self._journals.raise_epoch(epoch)
+            try:
+                self._journals.raise_epoch(epoch)
+            except OSError as error:
+                raise Refused(RefusalReason.INTERNAL, f"the runner's disk: {error.strerror}") from error
 
     def _accept_order(self, workload_id: str, order: tuple[int, int], life: WorkloadLife | None) -> None:
         newest = life.order if life is not None else self._tombstones.get(workload_id, (0, 0))
@@ -149,16 +218,25 @@ class Supervisor:
             raise Refused(RefusalReason.STALE_SEQUENCE, f"{order} is older than {newest}, which was accepted")
 
     def _forget(self, workload_id: str, order: tuple[int, int]) -> None:
-        known = self._lives.pop(workload_id, None) is not None
-        self._room.volumes.drop(workload_id)
-        shutil.rmtree(self._room.logs_directory / workload_id, ignore_errors=True)
+        life = self._lives.pop(workload_id, None)
+        if life is not None:
+            life.forget()
+        self._room.logs.retire(workload_id)
+        self._admission.release(workload_id)
         self._journals.drop(workload_id)
         self._tombstones[workload_id] = order
         self._tombstones.move_to_end(workload_id)
         while len(self._tombstones) > TOMBSTONES:
             self._tombstones.popitem(last=False)
-        if known:
-            self._tell(workload_id)
+        if life is not None:
+            self._on_change(workload_id)
+
+    def forget_unclaimed(self) -> None:
+        """Drop what is journaled of workloads that no operator asked for."""
+        for workload_id in self._journals.workloads():
+            if workload_id not in self._lives:
+                self._journals.drop(workload_id)
+                self._room.logs.retire(workload_id)
 
     # --- what is true -------------------------------------------------------------------------------------------------
 
@@ -173,26 +251,56 @@ class Supervisor:
             raise Refused(RefusalReason.NOT_FOUND, f'workload "{workload_id}" has no container "{name}"')
         return container
 
+    def running_guests(self) -> Iterator[RunningGuest]:
+        """All containers that run now."""
+        for life in self._lives.values():
+            for container in life.containers:
+                if (run := container.run) is not None:
+                    yield RunningGuest(
+                        workload_id=life.id,
+                        container=container.name,
+                        container_id=run.container_id,
+                        started_at=run.guest.started_at,
+                        guest=run.guest,
+                        log_folder=container.log_folder,
+                        request_bytes=run.request_bytes,
+                        limit_bytes=run.limit_bytes,
+                    )
+
+    def module_digests_in_use(self) -> set[str]:
+        """`sha256:…` of all modules that run, or will run again."""
+        return {
+            digest
+            for life in self._lives.values()
+            for container in life.containers
+            if (digest := container.module_digest)
+        }
+
+    def phases(self) -> Mapping[Phase, int]:
+        """How many workloads are in which phase."""
+        return Counter(life.phase for life in self._lives.values())
+
     async def watch(
         self, info: protocol.RunnerInfo, *, heartbeat: float = protocol.HEARTBEAT_SECONDS
     ) -> AsyncIterator[list[protocol.WatchEvent]]:
         """The snapshot, then changes, in batches; a batch waits for its reader, never the other way round."""
+        if self._forgetting is None and not self._stopping:
+            loop = asyncio.get_running_loop()
+            self._forgetting = loop.call_later(FORGET_AFTER_SECONDS, self.forget_unclaimed)
         subscription = Subscription()
         self._subscriptions.add(subscription)
         try:
-            for workload_id in list(self._lives):
-                if (life := self._lives.get(workload_id)) is not None:
-                    yield [protocol.StatusEvent(status=life.status)]
+            for some in _in_batches(list(self._lives)):
+                yield [protocol.StatusEvent(status=self._lives[each].status) for each in some if each in self._lives]
             yield [protocol.SyncedEvent(info=info)]
-            quiet_since = time.monotonic()
-            while not self._stopping:
-                changed = await subscription.next(heartbeat)
-                if changed:
-                    yield [self._event(workload_id) for workload_id in changed]
-                    quiet_since = time.monotonic()
-                elif time.monotonic() - quiet_since >= heartbeat:
+            last = False
+            while not last:
+                last = self._closed
+                changed = await subscription.next(0.0 if last else heartbeat)
+                for some in _in_batches(changed):
+                    yield [self._event(workload_id) for workload_id in some]
+                if not changed and not self._closed:
                     yield [protocol.HeartbeatEvent()]
-                    quiet_since = time.monotonic()
         finally:
             self._subscriptions.discard(subscription)
 
@@ -206,42 +314,15 @@ class Supervisor:
             raise Refused(RefusalReason.NOT_FOUND, f'there is no workload "{workload_id}" here')
         return life
 
-    def _tell(self, workload_id: str) -> None:
+    def _on_change(self, workload_id: str) -> None:
+        life = self._lives.get(workload_id)
+        if life is not None and life.ended:
+            self._admission.ended(workload_id)
         for subscription in self._subscriptions:
             subscription.mark(workload_id)
 
 
-def _check(workload: protocol.Workload) -> None:
-    """What the types can't say. Raises Refused (Invalid)."""
-    names = [container.name for container in workload.containers]
-    if len(set(names)) != len(names):
-        raise Refused(RefusalReason.INVALID, "two containers have the same name")
-    volumes = [volume.name for volume in workload.volumes]
-    if len(set(volumes)) != len(volumes):
-        raise Refused(RefusalReason.INVALID, "two volumes have the same name")
-    for container in workload.containers:
-        paths = [mount.mount_path.rstrip("/") for mount in container.mounts]
-        if len(set(paths)) != len(paths):
-            raise Refused(RefusalReason.INVALID, f'container "{container.name}": two mounts have the same path')
-        for mount in container.mounts:
-            if mount.volume not in volumes:
-                raise Refused(
-                    RefusalReason.INVALID, f'container "{container.name}" mounts "{mount.volume}", which is no volume'
-                )
-            if mount.sub_path:
-                raise Refused(
-                    RefusalReason.INVALID,
-                    f'container "{container.name}": subPath is not supported; mount the whole volume',
-                )
-            if not mount.mount_path.startswith("/") or "\0" in mount.mount_path:
-                raise Refused(RefusalReason.INVALID, f'container "{container.name}": mountPath must be absolute')
-        for text in (*container.command, *container.args, *(v.value.get_secret_value() for v in container.env)):
-            if "\0" in text:
-                raise Refused(
-                    RefusalReason.INVALID, f'container "{container.name}": an argument or variable has a NUL byte'
-                )
-        for variable in container.env:
-            if "=" in variable.name or "\0" in variable.name:
-                raise Refused(
-                    RefusalReason.INVALID, f'container "{container.name}": {variable.name!r} is no variable name'
-                )
+def _in_batches(ids: list[str]) -> Iterator[list[str]]:
+    """So many at a time that a reader has the first before the last are turned into JSON."""
+    for start in range(0, len(ids), BATCH):
+        yield ids[start : start + BATCH]

@@ -13,6 +13,7 @@ import httpx
 import pytest
 from pydantic import SecretStr
 
+from tests.cluster.processes import wait_for
 from tests.support import wat
 from tests.support.runner import Certificates, RunnerProcess
 from wherry_operator.runners.client import Refused, RunnerClient
@@ -91,7 +92,7 @@ def _put(
                 ),
             ),
             volumes=(
-                protocol.Volume(
+                protocol.FilesVolume(
                     name="files",
                     files=(protocol.VolumeFile(path="bacon_ipsum.txt", data=base64.b64encode(b"from a file")),),
                 ),
@@ -127,7 +128,8 @@ def test_the_same_log_three_hundred_times(runner: RunnerProcess, certificates: C
 
     _talk(runner, certificates, work)
     assert list((runner.state / "logs").iterdir()) == []
-    assert list((runner.state / "volumes").iterdir()) == []
+    # They are out of sight at once and removed in the background.
+    assert wait_for(lambda: not list((runner.state / "volumes").iterdir()), timeout_seconds=60)
 
 
 def test_no_handshake_without_the_installations_certificate(
@@ -258,6 +260,4 @@ def _descendants(pid: int) -> list[int]:
 
 
 def _wait(condition: Callable[[], bool]) -> None:
-    from tests.cluster.processes import wait_for
-
     assert wait_for(condition, timeout_seconds=30)

@@ -19,12 +19,20 @@ CNCF = ("application/wasm", "application/vnd.wasm.config.v0+json")
 
 
 def push(
-    registry: str, repository: str, files: Sequence[Path], *, types: tuple[str, str] = CNCF, tag: str = "v1"
+    registry: str,
+    repository: str,
+    files: Sequence[Path],
+    *,
+    types: tuple[str, str] = CNCF,
+    tag: str = "v1",
+    login: tuple[str, str] | None = None,
 ) -> str:
     """Push files as the layers of an artifact; returns the reference `REGISTRY/REPOSITORY:TAG`."""
     target = f"{registry}/{repository}:{tag}"
     layer, config_type = types
-    client = oras.client.OrasClient(hostname=registry, insecure=True)
+    client = oras.client.OrasClient(hostname=registry, insecure=True, auth_backend="basic" if login else "token")
+    if login:
+        client.auth.set_basic_auth(*login)
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "config.json"
         config.write_text(json.dumps({"architecture": "wasm", "os": "wasip1", "layerDigests": []}))

@@ -14,6 +14,7 @@ from pathlib import Path
 from tests.cluster.pki import CertificateAuthority
 from tests.cluster.ports import Reservation
 from tests.cluster.processes import Process
+from tests.support import executors
 
 START_SECONDS = 60.0
 """Far more than a start takes, also on a machine that compiles something beside it."""
@@ -48,6 +49,11 @@ class RunnerProcess:
         """Where its API is."""
         return f"https://{self._port.address}"
 
+    @property
+    def health_url(self) -> str:
+        """Where its probes are."""
+        return f"http://{self._health.address}"
+
     def traces(self, text: str) -> list[str]:
         """Files and folders of its state whose names have the text. What vanishes meanwhile counts as gone."""
         return [name for _, folders, files in os.walk(self.state) for name in (*folders, *files) if text in name]
@@ -70,11 +76,11 @@ class RunnerProcess:
             "--health-listen", "127.0.0.1", "--health-port", str(self._health.port),
             "--cert", str(pki.runner.cert), "--key", str(pki.runner.key),
             "--client-ca", str(pki.ca.cert_file), "--state-directory", str(self.state),
-            *self.flags,
+            "--termination-grace-seconds", "0", *executors.runner_flags(), *self.flags,
         ]  # fmt: skip
         self.process = Process.start(f"runner {self.name}", command, log=self.log, env=environment())
         self.process.wait_until(
-            lambda: healthy(f"http://{self._health.address}/healthz"), what="ready", timeout_seconds=START_SECONDS
+            lambda: healthy(f"{self.health_url}/healthz"), what="ready", timeout_seconds=START_SECONDS
         )
 
     def stop(self) -> None:

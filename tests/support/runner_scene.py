@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from collections.abc import Awaitable, Callable
+import os
+import resource
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,13 +16,23 @@ import pytest
 from pydantic import SecretStr
 
 from tests.support.fake_engine import FakeEngine, FakeModules
+from wherry_runner.admission import Admission, Amounts
 from wherry_runner.backoff import BackOffSettings
+from wherry_runner.container import ContainerLife
+from wherry_runner.execution.allowances import Allowances
 from wherry_runner.journal import Journals
+from wherry_runner.limits import LimitDefaults
+from wherry_runner.log_budget import LogBudget
+from wherry_runner.log_folders import LogFolders
+from wherry_runner.metrics import Metrics
 from wherry_runner.protocol import (
     Container,
+    ContainerStatus,
     EnvironmentVariable,
+    FilesVolume,
     History,
     ImageModule,
+    InitContainer,
     Owner,
     Phase,
     RefusalReason,
@@ -36,8 +49,8 @@ from wherry_runner.protocol import (
     WorkloadStatus,
 )
 from wherry_runner.supervisor import Refused, Supervisor
+from wherry_runner.surroundings import Room
 from wherry_runner.volumes import Volumes
-from wherry_runner.workload import Room
 
 OWNER = Owner(kind="Pod", namespace="boats", name="hello", uid="u-1")
 INFO = RunnerInfo(
@@ -60,6 +73,11 @@ ID = "w1"
 ALWAYS, ON_FAILURE, NEVER = RestartPolicy.ALWAYS, RestartPolicy.ON_FAILURE, RestartPolicy.NEVER
 
 
+PLENTY = Amounts(
+    memory_bytes=1 << 40, millicores=10**9, workloads=10**6, processes=10**6, descriptors=10**6, logs=10**6
+)
+
+
 @dataclass
 class Runner:
     """A runner's supervisor, and what it works with. Another one on the same folder is the next process."""
@@ -69,29 +87,52 @@ class Runner:
     engine: FakeEngine = field(default_factory=FakeEngine)
     modules: FakeModules = field(default_factory=FakeModules)
     max_workloads: int = 3
+    offered: Amounts = PLENTY
+    defaults: LimitDefaults = field(default_factory=LimitDefaults)
+    sync: Callable[[int], None] = os.fdatasync
+    """Brings the journal to the disk."""
     supervisor: Supervisor = field(init=False)
     volumes: Volumes = field(init=False)
+    admission: Admission = field(init=False)
+    journals: Journals = field(init=False)
+    log_budget: LogBudget = field(init=False)
+    room: Room = field(init=False)
 
     def __post_init__(self) -> None:
         (self.folder / "memory").mkdir(parents=True, exist_ok=True)
         self.volumes = Volumes(self.folder / "volumes", self.folder / "memory")
         self.volumes.clear()
-        room = Room(
+        self.admission = Admission(
+            self.offered,
+            default_memory_request_bytes=self.defaults.memory_request_bytes,
+            volume_bytes=lambda _: 0,
+        )
+        self.journals = Journals(self.folder / "journal", sync=self.sync)
+        self._allowances = Allowances(slots=1000, default_bytes=1 << 20)
+        self.log_budget = LogBudget(self._allowances, budget_bytes=1 << 40, file_bytes=1 << 20)
+        self.room = Room(
             engine=self.engine,
             modules=self.modules,
             volumes=self.volumes,
-            logs_directory=self.folder / "logs",
+            logs=LogFolders(self.folder / "logs"),
+            log_slots=self.log_budget,
             back_off=self.back_off,
+            defaults=self.defaults,
+            metrics=Metrics(),
         )
         self.supervisor = Supervisor(
-            room=room, journals=Journals(self.folder / "journal"), max_workloads=self.max_workloads
+            room=self.room, journals=self.journals, admission=self.admission, max_workloads=self.max_workloads
         )
+        _alive.append(self)
 
     def put(self, *, id: str = ID, **kwargs: Any) -> WorkloadStatus:
         return self.supervisor.put(id, put(**kwargs))
 
     def delete(self, *, sequence: int = 100, epoch: int = 1, grace: float = 30, id: str = ID) -> WorkloadStatus | None:
         return self.supervisor.delete(id, epoch=epoch, sequence=sequence, grace_seconds=grace)
+
+    def life(self, name: str = "main", id: str = ID) -> ContainerLife:
+        return self.supervisor.container(id, name)
 
     async def when(self, holds: Callable[[WorkloadStatus], bool], id: str = ID) -> WorkloadStatus:
         """The status as soon as this holds of it."""
@@ -103,6 +144,10 @@ class Runner:
 
     async def ended(self, id: str = ID) -> WorkloadStatus:
         return await self.when(lambda status: status.phase is Phase.ENDED, id)
+
+    async def told(self, text: str, id: str = ID) -> WorkloadStatus:
+        """The status as soon as its containers are as `summary` says."""
+        return await self.when(lambda status: summary(status) == text, id)
 
     async def running(self, restarts: int = 0, id: str = ID) -> WorkloadStatus:
         def holds(status: WorkloadStatus) -> bool:
@@ -117,16 +162,33 @@ class Runner:
 
         return await self.when(holds, id)
 
-    async def die(self) -> None:
-        """The process ends; its guests die with it, and nobody journals their ends."""
-        await self.supervisor.close()
+    async def die(self, grace: float = 0) -> None:
+        """The process ends, after this grace period; its guests die with it, and nobody journals their ends."""
+        _alive.remove(self)
+        await self.supervisor.close(grace)
+        self.volumes.close()
+        self._allowances.close()
+
+
+_alive: list[Runner] = []
+"""Those that a scenario left running: they end with it."""
 
 
 def container(name: str = "main", **kwargs: Any) -> Container:
+    return Container(**_container(name, kwargs))
+
+
+def init(name: str, **kwargs: Any) -> InitContainer:
+    return InitContainer(**_container(name, kwargs))
+
+
+def sidecar(name: str, **kwargs: Any) -> InitContainer:
+    return InitContainer(restart_policy="Always", **_container(name, kwargs))
+
+
+def _container(name: str, kwargs: dict[str, Any]) -> dict[str, Any]:
     env = tuple(EnvironmentVariable(name=k, value=SecretStr(v)) for k, v in kwargs.pop("env", {}).items())
-    return Container(
-        name=name, module=kwargs.pop("module", ImageModule(reference="r.example/hello:v1")), env=env, **kwargs
-    )
+    return {"name": name, "module": ImageModule(reference="r.example/hello:v1"), "env": env, **kwargs}
 
 
 def put(
@@ -136,10 +198,12 @@ def put(
     template: str = "t1",
     content: str = "c1",
     policy: RestartPolicy = ALWAYS,
+    init: tuple[InitContainer, ...] = (),
     containers: tuple[Container, ...] = (),
     volumes: tuple[Volume, ...] = (),
     history: tuple[History, ...] = (),
     grace: int = 30,
+    **kwargs: Any,
 ) -> WorkloadPut:
     return WorkloadPut(
         epoch=epoch,
@@ -148,28 +212,51 @@ def put(
         content_revision=content,
         workload=Workload(
             owner=OWNER,
+            init_containers=init,
             containers=containers or (container(),),
             volumes=volumes,
             restart_policy=policy,
             termination_grace_period_seconds=grace,
+            **kwargs,
         ),
         history=history,
     )
 
 
-def files(**contents: str) -> Volume:
-    return Volume(
+def summary(status: WorkloadStatus) -> str:
+    """What a workload's containers do, init containers first: `a=Completed b=Running|2 c=PodInitializing`."""
+    return " ".join(f"{each.name}={state(each)}" for each in (*status.init_containers, *status.containers))
+
+
+def state(status: ContainerStatus) -> str:
+    """A container's state and how often it was restarted."""
+    restarts = f"|{status.restart_count}" if status.restart_count else ""
+    match status.state:
+        case Waiting(reason=reason):
+            return reason + restarts
+        case Running():
+            return "Running" + restarts
+        case Terminated(exit_code=code, reason=reason):
+            return (reason if code == 0 else f"{reason}:{code}") + restarts
+
+
+def files(**contents: str) -> FilesVolume:
+    return FilesVolume(
         name="v",
         files=tuple(VolumeFile(path=path, data=base64.b64encode(text.encode())) for path, text in contents.items()),
     )
 
 
-def run(scenario: Awaitable[None]) -> None:
+def run(scenario: Awaitable[None], *, seconds: float = 60) -> None:
     """Play a scenario; what it waits for in vain fails it soon."""
 
     async def bounded() -> None:
-        async with asyncio.timeout(10):
-            await scenario
+        try:
+            async with asyncio.timeout(seconds):
+                await scenario
+        finally:
+            while _alive:
+                await _alive[0].die()
 
     asyncio.run(bounded())
 
@@ -178,6 +265,17 @@ async def holds(condition: Callable[[], bool]) -> None:
     """Wait, a step of the event loop after the other: what is waited for is over soon."""
     while not condition():
         await asyncio.sleep(0)
+
+
+@contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """As on a full disk: a write that goes beyond takes a part, the next one fails."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
 def refusal(call: Callable[[], object]) -> RefusalReason:

@@ -11,7 +11,7 @@ import pytest
 from tests.support.fake_runners import FakeRegistry, FakeRunner, FakeTerm, deliveries
 from wherry_operator.leader import LeadershipLost
 from wherry_operator.placement import NoRunner
-from wherry_operator.resolve.pod import Resolved
+from wherry_operator.resolve.revision import Resolved
 from wherry_operator.runners.client import Refused, RunnerUnavailable
 from wherry_operator.runners.delivery import Deliveries, Deposed
 from wherry_runner import protocol

@@ -96,11 +96,27 @@ def test_what_was_written_comes_out_byte_for_byte(writes: list[tuple[str, bytes]
 
 
 def test_a_log_is_rotated_and_one_older_file_kept(path: Path) -> None:
-    write(path, *[("stdout", b"line %d\n" % n) for n in range(100)], max_bytes=1000)
+    write(path, *[("stdout", b"line %d\n" % n) for n in range(100)], max_bytes=lambda: 1000)
     assert path.stat().st_size <= 1000
     older = show(logs.rotated(path))
     assert (older + show(path)).endswith(b"line 98\nline 99\n")
     assert sorted(p.name for p in path.parent.iterdir()) == ["0.log", "0.log.1"]
+
+
+def test_a_batch_larger_than_a_file_is_divided(path: Path) -> None:
+    allowed = 1000
+    writer = LogWriter(path, max_bytes=lambda: allowed)
+    writer.write(b"stdout", b"".join(b"line %d\n" % n for n in range(100)))
+    writer.flush()
+    assert (show(logs.rotated(path)) + show(path)).endswith(b"line 98\nline 99\n")
+    assert max(path.stat().st_size, logs.rotated(path).stat().st_size) <= 1000
+    allowed = 200
+    for n in range(100, 110):
+        writer.write(b"stdout", b"line %d\n" % n)
+        writer.flush()
+    writer.close()
+    assert max(path.stat().st_size, logs.rotated(path).stat().st_size) <= 200, "the allowance has become less"
+    assert show(path).endswith(b"line 109\n")
 
 
 def test_a_full_disk_makes_a_gap_and_no_error(path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -178,7 +194,7 @@ def test_other_writers_times_are_understood() -> None:
 
 
 def test_the_tail_of_a_large_log_is_found_from_its_end(path: Path) -> None:
-    writer = LogWriter(path, max_bytes=1 << 30)
+    writer = LogWriter(path, max_bytes=lambda: 1 << 30)
     for number in range(20_000):
         writer.write(b"stdout", b"line %d\n" % number)
     writer.close()
@@ -194,7 +210,7 @@ def test_no_file_is_an_error_for_the_caller(path: Path) -> None:
 
 def test_following_sees_everything_through_rotations_until_the_end(path: Path) -> None:
     async def whole() -> bytes:
-        writer = LogWriter(path, max_bytes=2000)
+        writer = LogWriter(path, max_bytes=lambda: 2000)
         ended = False
         seen = b""
 
@@ -245,3 +261,39 @@ def test_a_half_written_record_is_shown_when_it_is_whole(path: Path) -> None:
         return pieces
 
     assert asyncio.run(whole()) == [b"a\n", b"b\n"]
+
+
+def test_a_log_in_the_middle_of_its_rotation_is_read_when_it_is_there_again(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+
+    async def scenario() -> None:
+        logs.rotated(path).write_bytes(b"2026-01-02T03:04:05.000000000Z stdout F old\n")
+        reading = asyncio.create_task(_all(path))
+        await asyncio.sleep(0)
+        path.write_bytes(b"2026-01-02T03:04:05.000000000Z stdout F new\n")
+        assert await reading == b"new\n"
+
+    asyncio.run(scenario())
+
+
+def test_a_log_whose_writer_died_in_the_middle_of_its_rotation_is_what_was_rotated(tmp_path: Path) -> None:
+    path = tmp_path / "0.log"
+    logs.rotated(path).write_bytes(b"2026-01-02T03:04:05.000000000Z stdout F old\n")
+    assert asyncio.run(_all(path)) == b"old\n"
+
+
+def test_a_log_is_a_file_and_no_link_to_one(tmp_path: Path) -> None:
+    """A guest's process writes to the folder: what it puts in the log's place must not be read for it."""
+    secret = tmp_path / "tls.key"
+    secret.write_bytes(b"2026-01-02T03:04:05.000000000Z stdout F secret\n")
+    link, pipe, folder = (tmp_path / f"{number}.log" for number in range(3))
+    link.symlink_to(secret)
+    os.mkfifo(pipe)
+    folder.mkdir()
+    for path in (link, pipe, folder):
+        with pytest.raises(OSError):
+            asyncio.run(_all(path))
+
+
+async def _all(path: Path) -> bytes:
+    return b"".join([piece async for piece in logs.read(path, LogOptions(), ended=lambda: True)])

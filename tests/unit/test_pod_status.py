@@ -46,7 +46,12 @@ def new_pod(spec: Json, *, name: str = "p", uid: str = "u-1") -> Json:
     }
 
 
-def workload_status(*statuses: protocol.ContainerStatus, ended: bool = False) -> protocol.WorkloadStatus:
+def workload_status(
+    *statuses: protocol.ContainerStatus,
+    init: tuple[protocol.ContainerStatus, ...] = (),
+    ended: bool = False,
+    failure: protocol.Failure | None = None,
+) -> protocol.WorkloadStatus:
     return protocol.WorkloadStatus(
         id="u-1",
         owner=protocol.Owner(kind="Pod", namespace="rec", name="p", uid="u-1"),
@@ -55,7 +60,9 @@ def workload_status(*statuses: protocol.ContainerStatus, ended: bool = False) ->
         sequence=1,
         template_hash="t",
         accepted_at=START,
+        init_containers=init,
         containers=statuses,
+        failure=failure,
     )
 
 
@@ -74,21 +81,23 @@ def terminated(run: str, code: int = 0, reason: str = "") -> Terminated:
 
 def described(status: Json) -> list[str]:
     """A status in the fixtures' words."""
-    lines = [f"phase {status['phase']}, generation {status['observedGeneration']}"]
+    why = f", {status['reason']}: {status['message']}" if status.get("reason") else ""
+    lines = [f"phase {status['phase']}, generation {status['observedGeneration']}{why}"]
     for condition in status["conditions"]:
         reason = f" {condition['reason']}" if condition.get("reason") else ""
         message = f": {condition['message']}" if condition.get("message") else ""
         if condition["type"] == "PodReadyToStartContainers":
             message = ""  # ours alone: where the Pod was placed, see the tests of runner_of
         lines.append(f"{condition['type']} {condition['status']}{reason}{message}")
-    for item in status["containerStatuses"]:
+    init = [("init ", item) for item in status.get("initContainerStatuses", ())]
+    for kind, item in init + [("", item) for item in status["containerStatuses"]]:
         run = containers.parse_container_id(item.get("containerID", ""))[1] or "none"
         last = _state(item["lastState"]) if item["lastState"] else "none"
         ready = "ready" if item["ready"] else "not ready"
         started = "; started" if item["started"] else ""
         count = item["restartCount"]
         lines.append(
-            f"{item['name']}: {_state(item['state'])}; run {run}; last {last}; restarts {count}; {ready}{started}"
+            f"{kind}{item['name']}: {_state(item['state'])}; run {run}; last {last}; restarts {count}; {ready}{started}"
         )
     return lines
 
@@ -157,13 +166,25 @@ def test_a_pod_lives_as_on_a_kubelet(path: Path) -> None:
                 problem = Problem(reason=state.reason, message=state.message)
                 observations = [Observed(host_ip=HOST, problem=problem)]
             case "runner":
-                told = [said(line) for line in lines]
+                told = [said(line) for line in lines if not line.startswith("init ")]
+                before = tuple(said(line.removeprefix("init ")) for line in lines if line.startswith("init "))
+                why = step["shows"][0].split(", ", 2)[2:]
+                failure = (
+                    protocol.Failure(**dict(zip(("reason", "message"), why[0].split(": "), strict=True)))
+                    if why
+                    else None
+                )
                 # When all has ended a runner says it twice: of the container, then of the workload.
-                over = all(isinstance(item.state, Terminated) for item in told)
+                over = all(isinstance(item.state, Terminated) for item in told) or before != ()
                 final = step["shows"][0].startswith(("phase Succeeded", "phase Failed"))
-                ends = [True] if step.get("ended") else [False, True] if over and final else [False]
+                ends = [True] if step.get("ended") or failure else [False, True] if over and final else [False]
                 observations = [
-                    Observed(runner="one", host_ip=HOST, status=workload_status(*told, ended=ended)) for ended in ends
+                    Observed(
+                        runner="one",
+                        host_ip=HOST,
+                        status=workload_status(*told, init=before, ended=ended, failure=failure if ended else None),
+                    )
+                    for ended in ends
                 ]
             case _:
                 continue
@@ -177,7 +198,7 @@ def test_a_pod_lives_as_on_a_kubelet(path: Path) -> None:
 
 
 def test_the_lives_are_all_there() -> None:
-    assert len(LIVES) == 15
+    assert len(LIVES) == 21
 
 
 # --- fields -----------------------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from wherry_operator.reconcile.pod import RETRY_SECONDS, PodReconciler
 from wherry_operator.references import References
 from wherry_operator.runners.client import Refused, RunnerUnavailable
 from wherry_runner import protocol
-from wherry_runner.protocol import Phase, Refusal, RefusalReason, Running, Waiting
+from wherry_runner.protocol import FilesVolume, Phase, Refusal, RefusalReason, Running, Waiting
 
 Json = dict[str, Any]
 
@@ -167,7 +167,8 @@ def test_another_content_is_sent_and_the_same_is_not() -> None:
     scene.reconcile()
     first, second = (put for _, put in scene.one.puts)
     assert first.template_hash == second.template_hash
-    assert [put.workload.volumes[0].files[0].data for put in (first, second)] == [b"1", b"2"]
+    folders = [put.workload.volumes[0] for put in (first, second)]
+    assert [folder.files[0].data for folder in folders if isinstance(folder, FilesVolume)] == [b"1", b"2"]
 
 
 @pytest.mark.parametrize("running", [False, True])
@@ -215,7 +216,7 @@ def test_a_full_runner_is_left_for_another() -> None:
     scene = Scene()
     scene.one.errors = [Refused(Refusal(reason=RefusalReason.TOO_LARGE, message="full"))]
     assert scene.reconcile() == RETRY_SECONDS
-    assert scene.waiting == {"reason": "CreateContainerError", "message": "runner one: full"}
+    assert scene.waiting == {"reason": "ContainerCreating", "message": "runner one: full"}
     scene.one.state.statuses.update({str(n): cast("Any", None) for n in range(10)})
     scene.reconcile()
     assert len(scene.two.puts) == 1

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import base64
 import copy
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from wherry_operator.models import Object
 from wherry_operator.resolve import pod as pods
 from wherry_operator.resolve import workload as workloads
+from wherry_operator.resolve.downward import Host
 from wherry_operator.resolve.environment import expand
 from wherry_operator.resolve.objects import Found, Kind, Missing, Objects, Reference, ResolveError, found
+from wherry_operator.resolve.revision import Resolved
 from wherry_runner import protocol
 
 Json = dict[str, Any]
@@ -63,16 +67,29 @@ def workload(**spec: Any) -> Json:
     }
 
 
-def first(resolved: pods.Resolved) -> protocol.Container:
+NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+
+
+def resolve_pod(body: Object, objects: Objects, *, host: Host | None = None) -> Resolved:
+    return pods.resolve(body, objects, now=NOW, host=host)
+
+
+def first(resolved: Resolved) -> protocol.Container:
     return resolved.workload.containers[0]
 
 
-def env(resolved: pods.Resolved) -> dict[str, str]:
+def env(resolved: Resolved) -> dict[str, str]:
     return {item.name: item.value.get_secret_value() for item in first(resolved).env}
 
 
 def resolved_env(*variables: Json, env_from: list[Json] | None = None) -> dict[str, str]:
-    return env(pods.resolve(pod({"env": list(variables), "envFrom": env_from}), OBJECTS, host_ip="10.0.0.7"))
+    return env(
+        resolve_pod(
+            pod({"env": list(variables), "envFrom": env_from}),
+            OBJECTS,
+            host=Host(address="10.0.0.7", cpu_millicores=1500, memory_bytes=1 << 30),
+        )
+    )
 
 
 def error(call: Any) -> ResolveError:
@@ -147,7 +164,14 @@ def test_an_optional_variable_that_is_not_there_is_left_out(variable: Json) -> N
         ),
         (field_ref("status.phase"), "fieldRef status.phase is not supported for WebAssembly workloads"),
         (
-            {"name": "X", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
+            {"name": "X", "valueFrom": {"resourceFieldRef": {"resource": "limits.ephemeral-storage"}}},
+            (
+                "resourceFieldRef limits.ephemeral-storage is not supported for WebAssembly workloads; "
+                "limits and requests of cpu and memory are"
+            ),
+        ),
+        (
+            {"name": "X", "valueFrom": {"fileKeyRef": {"volumeName": "v", "path": "p", "key": "k"}}},
             "env X: this kind of valueFrom is not supported",
         ),
     ],
@@ -177,7 +201,7 @@ def test_env_from_takes_every_key_with_its_prefix_and_env_wins() -> None:
 def test_a_later_source_wins_over_an_earlier_one() -> None:
     objects = {Reference(Kind.CONFIG_MAP, name): Found({"a": name.encode()}) for name in ("one", "two")}
     body = pod({"envFrom": [{"configMapRef": {"name": name}} for name in ("one", "two")]})
-    assert env(pods.resolve(body, objects)) == {"a": "two"}
+    assert env(resolve_pod(body, objects)) == {"a": "two"}
 
 
 def test_variables_are_sorted_by_name_after_they_were_expanded_in_declared_order() -> None:
@@ -264,13 +288,13 @@ def test_expansion_is_that_of_kubernetes(text: str) -> None:
 
 def test_command_and_args_are_expanded_with_the_final_values() -> None:
     body = pod({"env": [{"name": "A", "value": "1"}], "command": ["run", "$(A)"], "args": ["$(A)$(B)", "$$(A)"]})
-    container = first(pods.resolve(body, OBJECTS))
+    container = first(resolve_pod(body, OBJECTS))
     assert (container.command, container.args) == (("run", "1"), ("1$(B)", "$(A)"))
 
 
 @pytest.mark.parametrize(("annotation", "expected"), [(None, None), ("auto", "auto"), ("none", "none")])
 def test_argv0_can_be_chosen_by_annotation(annotation: str | None, expected: str | None) -> None:
-    for body, resolve in ((pod(), pods.resolve), (workload(), workloads.resolve)):
+    for body, resolve in ((pod(), resolve_pod), (workload(), workloads.resolve)):
         if annotation is not None:
             body["metadata"]["annotations"] = {"wherry.dev/argv0": annotation}
         assert first(resolve(body, OBJECTS)).argv0 == expected
@@ -281,11 +305,14 @@ def test_argv0_can_be_chosen_by_annotation(annotation: str | None, expected: str
 # --- volumes ----------------------------------------------------------------------------------------------------------
 
 
-def volume(source: Json) -> protocol.Volume:
-    return pods.resolve(pod(volumes=[{"name": "v", **source}]), OBJECTS).workload.volumes[0]
+def volume(source: Json) -> protocol.FilesVolume:
+    made = resolve_pod(pod(volumes=[{"name": "v", **source}]), OBJECTS).workload.volumes[0]
+    assert isinstance(made, protocol.FilesVolume)
+    return made
 
 
 def contents(made: protocol.Volume) -> dict[str, tuple[bytes, int]]:
+    assert isinstance(made, protocol.FilesVolume)
     return {file.path: (file.data, file.mode) for file in made.files}
 
 
@@ -369,7 +396,7 @@ def test_the_token_that_admission_adds_to_every_pod_is_left_out_and_one_that_was
         {"configMap": {"name": "config", "items": [{"key": "colour", "path": "ca.crt"}]}},
     ]
     added = pod(volumes=[{"name": "kube-api-access-x7x2p", "projected": {"sources": sources}}])
-    assert set(contents(pods.resolve(added, OBJECTS).workload.volumes[0])) == {"ca.crt"}
+    assert set(contents(resolve_pod(added, OBJECTS).workload.volumes[0])) == {"ca.crt"}
     failed = error(lambda: volume({"projected": {"sources": sources}}))
     assert "serviceAccountToken is not given to modules" in failed.message
 
@@ -389,8 +416,12 @@ def test_the_token_that_admission_adds_to_every_pod_is_left_out_and_one_that_was
             "references non-existent secret key: none",
         ),
         (
-            {"downwardAPI": {"items": [{"path": "cpu", "resourceFieldRef": {"resource": "limits.cpu"}}]}},
-            "cpu: resourceFieldRef is not supported",
+            {"emptyDir": {"medium": "HugePages"}},
+            'medium "HugePages" is not supported; "" (disk) and Memory are',
+        ),
+        (
+            {"hostPath": {"path": "/dev/null", "type": "CharDevice"}},
+            'hostPath type "CharDevice" is not supported; a module sees folders: Directory, DirectoryOrCreate',
         ),
         (
             {"projected": {"sources": [{"clusterTrustBundle": {"path": "a"}}]}},
@@ -435,8 +466,11 @@ def test_every_object_that_is_needed_is_named_as_a_reference() -> None:
 @pytest.mark.parametrize(
     ("container", "spec", "field"),
     [
-        ({}, {"initContainers": [{"name": "i", "image": "x"}]}, "spec.initContainers"),
-        ({}, {"activeDeadlineSeconds": 3}, "spec.activeDeadlineSeconds"),
+        (
+            {},
+            {"initContainers": [{"name": "i", "image": "x", "lifecycle": {"preStop": {}}}]},
+            "spec.initContainers[0].lifecycle",
+        ),
         ({}, {"hostNetwork": True}, "spec.hostNetwork"),
         ({}, {"hostPID": True}, "spec.hostPID"),
         ({}, {"resourceClaims": [{"name": "gpu"}]}, "spec.resourceClaims"),
@@ -444,14 +478,7 @@ def test_every_object_that_is_needed_is_named_as_a_reference() -> None:
         ({"readinessProbe": {"exec": {}}}, {}, "spec.containers[0].readinessProbe"),
         ({"startupProbe": {"exec": {}}}, {}, "spec.containers[0].startupProbe"),
         ({"lifecycle": {"preStop": {}}}, {}, "spec.containers[0].lifecycle"),
-        ({"workingDir": "/"}, {}, "spec.containers[0].workingDir"),
-        (
-            {"volumeMounts": [{"name": "v", "mountPath": "/v", "subPath": "a"}]},
-            {},
-            "spec.containers[0].volumeMounts[0].subPath",
-        ),
-        ({}, {"volumes": [{"name": "v", "hostPath": {"path": "/"}}]}, "spec.volumes[0].hostPath"),
-        ({}, {"volumes": [{"name": "w", "configMap": {}}, {"name": "v", "emptyDir": {}}]}, "spec.volumes[1].emptyDir"),
+        ({}, {"volumes": [{"name": "w", "emptyDir": {}}, {"name": "v", "nfs": {}}]}, "spec.volumes[1].nfs"),
     ],
 )
 def test_what_a_module_can_not_have_is_refused_by_the_name_of_its_field(
@@ -460,15 +487,13 @@ def test_what_a_module_can_not_have_is_refused_by_the_name_of_its_field(
     body = pod(container, **spec)
     (refused,) = pods.refusals(body)
     assert refused.startswith(f"{field}: ")
-    assert error(lambda: pods.resolve(body, OBJECTS)).message == refused
+    assert error(lambda: resolve_pod(body, OBJECTS)).message == refused
 
 
 def test_all_refusals_are_told_at_once_and_an_absent_or_empty_field_is_none() -> None:
-    assert len(pods.refusals(pod({"workingDir": "/"}, hostNetwork=True, initContainers=[{"name": "i"}]))) == 3
-    assert (
-        pods.refusals(pod({"livenessProbe": None}, initContainers=[], hostNetwork=False, activeDeadlineSeconds=None))
-        == []
-    )
+    init = [{"name": "i", "startupProbe": {}, "volumeDevices": [{}]}]
+    assert len(pods.refusals(pod({"livenessProbe": {"exec": {}}}, hostNetwork=True, initContainers=init))) == 3
+    assert pods.refusals(pod({"livenessProbe": None}, initContainers=[], hostNetwork=False)) == []
 
 
 # --- the whole --------------------------------------------------------------------------------------------------------
@@ -485,7 +510,7 @@ def test_a_pod_becomes_a_workload(given_grace: int | None, expected: int) -> Non
         terminationGracePeriodSeconds=given_grace,
         volumes=[{"name": "v", "configMap": {"name": "config"}}],
     )
-    made = pods.resolve(body, OBJECTS).workload
+    made = resolve_pod(body, OBJECTS).workload
     assert made.owner == protocol.Owner(kind="Pod", namespace="boats", name="hello", uid="u-1")
     assert (made.restart_policy, made.termination_grace_period_seconds) == (protocol.RestartPolicy.ON_FAILURE, expected)
     (container,) = made.containers
@@ -517,7 +542,7 @@ def changed(objects: Objects, reference: Reference, data: dict[str, bytes]) -> O
 def test_another_content_of_an_object_changes_the_content_revision_and_never_the_template(
     body: Json, reference: Reference, data: dict[str, bytes]
 ) -> None:
-    resolve: Any = workloads.resolve if "module" in body["spec"] else pods.resolve
+    resolve: Any = workloads.resolve if "module" in body["spec"] else resolve_pod
     objects = {**OBJECTS, Reference(Kind.SECRET, "s"): Found({"a": b"1"})}
     before, again = (resolve(copy.deepcopy(body), objects) for _ in range(2))
     after = resolve(body, changed(objects, reference, data))
@@ -527,12 +552,12 @@ def test_another_content_of_an_object_changes_the_content_revision_and_never_the
 
 
 def test_of_a_pod_only_another_image_is_another_template() -> None:
-    before = pods.resolve(pod(), OBJECTS)
+    before = resolve_pod(pod(), OBJECTS)
     other = pod()
     other["metadata"]["labels"] = {"app": "other"}
     other["metadata"]["annotations"] = {"a": "b"}
-    assert pods.resolve(other, OBJECTS).template_hash == before.template_hash
-    assert pods.resolve(pod({"image": "r.example/hello:v2"}), OBJECTS).template_hash != before.template_hash
+    assert resolve_pod(other, OBJECTS).template_hash == before.template_hash
+    assert resolve_pod(pod({"image": "r.example/hello:v2"}), OBJECTS).template_hash != before.template_hash
 
 
 def test_of_a_wasmworkload_any_other_spec_is_another_template() -> None:
@@ -544,7 +569,7 @@ def test_of_a_wasmworkload_any_other_spec_is_another_template() -> None:
 
 
 def test_nothing_of_a_secret_is_in_a_representation() -> None:
-    resolved = pods.resolve(pod({"env": [key_ref("secret", "secret", "password")]}), OBJECTS)
+    resolved = resolve_pod(pod({"env": [key_ref("secret", "secret", "password")]}), OBJECTS)
     assert env(resolved) == {"X": "hunter2"}
     assert "hunter2" not in repr(resolved)
     assert "hunter2" not in repr(OBJECTS)
@@ -632,8 +657,10 @@ def test_a_wasmworkload_becomes_a_workload_of_one_container() -> None:
         "module",
         ("hello",),
     )
-    assert container.mounts == (protocol.VolumeMount(volume="v", mount_path="/v", read_only=True),)
-    assert (made.volumes[0].secret, {file.mode for file in made.volumes[0].files}) == (True, {0o400})
+    assert container.mounts == (protocol.VolumeMount(volume="v", mount_path="/v", read_only=False),)
+    (folder,) = made.volumes
+    assert isinstance(folder, protocol.FilesVolume)
+    assert (folder.secret, {file.mode for file in folder.files}) == (True, {0o400})
 
 
 @pytest.mark.parametrize(

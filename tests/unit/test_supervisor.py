@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,20 +12,23 @@ from tests.support.operator_fakes import settle
 from tests.support.runner_scene import (
     ALWAYS,
     ID,
+    NEVER,
+    PLENTY,
     Runner,
     code,
     container,
     files,
     refusal,
     run,
+    summary,
 )
 from wherry_runner.protocol import (
-    Container,
+    FilesVolume,
     RefusalReason,
+    Resources,
     RestartPolicy,
     Running,
     Terminated,
-    Volume,
     VolumeFile,
     VolumeMount,
 )
@@ -201,11 +205,11 @@ def test_a_content_that_can_not_be_written_is_refused_and_the_old_one_stays(tmp_
     async def scenario() -> None:
         runner = Runner(tmp_path)
         runner.put(volumes=(files(a="old"),))
-        bad = Volume(name="v", files=(VolumeFile(path="../x", data=b"eA=="),))
+        bad = FilesVolume(name="v", files=(VolumeFile(path="../x", data=b"eA=="),))
         assert refusal(lambda: runner.put(sequence=2, content="c2", volumes=(bad,))) is RefusalReason.INVALID
         status = runner.supervisor.status(ID)
         assert (status.sequence, status.content_revision) == (1, "c1")
-        assert (runner.volumes.path(ID, bad) / "a").read_text() == "old"
+        assert (tmp_path / "volumes" / ID / "files" / "v" / "a").read_text() == "old"
         assert refusal(lambda: runner.put(id="w2", volumes=(files(a="x"), bad.model_copy(update={"name": "u"})))) is (
             RefusalReason.INVALID
         )
@@ -216,39 +220,60 @@ def test_a_content_that_can_not_be_written_is_refused_and_the_old_one_stays(tmp_
     run(scenario())
 
 
-MOUNT = VolumeMount(volume="v", mount_path="/v")
-
-
-@pytest.mark.parametrize(
-    ("containers", "volumes", "says"),
-    [
-        ((container("a"), container("a")), (), "same name"),
-        ((container(),), (files(), files()), "two volumes"),
-        ((container(mounts=(MOUNT,)),), (), '"v", which is no volume'),
-        ((container(mounts=(MOUNT, VolumeMount(volume="v", mount_path="/v/"))),), (files(),), "same path"),
-        ((container(mounts=(VolumeMount(volume="v", mount_path="/v", sub_path="a"),)),), (files(),), "subPath"),
-        ((container(mounts=(VolumeMount(volume="v", mount_path="v"),)),), (files(),), "absolute"),
-        ((container(args=("a\0b",)),), (), "NUL"),
-        ((container(env={"A": "a\0b"}),), (), "NUL"),
-        ((container(env={"A=B": "a"}),), (), "no variable name"),
-    ],
-)
 @pytest.mark.parametrize("known", [False, True], ids=["new", "changed"])
-def test_what_makes_no_sense_is_refused_and_harms_nothing_that_runs(
-    tmp_path: Path, containers: tuple[Container, ...], volumes: tuple[Volume, ...], says: str, known: bool
-) -> None:
+def test_what_makes_no_sense_is_refused_and_harms_nothing_that_runs(tmp_path: Path, known: bool) -> None:
+    """What makes none: test_check.py."""
+
     async def scenario() -> None:
         runner = Runner(tmp_path)
         if known:
             runner.put()
             await runner.running()
-        with pytest.raises(Refused, match=says) as caught:
-            runner.put(sequence=2, template="t2", containers=containers, volumes=volumes)
-        assert caught.value.refusal.reason is RefusalReason.INVALID
+        twice = (container("a"), container("a"))
+        assert refusal(lambda: runner.put(sequence=2, template="t2", containers=twice)) is RefusalReason.INVALID
         await settle()
         if known:
-            assert isinstance(runner.supervisor.status(ID).containers[0].state, Running)
-        await runner.die()
+            assert summary(runner.supervisor.status(ID)) == "main=Running"
+        else:
+            assert not runner.journals.known(ID)
+            assert runner.put().sequence == 1, "it was not accepted, so its order does not count"
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("known", [False, True], ids=["new", "changed"])
+def test_what_does_not_fit_is_refused_and_leaves_no_trace(tmp_path: Path, known: bool) -> None:
+    async def scenario() -> None:
+        runner = Runner(tmp_path, offered=replace(PLENTY, memory_bytes=100))
+        if known:
+            runner.put(containers=(container(resources=Resources(memory_request_bytes=40)),))
+            await runner.running()
+        large = (container(resources=Resources(memory_request_bytes=101)),)
+        assert refusal(lambda: runner.put(sequence=2, template="t2", containers=large)) is RefusalReason.NO_ROOM
+        assert runner.admission.requested_bytes == (40 if known else 0)
+        if known:
+            status = runner.supervisor.status(ID)
+            assert (status.template_hash, summary(status)) == ("t1", "main=Running")
+        assert runner.journals.known(ID) is known
+
+    run(scenario())
+
+
+def test_room_comes_with_the_end_and_a_place_with_the_delete(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = Runner(tmp_path, offered=replace(PLENTY, memory_bytes=100, workloads=2))
+        whole = (container(resources=Resources(memory_request_bytes=100)),)
+        runner.put(id="a", policy=NEVER, containers=whole)
+        guest = await runner.engine.guest(0)
+        assert refusal(lambda: runner.put(id="b", containers=whole)) is RefusalReason.NO_ROOM
+        guest.exit(0)
+        await runner.ended("a")
+        runner.put(id="b", containers=whole)
+        await runner.running(id="b")
+        tiny = (container(resources=Resources(memory_request_bytes=0)),)
+        assert refusal(lambda: runner.put(id="c", containers=tiny)) is RefusalReason.NO_ROOM
+        assert runner.delete(id="a") is None
+        runner.put(id="c", containers=tiny)
 
     run(scenario())
 

@@ -12,13 +12,14 @@ from tests.support.runner_scene import (
     ID,
     NEVER,
     ON_FAILURE,
+    STUCK,
     Runner,
     code,
     container,
     holds,
     run,
 )
-from wherry_runner.journal import Journals
+from wherry_runner.execution.engine import EngineLost, StartRefused
 from wherry_runner.protocol import (
     History,
     RestartPolicy,
@@ -116,14 +117,28 @@ def test_a_start_that_broke_off_with_the_process_counts_as_a_run(tmp_path: Path)
     async def scenario() -> None:
         first = Runner(tmp_path)
         first.put(policy=NEVER)
-        journal = tmp_path / "journal" / f"w-{ID}" / "journal"
-        await holds(lambda: b'"started"' in journal.read_bytes())
+        await holds(lambda: "main" in first.journals.open(ID).past)
         assert first.engine.guests == []
         await first.die()
         second = Runner(tmp_path)
         second.put(policy=NEVER)
         assert code(await second.ended()) == 137
         assert second.engine.guests == []
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("error", [StartRefused("no"), EngineLost("gone")])
+def test_a_start_that_was_refused_counts_as_none_for_the_next_process_too(tmp_path: Path, error: Exception) -> None:
+    async def scenario() -> None:
+        first = Runner(tmp_path, back_off=STUCK)
+        first.engine.refusals = [error]
+        first.put(policy=NEVER)
+        await first.waiting("CreateContainerError")
+        await first.die()
+        second = Runner(tmp_path)
+        second.put(policy=NEVER)
+        await second.running()
 
     run(scenario())
 
@@ -142,7 +157,7 @@ def test_of_two_containers_only_the_lost_one_runs_again(tmp_path: Path) -> None:
         second.put(policy=ON_FAILURE, containers=both)
         await second.when(lambda status: isinstance(status.containers[1].state, Running))
         await settle()
-        assert [guest.spec.log_path.parent.name for guest in second.engine.guests] == ["b"]
+        assert [guest.spec.log.path.parent.name for guest in second.engine.guests] == ["b"]
         await second.die()
 
     run(scenario())
@@ -156,19 +171,42 @@ def test_a_delete_of_what_only_the_journal_knows_forgets_it(tmp_path: Path) -> N
         await first.die()
         second = Runner(tmp_path)
         assert second.delete() is None
-        assert not Journals(tmp_path / "journal").known(ID)
+        assert not second.journals.known(ID)
+        await second.die()
+        assert not Runner(tmp_path).journals.known(ID)
 
     run(scenario())
 
 
 def test_logs_go_with_their_journal(tmp_path: Path) -> None:
     async def scenario() -> None:
-        runner = Runner(tmp_path)
-        runner.put()
-        for name in (ID, "forgotten"):
-            (tmp_path / "logs" / name / "main").mkdir(parents=True, exist_ok=True)
-        runner.supervisor.drop_orphaned_logs()
+        first = Runner(tmp_path)
+        first.put()
+        await first.running()
+        (tmp_path / "logs" / "forgotten" / "main").mkdir(parents=True)
+        await first.die()
+        second = Runner(tmp_path)
         assert [folder.name for folder in (tmp_path / "logs").iterdir()] == [ID]
-        await runner.supervisor.close()
+        await second.die()
+        assert not list((tmp_path / "logs.retired").iterdir())
+
+    run(scenario())
+
+
+def test_what_no_operator_asked_for_is_forgotten_and_nothing_else(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        first = Runner(tmp_path)
+        for name in ("asked-for", "ended", "deleted"):
+            first.put(id=name, policy=NEVER)
+            await first.running(id=name)
+        first.engine.guests[1].exit(0)
+        await first.ended("ended")
+        await first.die()
+        second = Runner(tmp_path)
+        for name in ("asked-for", "ended"):
+            second.put(id=name, policy=NEVER)
+        second.supervisor.forget_unclaimed()
+        assert second.journals.workloads() == ["asked-for", "ended"]
+        assert {folder.name for folder in (tmp_path / "logs").iterdir()} == {"asked-for", "ended"}
 
     run(scenario())

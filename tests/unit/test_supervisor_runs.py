@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.support.fake_engine import FakeEngine, FakeModules
 from tests.support.operator_fakes import settle
 from tests.support.runner_scene import (
     ALWAYS,
@@ -23,19 +21,21 @@ from tests.support.runner_scene import (
     code,
     container,
     holds,
+    largest_file,
     run,
+    state,
 )
 from wherry_runner.backoff import BackOffSettings
-from wherry_runner.container import ContainerLife, Surroundings
+from wherry_runner.container import ContainerLife
 from wherry_runner.execution.engine import EngineLost, StartRefused
-from wherry_runner.journal import Journals
 from wherry_runner.modules.errors import InvalidReference, NeverPull, NotRunnable, PullError
 from wherry_runner.protocol import (
     InlineModule,
     Phase,
+    RegistryCredential,
     RestartPolicy,
-    Running,
     Terminated,
+    Volume,
     Waiting,
 )
 
@@ -95,54 +95,45 @@ class Lone:
     """One container, and every state that it was told to be in."""
 
     def __init__(self, folder: Path, back_off: BackOffSettings = AT_ONCE, policy: RestartPolicy = ALWAYS) -> None:
-        self.engine, self.modules = FakeEngine(), FakeModules()
+        self._runner = Runner(folder, back_off=back_off)
+        self.engine, self.modules = self._runner.engine, self._runner.modules
+        self.id, self.owner, self.room = ID, OWNER, self._runner.room
+        self.journal = self._runner.journals.open(ID)
+        self.volumes: tuple[Volume, ...] = ()
+        self.credentials: tuple[RegistryCredential, ...] = ()
         self.told: list[str] = []
-        self.life = ContainerLife(
-            container(),
-            Surroundings(
-                engine=self.engine,
-                modules=self.modules,
-                journal=Journals(folder / "journal").open(ID),
-                back_off=back_off,
-                owner=OWNER,
-                restart_policy=policy,
-                log_folder=folder / "logs",
-                mounts=(),
-                on_change=self._note,
-            ),
-        )
+        self.life = ContainerLife(container(), self, restart_policy=policy)
 
-    def _note(self) -> None:
-        state = self.life.status.state
-        match state:
-            case Waiting():
-                text = state.reason
-            case Running():
-                text = f"Running {self.life.status.restart_count}"
-            case Terminated():
-                text = f"{state.reason} {state.exit_code}"
-        if self.told[-1:] != [text]:
-            self.told.append(text)
+    def on_change(self) -> None:
+        told = state(self.life.status)
+        if self.told[-1:] != [told]:
+            self.told.append(told)
+
+    def on_error(self) -> None:
+        raise AssertionError("an error of ours")
+
+    async def end(self) -> None:
+        self.life.stop()
+        self.life.kill()
+        await self.life.ended()
 
 
 def test_the_states_of_a_crash_loop_are_told_in_the_kubelets_order(tmp_path: Path) -> None:
     async def scenario() -> None:
         # Long enough that no scheduling hides a wait.
         lone = Lone(tmp_path, BackOffSettings(initial=0.2, maximum=0.2, settle=0))
-        task = asyncio.create_task(lone.life.run())
+        lone.life.start()
         for number in range(3):
             (await lone.engine.guest(number)).exit(1)
         await lone.engine.guest(3)
         await settle()
         assert lone.told == [
-            *("Running 0", "Error 1"),
-            *("Running 1", "Error 1", "CrashLoopBackOff"),  # the first restart is immediate
-            *("Running 2", "Error 1", "CrashLoopBackOff"),
-            "Running 3",
+            *("Running", "Error:1"),
+            *("Running|1", "Error:1|1", "CrashLoopBackOff|1"),  # the first restart is immediate
+            *("Running|2", "Error:1|2", "CrashLoopBackOff|2"),
+            "Running|3",
         ]
-        lone.life.stop()
-        lone.life.kill()
-        await task
+        await lone.end()
 
     run(scenario())
 
@@ -171,14 +162,11 @@ def test_a_crash_loop_says_how_long_it_waits_as_a_kubelet_says_it(tmp_path: Path
 def test_a_state_never_names_one_run_as_both_the_newest_and_the_last(tmp_path: Path) -> None:
     async def scenario() -> None:
         lone = Lone(tmp_path, BackOffSettings(initial=0.001, maximum=0.001, settle=3600))
-        task = asyncio.create_task(lone.life.run())
+        lone.life.start()
         (await lone.engine.guest(0)).exit(1)
-        await settle()
-        status = lone.life.status
-        assert isinstance(status.state, Terminated)
-        assert status.last_terminated is None
-        lone.life.stop()
-        await task
+        await holds(lambda: isinstance(lone.life.status.state, Terminated))
+        assert lone.life.status.last_terminated is None
+        await lone.end()
         assert lone.life.status.last_terminated is None
 
     run(scenario())
@@ -203,15 +191,13 @@ def test_a_module_that_can_not_be_had_is_tried_again_and_says_why(
     async def scenario() -> None:
         lone = Lone(tmp_path)
         lone.modules.errors = [error, error]
-        task = asyncio.create_task(lone.life.run())
+        lone.life.start()
         await lone.engine.guest(0)
         await settle()
         states = [state for index, state in enumerate(expected * 2) if index == 0 or (expected * 2)[index - 1] != state]
-        assert lone.told == [*states, "Running 0"]
+        assert lone.told == [*states, "Running"]
         assert lone.life.status.restart_count == 0
-        lone.life.stop()
-        lone.life.kill()
-        await task
+        await lone.end()
 
     run(scenario())
 
@@ -292,12 +278,12 @@ def test_a_start_that_did_not_happen_is_tried_again_and_counts_as_none(tmp_path:
     async def scenario() -> None:
         lone = Lone(tmp_path, policy=NEVER)
         lone.engine.refusals = [error]
-        task = asyncio.create_task(lone.life.run())
+        lone.life.start()
         guest = await lone.engine.guest(0)
         await settle()
-        assert lone.told == ["CreateContainerError", "Running 0"]
+        assert lone.told == ["CreateContainerError", "Running"]
         guest.exit(0)
-        await task
+        await lone.life.ended()
         assert lone.life.status.restart_count == 0
 
     run(scenario())
@@ -307,10 +293,9 @@ def test_a_start_that_may_have_happened_counts_as_a_run_and_under_never_as_the_l
     async def scenario() -> None:
         lone = Lone(tmp_path, policy=NEVER)
         lone.engine.refusals = [EngineLost("killed in the middle", may_have_begun=True)]
-        await lone.life.run()
-        state = lone.life.status.state
-        assert isinstance(state, Terminated)
-        assert (state.exit_code, state.reason) == (137, "RunnerLost")
+        lone.life.start()
+        await lone.life.ended()
+        assert state(lone.life.status) == "RunnerLost:137"
         assert lone.life.status.container_id
 
     run(scenario())
@@ -356,11 +341,9 @@ def test_an_end_that_the_disk_does_not_take_is_told_nevertheless(tmp_path: Path)
         runner.put(policy=NEVER)
         guest = await runner.engine.guest(0)
         await runner.running()
-        journal = tmp_path / "journal" / f"w-{ID}" / "journal"
-        journal.unlink()
-        journal.mkdir()  # whoever writes to it gets an OSError
-        guest.exit(3)
-        assert code(await runner.ended()) == 3
+        with largest_file(0):  # as on a full disk
+            guest.exit(3)
+            assert code(await runner.ended()) == 3
 
     run(scenario())
 
@@ -368,16 +351,12 @@ def test_an_end_that_the_disk_does_not_take_is_told_nevertheless(tmp_path: Path)
 def test_a_start_that_can_not_be_journaled_waits_for_better_times(tmp_path: Path) -> None:
     async def scenario() -> None:
         lone = Lone(tmp_path)
-        journal = tmp_path / "journal" / f"w-{ID}" / "journal"
-        journal.mkdir(parents=True)
-        task = asyncio.create_task(lone.life.run())
-        await holds(lambda: lone.told == ["CreateContainerError"])
-        assert lone.engine.guests == []
-        journal.rmdir()
+        with largest_file(0):
+            lone.life.start()
+            await holds(lambda: lone.told == ["CreateContainerError"])
+            assert lone.engine.guests == []
         await lone.engine.guest(0)
-        lone.life.stop()
-        lone.life.kill()
-        await task
+        await lone.end()
 
     run(scenario())
 
@@ -414,8 +393,8 @@ def test_the_logs_of_the_newest_run_and_of_the_one_before_are_kept(tmp_path: Pat
         for number in range(4):
             guest = await runner.engine.guest(number)
             await runner.running(restarts=number)
-            assert main.log_path == guest.spec.log_path
-            assert main.previous_log_path == (runner.engine.guests[number - 1].spec.log_path if number else None)
+            assert main.log_path == guest.spec.log.path
+            assert main.previous_log_path == (runner.engine.guests[number - 1].spec.log.path if number else None)
             if number < 3:
                 guest.exit(0)
         assert sorted(path.name for path in (tmp_path / "logs" / ID / "main").iterdir()) == ["2.log", "3.log"]

@@ -10,6 +10,7 @@ import pytest
 from tests.support.operator_fakes import settle
 from tests.support.runner_scene import (
     ID,
+    STUCK,
     Runner,
     code,
     container,
@@ -17,10 +18,14 @@ from tests.support.runner_scene import (
     holds,
     refusal,
     run,
+    summary,
 )
+from wherry_runner.backoff import BackOffSettings
+from wherry_runner.modules.errors import PullError
 from wherry_runner.protocol import (
     Phase,
     RefusalReason,
+    Terminated,
 )
 
 # --- stopping ---------------------------------------------------------------------------------------------------------
@@ -98,6 +103,65 @@ def test_a_guest_that_is_just_being_started_when_the_delete_comes_does_not_outli
         runner.delete(grace=0)
         await runner.ended()
         assert [guest.killed for guest in runner.engine.guests] == [True]
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("where", ["in the back-off", "before it", "while its module is pulled again"])
+def test_a_crash_loop_that_is_deleted_shows_how_its_last_run_ended(tmp_path: Path, where: str) -> None:
+    """As a kubelet: who won't be restarted does not wait for it."""
+
+    async def scenario() -> None:
+        settle_seconds = 3600 if where == "before it" else 0
+        runner = Runner(
+            tmp_path, back_off=BackOffSettings(initial=10, maximum=10, settle=settle_seconds, error_shown=0)
+        )
+        runner.put()
+        (await runner.engine.guest(0)).exit(1)
+        if where != "before it":
+            if where == "while its module is pulled again":
+                runner.modules.errors = [PullError("no route to host")]
+                await runner.waiting("ImagePullBackOff")
+            else:
+                (await runner.engine.guest(1)).exit(2)
+                await runner.waiting("CrashLoopBackOff")
+        else:
+            await runner.told("main=Error:1")
+        runner.delete(grace=3600)
+        (found,) = (await runner.ended()).containers
+        assert isinstance(found.state, Terminated)
+        assert found.state.container_id == found.container_id == runner.engine.guests[-1].spec.guest_id
+        if len(runner.engine.guests) == 2:
+            assert found.last_terminated is not None
+            assert found.last_terminated.container_id == runner.engine.guests[0].spec.guest_id
+        else:
+            assert found.last_terminated is None
+
+    run(scenario())
+
+
+def test_what_never_ran_is_shown_as_waiting(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = Runner(tmp_path, back_off=STUCK)
+        runner.modules.errors = [PullError("no route to host")]
+        runner.put()
+        await runner.waiting("ImagePullBackOff")
+        runner.delete()
+        assert summary(await runner.ended()) == "main=ImagePullBackOff"
+
+    run(scenario())
+
+
+def test_a_delete_always_shows_the_end_before_it_is_gone(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = Runner(tmp_path)
+        runner.modules.free.clear()
+        runner.put()
+        status = runner.delete(grace=0)
+        assert status is not None
+        assert status.phase is Phase.STOPPING, "also where nothing runs"
+        await runner.ended()
+        assert runner.delete(sequence=101) is None
 
     run(scenario())
 

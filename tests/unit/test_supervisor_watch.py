@@ -13,12 +13,14 @@ from tests.support.runner_scene import (
     INFO,
     Runner,
     container,
+    holds,
     put,
     run,
 )
 from wherry_runner.protocol import (
     GoneEvent,
     HeartbeatEvent,
+    Phase,
     Running,
     StatusEvent,
     SyncedEvent,
@@ -64,7 +66,7 @@ def test_a_slow_reader_gets_the_newest_state_only(tmp_path: Path) -> None:
         assert event.status == runner.supervisor.status(ID)
         assert event.status.containers[0].restart_count == 5
         runner.delete(grace=0)
-        await settle()
+        await holds(lambda: runner.supervisor.status(ID).phase is Phase.ENDED)
         runner.delete(sequence=101)
         assert await anext(watch) == [GoneEvent(id=ID)], "what came between is skipped"
         await runner.die()

@@ -1,0 +1,40 @@
+"""What an executor is told of a run: from a container's spec, its module, and what its workload has."""
+
+from __future__ import annotations
+
+from wherry_runner import protocol
+from wherry_runner.execution.engine import CompiledModule, GuestLog, GuestSpec, Preopen
+from wherry_runner.limits import limits
+from wherry_runner.surroundings import Surroundings
+
+
+def guest_spec(
+    spec: protocol.Container, module: CompiledModule, around: Surroundings, *, container_id: str, log: GuestLog
+) -> GuestSpec:
+    """All that an executor needs. Makes folders for the mounts of this run, so none before it may go on. Raises VolumeError."""
+    preopens: tuple[Preopen, ...] = ()
+    file_bytes = None
+    if spec.mounts:
+        volumes, room = around.volumes, around.room
+        preopens = room.volumes.preopens(around.id, spec, volumes)
+        file_bytes = room.volumes.largest_file(around.id, spec, volumes)
+    return GuestSpec(
+        guest_id=container_id,
+        module=module,
+        argv=argv(spec, module),
+        environment=tuple((item.name, item.value.get_secret_value()) for item in spec.env),
+        preopens=preopens,
+        working_dir=spec.working_dir,
+        stdin=spec.stdin,
+        log=log,
+        limits=limits(spec.resources, around.room.defaults, file_bytes=file_bytes),
+    )
+
+
+def argv(spec: protocol.Container, module: CompiledModule) -> tuple[str, ...]:
+    """The guest's argv, by the rule of design §6."""
+    if spec.command:
+        return (*spec.command, *spec.args)
+    named = not module.packed_by_krustlet if spec.argv0 is None else spec.argv0 == "auto"
+    args = (*module.entrypoint_args, *(spec.args or module.image_args))
+    return (module.name, *args) if named else args
