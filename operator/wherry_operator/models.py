@@ -16,6 +16,9 @@ from wherry_runner.protocol import PullPolicy, RestartPolicy
 Object = dict[str, Any]
 """One object of Kubernetes, as its JSON has it."""
 
+Quantity = str | int | float
+"""`resource.Quantity` as JSON may have it: `500m`, `64Mi`, `2`."""
+
 
 class Model(BaseModel):
     """camelCase in JSON, immutable; a null counts as absent, as for the API server."""
@@ -44,13 +47,21 @@ class FieldSelector(Model):
     field_path: str
 
 
+class ResourceSelector(Model):
+    """A request or limit of a container (downward API)."""
+
+    resource: str
+    container_name: str | None = None
+    divisor: Quantity | None = None
+
+
 class EnvVarSource(Model):
     """Where a variable's value comes from."""
 
     field_ref: FieldSelector | None = None
     config_map_key_ref: KeySelector | None = None
     secret_key_ref: KeySelector | None = None
-    resource_field_ref: dict[str, object] | None = None
+    resource_field_ref: ResourceSelector | None = None
     file_key_ref: dict[str, object] | None = None
 
 
@@ -109,7 +120,7 @@ class DownwardFile(Model):
 
     path: str
     field_ref: FieldSelector | None = None
-    resource_field_ref: dict[str, object] | None = None
+    resource_field_ref: ResourceSelector | None = None
     mode: int | None = None
 
 
@@ -143,10 +154,26 @@ class ProjectedVolume(Model):
     default_mode: int | None = None
 
 
+class EmptyDir(Model):
+    """An empty folder."""
+
+    medium: str | None = None
+    size_limit: Quantity | None = None
+
+
+class HostPath(Model):
+    """A folder of the runner's node."""
+
+    path: str
+    type: str | None = None
+
+
 class Volume(Model):
-    """A volume of one of the kinds that can be resolved to files."""
+    """A volume of one of the kinds that a runner can have."""
 
     name: str
+    empty_dir: EmptyDir | None = None
+    host_path: HostPath | None = None
     config_map: ConfigMapVolume | None = None
     secret: SecretVolume | None = None
     projected: ProjectedVolume | None = None
@@ -163,6 +190,19 @@ class VolumeMount(Model):
     sub_path_expr: str | None = None
 
 
+class ResourceRequirements(Model):
+    """What a container asks for and may use."""
+
+    requests: dict[str, Quantity] | None = None
+    limits: dict[str, Quantity] | None = None
+
+
+class SecretName(Model):
+    """A pull secret."""
+
+    name: str = ""
+
+
 class Container(Model):
     """What is read of a Pod's container."""
 
@@ -174,12 +214,21 @@ class Container(Model):
     env: tuple[EnvVar, ...] | None = None
     env_from: tuple[EnvFromSource, ...] | None = None
     volume_mounts: tuple[VolumeMount, ...] | None = None
+    working_dir: str | None = None
+    resources: ResourceRequirements | None = None
+    stdin: bool | None = None
+    stdin_once: bool | None = None
+    restart_policy: str | None = None
+    """Of an init container: `Always` makes it a sidecar."""
 
 
 class PodSpec(Model):
     """What is read of a Pod's spec."""
 
+    init_containers: tuple[Container, ...] | None = None
     containers: tuple[Container, ...]
+    image_pull_secrets: tuple[SecretName, ...] | None = None
+    active_deadline_seconds: int | None = None
     volumes: tuple[Volume, ...] | None = None
     restart_policy: RestartPolicy = RestartPolicy.ALWAYS
     termination_grace_period_seconds: int | None = None
@@ -198,8 +247,17 @@ class ModuleSource(Model):
     """Where a module comes from; exactly one is set."""
 
     image: str | None = None
+    url: str | None = None
+    sha256: str | None = None
     config_map_key_ref: ConfigMapKey | None = None
     inline: str | None = None
+
+
+class WorkloadEmptyDir(Model):
+    """An empty folder of a WasmWorkload's instance."""
+
+    medium: Literal["", "Memory"] | None = None
+    size_limit: Quantity | None = None
 
 
 class WorkloadVolume(Model):
@@ -208,6 +266,7 @@ class WorkloadVolume(Model):
     name: str
     config_map: ConfigMapVolume | None = None
     secret: SecretVolume | None = None
+    empty_dir: WorkloadEmptyDir | None = None
 
 
 class WorkloadVolumeMount(Model):
@@ -216,6 +275,22 @@ class WorkloadVolumeMount(Model):
     name: str
     mount_path: str
     read_only: bool | None = None
+    sub_path: str | None = None
+
+
+class Amounts(Model):
+    """Requests or limits."""
+
+    cpu: Quantity | None = None
+    memory: Quantity | None = None
+
+
+class WorkloadResources(Model):
+    """What an instance may use, and what is kept for it."""
+
+    requests: Amounts | None = None
+    limits: Amounts | None = None
+    fuel: int | None = None
 
 
 class WorkloadEnvVarSource(Model):
@@ -224,6 +299,11 @@ class WorkloadEnvVarSource(Model):
     field_ref: FieldSelector | None = None
     config_map_key_ref: KeySelector | None = None
     secret_key_ref: KeySelector | None = None
+
+    @property
+    def resource_field_ref(self) -> None:
+        """A Pod's variables have it too."""
+        return None
 
 
 class WorkloadEnvVar(Model):
@@ -234,13 +314,22 @@ class WorkloadEnvVar(Model):
     value_from: WorkloadEnvVarSource | None = None
 
 
+class WorkloadSecretName(Model):
+    """A pull secret of a WasmWorkload."""
+
+    name: str
+
+
 class WasmWorkloadSpec(Model):
     """The spec of a WasmWorkload (`wherry.dev/v1alpha1`)."""
 
     class_name: str = "wherry"
     module: ModuleSource
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
+    image_pull_secrets: tuple[WorkloadSecretName, ...] | None = None
     restart_policy: RestartPolicy = RestartPolicy.ALWAYS
+    termination_grace_period_seconds: int = 30
+    resources: WorkloadResources | None = None
     args: tuple[str, ...] | None = None
     env: tuple[WorkloadEnvVar, ...] | None = None
     env_from: tuple[EnvFromSource, ...] | None = None

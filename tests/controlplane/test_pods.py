@@ -212,13 +212,13 @@ def test_what_a_module_cannot_have_is_refused_by_name(space: Workspace) -> None:
     space.pod(
         "greedy",
         image,
-        spec={"volumes": [{"name": "scratch", "emptyDir": {}}]},
+        spec={"volumes": [{"name": "far", "nfs": {"server": "nfs.example", "path": "/"}}]},
         readinessProbe={"tcpSocket": {"port": 80}},
     )
     space.wait(lambda: space.waiting("greedy").get("reason") == "CreateContainerConfigError", "it is refused")
     message = space.waiting("greedy")["message"]
     assert "spec.containers[0].readinessProbe" in message
-    assert "spec.volumes[0].emptyDir" in message
+    assert "spec.volumes[0].nfs" in message
 
 
 def test_a_deployment_scales_and_rolls(space: Workspace) -> None:

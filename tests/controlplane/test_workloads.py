@@ -131,7 +131,7 @@ def test_files_follow_their_config_map_while_the_module_runs(space: Workspace) -
         uid = (space.get(kind, "reads") or {})["metadata"]["uid"]
 
         def value(uid: str = uid) -> str:
-            return "".join(runner.contents(f"volumes/{uid}*/settings/value"))
+            return "".join(runner.contents(f"volumes/{uid}*/files/settings/value"))
 
         space.wait(lambda: value() == "new", f"the {kind}'s file has changed", timeout=120)
     assert _status(space, "reads")["restarts"] == 0
@@ -159,7 +159,7 @@ def test_another_class_is_not_ours(space: Workspace) -> None:
 
 def test_explain_reads_like_documentation(space: Workspace) -> None:
     text = space.cluster.kubectl("explain", "wasmworkload.spec.module").stdout
-    assert "Exactly one of image, configMapKeyRef and inline" in " ".join(text.split())
+    assert "Exactly one of image, url (with sha256), configMapKeyRef and inline" in " ".join(text.split())
 
 
 def test_server_side_apply_merges_lists_by_key(space: Workspace) -> None:

@@ -18,14 +18,16 @@ from wherry_operator.placement import NoRunner
 from wherry_operator.queue import Key
 from wherry_operator.references import References, is_immutable
 from wherry_operator.resolve import pod as resolving
+from wherry_operator.resolve.downward import Host
 from wherry_operator.resolve.objects import ResolveError
+from wherry_operator.resolve.revision import Resolved
 from wherry_operator.runners.client import Refused, RunnerClient, RunnerError
 from wherry_operator.runners.delivery import Deliveries, Place
 from wherry_operator.status import containers, happenings
 from wherry_operator.status import pod as pod_status
 from wherry_operator.status.happenings import Happening
 from wherry_operator.status.pod import Observed, Problem
-from wherry_runner.protocol import Phase, RefusalReason, WorkloadStatus
+from wherry_runner.protocol import Phase, WorkloadStatus
 
 log = logging.getLogger(__name__)
 
@@ -135,17 +137,22 @@ class PodReconciler:
             or status.template_hash != resolved.template_hash
             or status.content_revision != resolved.content_revision
         ):
-            history = containers.history((pod.get("status") or {}).get("containerStatuses") or [])
+            if resolved.complaints:
+                complaint = happenings.pull_secrets_missing(resolved.complaints)
+                self._record(pod, complaint.kind, complaint.reason, complaint.message)
+            history = containers.history(pod_status.container_statuses(pod.get("status") or {}))
             try:
                 status = await self._deliveries.put(uid, place.runner, resolved, history)
             except Refused as error:
-                problem = Problem(
-                    reason="CreateContainerError", message=f"runner {place.runner}: {error.refusal.message}"
-                )
-                full = error.refusal.reason is RefusalReason.TOO_LARGE
-                # A full one is left for another: then the status must not name it any more.
-                nowhere = Observed(host_ip=self._node_address, problem=problem)
-                await self._write(pod, nowhere if full else self._observed(place, problem=problem))
+                message = f"runner {place.runner}: {error.refusal.message}"
+                if error.full:
+                    self._record(pod, happenings.WARNING, "FailedPlacement", message)
+                    # It is left for another: the status must not name it any more.
+                    waits = Problem(reason="ContainerCreating", message=message)
+                    await self._write(pod, Observed(host_ip=self._node_address, problem=waits))
+                else:
+                    problem = Problem(reason="CreateContainerError", message=message)
+                    await self._write(pod, self._observed(place, problem=problem))
                 return RETRY_SECONDS
         await self._write(pod, self._observed(place, status))
         return again
@@ -186,14 +193,14 @@ class PodReconciler:
         self._deliveries.forget(uid, uid)
         return None
 
-    async def _resolve(self, pod: Object, place: Place) -> tuple[resolving.Resolved, float | None]:
+    async def _resolve(self, pod: Object, place: Place) -> tuple[Resolved, float | None]:
         if refused := resolving.refusals(pod):
             raise ResolveError("; ".join(refused))
         wanted = resolving.references(pod)
         namespace = pod["metadata"]["namespace"]
         objects = await self._references.read(namespace, wanted)
         try:
-            resolved = resolving.resolve(pod, objects, host_ip=self._host_ip(place))
+            resolved = resolving.resolve(pod, objects, now=datetime.now(UTC), host=self._host(place))
         except ResolveError:
             self._references.doubt(namespace, wanted)
             raise
@@ -213,6 +220,14 @@ class PodReconciler:
 
     def _host_ip(self, place: Place) -> str:
         return place.info.address if place.info and place.info.address else self._node_address
+
+    def _host(self, place: Place) -> Host:
+        info = place.info
+        return Host(
+            address=self._host_ip(place),
+            cpu_millicores=info.cpu_millicores if info else 0,
+            memory_bytes=info.memory_bytes if info else 0,
+        )
 
     async def _write(self, pod: Object, observed: Observed) -> Object:
         """Bring the Pod's live status to what is observed; the object as the last write left it."""

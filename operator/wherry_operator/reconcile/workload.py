@@ -102,11 +102,15 @@ class WorkloadReconciler:
         await self._deliveries.drop_copies(workload_id, keep=place.runner)
         status = place.status
         if status is None or status.content_revision != resolved.content_revision:
+            if resolved.complaints:
+                self._record(workload, happenings.pull_secrets_missing(resolved.complaints))
             history = workload_status.history(live) if same else ()
             try:
                 status = await self._deliveries.put(workload_id, place.runner, resolved, history)
             except Refused as error:
                 message = f"runner {place.runner}: {error.refusal.message}"
+                if error.full:  # another may have room, or this one later
+                    return await self._wait(workload, "Pending", message, "FailedPlacement")
                 return await self._wait(workload, "CreateContainerError", message, "Failed")
         await self._write(workload, self._observed(instance, place, status))
         return self._references.refresh_seconds if wanted and not is_immutable(objects.values()) else None

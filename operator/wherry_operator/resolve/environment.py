@@ -7,10 +7,11 @@ The result is what the spec says and nothing else: no service variables, no HOST
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from typing import Protocol
 
-from wherry_operator.models import EnvFromSource, FieldSelector, KeySelector
+from wherry_operator.models import EnvFromSource, FieldSelector, KeySelector, ResourceSelector
+from wherry_operator.resolve.downward import Downward
 from wherry_operator.resolve.objects import Found, Kind, Missing, Objects, Reference, ResolveError
 
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
@@ -23,6 +24,8 @@ class _Source(Protocol):
     def config_map_key_ref(self) -> KeySelector | None: ...
     @property
     def secret_key_ref(self) -> KeySelector | None: ...
+    @property
+    def resource_field_ref(self) -> ResourceSelector | None: ...
 
 
 class _Variable(Protocol):
@@ -57,9 +60,10 @@ def environment(
     *,
     namespace: str,
     objects: Objects,
-    field: Callable[[str], str],
+    downward: Downward,
+    container: str = "",
 ) -> dict[str, str]:
-    """The variables, in the order in which they were declared. Raises ResolveError."""
+    """The variables of a container, in the order in which they were declared. Raises ResolveError."""
     values: dict[str, str] = {}
     for item in env_from:
         for kind, reference in ((Kind.CONFIG_MAP, item.config_map_ref), (Kind.SECRET, item.secret_ref)):
@@ -74,7 +78,9 @@ def environment(
         if source is None:
             values[variable.name] = expand(variable.value or "", values)
         elif source.field_ref is not None:
-            values[variable.name] = field(source.field_ref.field_path)
+            values[variable.name] = downward.field(source.field_ref.field_path)
+        elif source.resource_field_ref is not None:
+            values[variable.name] = downward.resource(source.resource_field_ref, container)
         elif source.config_map_key_ref is not None or source.secret_key_ref is not None:
             kind = Kind.SECRET if source.config_map_key_ref is None else Kind.CONFIG_MAP
             selector = source.config_map_key_ref or source.secret_key_ref
@@ -95,6 +101,14 @@ def expand(text: str, values: Mapping[str, str]) -> str:
         return "$" if name is None else values.get(name, match.group(0))
 
     return _REFERENCE.sub(replaced, text)
+
+
+def expand_all(text: str, values: Mapping[str, str], *, where: str) -> str:
+    """The same where every name must be known: `subPathExpr`. Raises ResolveError."""
+    for match in _REFERENCE.finditer(text):
+        if match.group(1) is not None and match.group(1) not in values:
+            raise ResolveError(f"{where}: missing value for {match.group(1)!r}")
+    return expand(text, values)
 
 
 def _key(objects: Objects, kind: Kind, selector: KeySelector, namespace: str) -> str | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from wherry_operator.models import (
     ConfigMapVolume,
@@ -15,7 +15,8 @@ from wherry_operator.models import (
     Volume,
     WorkloadVolume,
 )
-from wherry_operator.resolve.objects import Kind, Missing, Objects, Reference, ResolveError, mount_error
+from wherry_operator.resolve.downward import Downward
+from wherry_operator.resolve.objects import Kind, Missing, Objects, Reference, mount_error
 from wherry_runner import protocol
 
 DEFAULT_MODE = 0o644
@@ -43,10 +44,10 @@ def references(volumes: Iterable[Volume | WorkloadVolume]) -> set[Reference]:
 
 
 def volume_files(
-    volume: Volume | WorkloadVolume, *, namespace: str, objects: Objects, field: Callable[[str], str]
-) -> protocol.Volume:
+    volume: Volume | WorkloadVolume, *, namespace: str, objects: Objects, downward: Downward
+) -> protocol.FilesVolume:
     """A volume with its files. Raises ResolveError."""
-    fill = _Filler(volume.name, namespace, objects, field)
+    fill = _Filler(volume.name, namespace, objects, downward)
     secret = volume.secret is not None
     if volume.config_map is not None:
         fill.from_object(Kind.CONFIG_MAP, volume.config_map.name, volume.config_map, volume.config_map.default_mode)
@@ -57,15 +58,15 @@ def volume_files(
     elif isinstance(volume, Volume) and volume.projected is not None:
         secret = any(source.secret is not None for source in volume.projected.sources or ())
         fill.projected(volume.projected)
-    return protocol.Volume(name=volume.name, files=tuple(fill.files.values()), secret=secret)
+    return protocol.FilesVolume(name=volume.name, files=tuple(fill.files.values()), secret=secret)
 
 
 class _Filler:
-    def __init__(self, volume: str, namespace: str, objects: Objects, field: Callable[[str], str]) -> None:
+    def __init__(self, volume: str, namespace: str, objects: Objects, downward: Downward) -> None:
         self._volume = volume
         self._namespace = namespace
         self._objects = objects
-        self._field = field
+        self._downward = downward
         self.files: dict[str, protocol.VolumeFile] = {}
 
     def from_object(
@@ -107,9 +108,13 @@ class _Filler:
 
     def downward(self, source: DownwardProjection, default_mode: int | None) -> None:
         for item in source.items:
-            if item.field_ref is None:
-                raise mount_error(self._volume, f"{item.path}: resourceFieldRef is not supported")
-            self._add(item.path, self._field(item.field_ref.field_path).encode(), item.mode, default_mode)
+            if item.field_ref is not None:
+                text = self._downward.field(item.field_ref.field_path)
+            elif item.resource_field_ref is not None:
+                text = self._downward.resource(item.resource_field_ref, "")
+            else:
+                continue
+            self._add(item.path, text.encode(), item.mode, default_mode)
 
     def projected(self, volume: ProjectedVolume) -> None:
         added_by_admission = self._volume.startswith(SERVICE_ACCOUNT_VOLUME_PREFIX)
@@ -133,8 +138,3 @@ class _Filler:
     def _add(self, path: str, data: bytes, mode: int | None, default_mode: int | None) -> None:
         chosen = mode if mode is not None else default_mode if default_mode is not None else DEFAULT_MODE
         self.files[path] = protocol.VolumeFile(path=path, data=base64.b64encode(data), mode=chosen & 0o777)
-
-
-def field_error(path: str) -> ResolveError:
-    """A fieldRef that no module has."""
-    return ResolveError(f"fieldRef {path} is not supported for WebAssembly workloads")

@@ -6,10 +6,14 @@ import base64
 import binascii
 import re
 
-from wherry_operator.models import ModuleSource, Object, WasmWorkloadSpec
-from wherry_operator.resolve import environment, files
+from wherry_operator.models import ModuleSource, Object, ResourceSelector, WasmWorkloadSpec, WorkloadResources
+from wherry_operator.resolve import environment, files, pull_secrets, quantity, revision
+from wherry_operator.resolve.container import variables
+from wherry_operator.resolve.downward import Downward, Host, field_error, pod_field
 from wherry_operator.resolve.objects import Kind, Missing, Objects, Reference, ResolveError
-from wherry_operator.resolve.pod import ARGV0_ANNOTATION, Resolved, digest, pod_field, revision_of, variables
+from wherry_operator.resolve.pod import ARGV0_ANNOTATION
+from wherry_operator.resolve.revision import Resolved
+from wherry_operator.resolve.volumes import volume
 from wherry_runner import protocol
 
 CONTAINER = "module"
@@ -22,6 +26,7 @@ def references(workload: Object) -> set[Reference]:
     """The ConfigMaps and Secrets that the WasmWorkload refers to."""
     spec = WasmWorkloadSpec.model_validate(workload["spec"])
     found = files.references(spec.volumes or ()) | environment.references(spec.env or (), spec.env_from or ())
+    found |= pull_secrets.references(secret.name for secret in spec.image_pull_secrets or ())
     if spec.module.config_map_key_ref is not None:
         found.add(Reference(Kind.CONFIG_MAP, spec.module.config_map_key_ref.name))
     return found
@@ -34,11 +39,15 @@ def resolve(workload: Object, objects: Objects) -> Resolved:
 
     def field(path: str) -> str:
         if not path.startswith(_FIELDS):
-            raise files.field_error(path)
-        return pod_field(workload, path)
+            raise field_error(path)
+        return pod_field(workload, path, Host())
 
+    def resource(selector: ResourceSelector, _: str) -> str:
+        raise ResolveError(f"resourceFieldRef {selector.resource} is not supported for a WasmWorkload")
+
+    downward = Downward(field=field, resource=resource)
     values = environment.environment(
-        spec.env or (), spec.env_from or (), namespace=metadata["namespace"], objects=objects, field=field
+        spec.env or (), spec.env_from or (), namespace=metadata["namespace"], objects=objects, downward=downward
     )
     argv0 = (metadata.get("annotations") or {}).get(ARGV0_ANNOTATION)
     if argv0 not in (None, "auto", "none"):
@@ -50,23 +59,49 @@ def resolve(workload: Object, objects: Objects) -> Resolved:
         argv0=argv0,
         env=variables(values),
         mounts=tuple(
-            protocol.VolumeMount(volume=mount.name, mount_path=mount.mount_path, read_only=True)
+            protocol.VolumeMount(
+                volume=mount.name,
+                mount_path=mount.mount_path,
+                read_only=bool(mount.read_only),
+                sub_path=mount.sub_path or "",
+            )
             for mount in spec.volume_mounts or ()
         ),
+        resources=_resources(spec),
     )
+    secrets = pull_secrets.read((secret.name for secret in spec.image_pull_secrets or ()), objects)
     resolved = protocol.Workload(
         owner=protocol.Owner(
             kind="WasmWorkload", namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"]
         ),
         containers=(container,),
         volumes=tuple(
-            files.volume_files(volume, namespace=metadata["namespace"], objects=objects, field=field)
-            for volume in spec.volumes or ()
+            volume(item, namespace=metadata["namespace"], objects=objects, downward=downward)
+            for item in spec.volumes or ()
         ),
         restart_policy=spec.restart_policy,
+        termination_grace_period_seconds=spec.termination_grace_period_seconds,
+        credentials=secrets.credentials,
     )
     template = {key: value for key, value in workload["spec"].items() if key != "className"}
-    return Resolved(workload=resolved, template_hash=digest(template), content_revision=digest(revision_of(resolved)))
+    return Resolved(
+        workload=resolved,
+        template_hash=revision.digest(template),
+        content_revision=revision.of(resolved),
+        complaints=secrets.complaints,
+    )
+
+
+def _resources(spec: WasmWorkloadSpec) -> protocol.Resources:
+    wanted = spec.resources or WorkloadResources()
+    try:
+        return quantity.resources(
+            wanted.requests.model_dump() if wanted.requests else {},
+            wanted.limits.model_dump() if wanted.limits else {},
+            fuel=wanted.fuel,
+        )
+    except ValueError as error:
+        raise ResolveError(f"spec.resources: {error}") from None
 
 
 def _module(spec: WasmWorkloadSpec, namespace: str, objects: Objects) -> protocol.Module:
@@ -76,8 +111,11 @@ def _module(spec: WasmWorkloadSpec, namespace: str, objects: Objects) -> protoco
         return protocol.ImageModule(reference=source.image, pull_policy=protocol.PullPolicy(policy))
     if source.inline is not None:
         return protocol.InlineModule(data=base64.b64encode(_inline(source.inline)))
+    if source.url is not None and source.sha256 is not None:
+        policy = protocol.PullPolicy(spec.image_pull_policy or "IfNotPresent")
+        return protocol.UrlModule(url=source.url, sha256=source.sha256, pull_policy=policy)
     if source.config_map_key_ref is None:
-        raise ResolveError("spec.module: give exactly one of image, configMapKeyRef and inline")
+        raise ResolveError("spec.module: give exactly one of image, url (with sha256), configMapKeyRef and inline")
     name, key = source.config_map_key_ref.name, source.config_map_key_ref.key
     match objects[Reference(Kind.CONFIG_MAP, name)]:
         case Missing(message=message):

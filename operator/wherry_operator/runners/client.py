@@ -60,6 +60,8 @@ class Refused(RunnerError):
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(f"{refusal.reason.value}: {refusal.message}")
+        self.full = refusal.reason in (RefusalReason.TOO_LARGE, RefusalReason.NO_ROOM)
+        """The runner has no room for it now: another may have."""
         self.refusal = refusal
 
 

@@ -17,7 +17,7 @@ from wherry_operator import placement
 from wherry_operator.leader import LeadershipLost
 from wherry_operator.placement import RunnerFacts
 from wherry_operator.queue import Fatal
-from wherry_operator.resolve.pod import Resolved
+from wherry_operator.resolve.revision import Resolved
 from wherry_operator.runners.client import Refused, RunnerClient
 from wherry_operator.runners.registry import RunnerRegistry, RunnerState
 from wherry_runner import protocol
@@ -134,7 +134,7 @@ class Deliveries:
         try:
             return await self._in_our_term(send)
         except Refused as error:
-            if error.refusal.reason is RefusalReason.TOO_LARGE and not self._registry.find(workload_id):
+            if error.full and not self._registry.find(workload_id):
                 self.forget(resolved.workload.owner.uid, workload_id)  # that one is full; another may not be
             raise
 

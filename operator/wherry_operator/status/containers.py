@@ -36,6 +36,9 @@ def parse_container_id(text: str) -> tuple[str, str]:
 def state(value: protocol.ContainerState, runner: str) -> Json:
     """A `v1.ContainerState`."""
     match value:
+        case protocol.Waiting(reason="Pulling" | "Compiling"):
+            # No words of a kubelet's, and each would be a write: the Event `Pulling` tells of it.
+            return {"waiting": {"reason": "ContainerCreating"}}
         case protocol.Waiting(reason=reason, message=message):
             return {"waiting": {"reason": reason, **({"message": message} if message else {})}}
         case protocol.Running(started_at=started_at):
@@ -56,12 +59,12 @@ def terminated(value: protocol.Terminated, runner: str) -> Json:
     return body
 
 
-def container_status(status: protocol.ContainerStatus, runner: str, image: str) -> Json:
-    """A `v1.ContainerStatus`."""
+def container_status(status: protocol.ContainerStatus, runner: str, spec: Json) -> Json:
+    """A `v1.ContainerStatus` of the container with this spec."""
     began = bool(status.container_id)
     body: Json = {
         "name": status.name,
-        "image": image,
+        "image": spec["image"],
         "imageID": status.image_digest or status.module_digest if began else "",
         "ready": status.ready,
         "started": isinstance(status.state, protocol.Running),
@@ -71,8 +74,14 @@ def container_status(status: protocol.ContainerStatus, runner: str, image: str) 
     }
     if began:
         body["containerID"] = container_id(runner, status.container_id)
-        body["resources"] = {}
+        wanted = spec.get("resources") or {}
+        body["resources"] = {key: wanted[key] for key in ("limits", "requests") if wanted.get(key)}
     return body
+
+
+def completed(status: Json) -> bool:
+    """Whether a container's newest run has ended well."""
+    return bool((status["state"].get("terminated") or {}).get("exitCode") == 0)
 
 
 def waiting_status(name: str, image: str, reason: str, message: str = "") -> Json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from wherry_operator.status.containers import Json
@@ -17,6 +18,12 @@ class Happening:
     reason: str
     message: str
     container: str = ""
+
+
+def pull_secrets_missing(complaints: Iterable[str]) -> Happening:
+    """Some pull secrets gave nothing; it may be pulled without them (pkg/kubelet/kubelet_pods.go)."""
+    text = "Unable to retrieve some image pull secrets; attempting to pull the image may not succeed"
+    return Happening(WARNING, "FailedToRetrieveImagePullSecret", f"{text}: {'; '.join(complaints)}")
 
 
 def between(before: Json, after: Json, *, owner: str) -> list[Happening]:
@@ -61,3 +68,50 @@ def _waiting(reason: str, message: str, container: str, image: str, owner: str) 
             return [(WARNING, "BackOff", f"Back-off restarting failed container {container} in pod {owner}")]
         case _:
             return [(WARNING, "Failed", f"Error: {message}" if message else f"Error: {reason}")]
+
+
+_TOLD_AT_ONCE = 5
+"""Events for one write of a status at most: of a thousand instances each may have its own words."""
+
+_LIMITS = {
+    ("Failed", "BackoffLimitExceeded"),
+    ("Failed", "DeadlineExceeded"),
+    ("Stalled", "ProgressDeadlineExceeded"),
+}
+
+
+def of_workload(before: Json, after: Json, *, troubled: bool) -> list[Happening]:
+    """The Events of a WasmWorkload's way from one status to another, in the words of the Deployment's and the Job's
+    controllers. `troubled`: something could not be started, which was told by who found it."""
+    found = _of_conditions(before, after)
+    old = {item["name"]: item for item in before.get("instances") or []}
+    new: list[Json] = after.get("instances") or []
+    if len(new) == 1 and new[0].get("containerID") not in (None, old.get(new[0]["name"], {}).get("containerID")):
+        found.append(Happening(NORMAL, "Started", f"Started on runner {new[0].get('runner')}"))
+    if troubled:
+        return found
+    known = {(item.get("reason"), item.get("message")) for item in old.values()}
+    told = set()
+    for item in new:
+        words = item.get("reason", ""), item.get("message", "")
+        # Of many with the same trouble one is told, and only when it is new.
+        if words in known or words in told or not words[1]:
+            continue
+        if item.get("state") == "Waiting" or item.get("exitCode"):
+            told.add(words)
+            found.append(Happening(WARNING, *words))
+    return found[:_TOLD_AT_ONCE]
+
+
+def _of_conditions(before: Json, after: Json) -> list[Happening]:
+    old = {item["type"]: item["status"] for item in before.get("conditions") or []}
+    found = []
+    for item in after.get("conditions") or []:
+        reason, message = item["reason"], item["message"]
+        if item["status"] != "True" or old.get(item["type"]) == "True":
+            continue
+        if item["type"] == "Complete":
+            found.append(Happening(NORMAL, "Completed", f"Run to completion: {message}"))
+        elif (item["type"], reason) in _LIMITS:
+            found.append(Happening(WARNING, reason, message))
+    return found

@@ -10,11 +10,10 @@ from typing import Any
 from wherry_operator.models import Object
 from wherry_operator.status import containers
 from wherry_operator.status.containers import Json, rfc3339
+from wherry_operator.status.phase import FAILED, SUCCEEDED, initialized, is_sidecar, pod_phase
 from wherry_runner import protocol
 
 _ON_RUNNER = "on runner "
-
-PENDING, RUNNING, SUCCEEDED, FAILED = "Pending", "Running", "Succeeded", "Failed"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,9 +84,14 @@ def is_terminal(pod: Object) -> bool:
     return (pod.get("status") or {}).get("phase") in (SUCCEEDED, FAILED)
 
 
+def container_statuses(live: Json) -> list[Json]:
+    """Those of the init containers and of the containers."""
+    return [*(live.get("initContainerStatuses") or []), *(live.get("containerStatuses") or [])]
+
+
 def runner_of(live: Json) -> str:
     """The runner that a live status names: of the newest run or, before the first, the one that was chosen."""
-    if runner := containers.last_runner(live.get("containerStatuses") or []):
+    if runner := containers.last_runner(container_statuses(live)):
         return runner
     for item in live.get("conditions") or []:
         if item["type"] == "PodReadyToStartContainers" and item.get("message", "").startswith(_ON_RUNNER):
@@ -103,19 +107,29 @@ def _placement(statuses: list[Json], runner: str) -> str:
 
 def _status(pod: Object, live: Json, observed: Observed, now: datetime) -> Json:
     spec = pod["spec"]
-    statuses = _container_statuses(spec, live, observed, now)
-    policy = protocol.RestartPolicy(spec.get("restartPolicy", "Always"))
-    ended = observed.status is not None and observed.status.phase is protocol.Phase.ENDED
-    phase = _phase(statuses, policy, ended=ended)
+    status = observed.status
+    init_specs = spec.get("initContainers") or []
+    init = _container_statuses(
+        init_specs, live.get("initContainerStatuses"), status.init_containers if status else (), observed, now, spec
+    )
+    main = _container_statuses(
+        spec["containers"], live.get("containerStatuses"), status.containers if status else (), observed, now, spec
+    )
+    main.sort(key=lambda item: str(item["name"]))
+    phase = pod_phase(spec, init, main, status)
     if is_terminal(pod):
         phase = live["phase"]  # a terminal phase never changes (pkg/kubelet/status/status_manager.go)
     body: Json = {
         "observedGeneration": pod["metadata"].get("generation", 1),
         "phase": phase,
         "startTime": live.get("startTime") or rfc3339(now),
-        "containerStatuses": statuses,
-        "conditions": _conditions(pod, live, statuses, phase, observed, now),
+        "containerStatuses": main,
+        "conditions": _conditions(pod, live, init, main, phase, observed, now),
     }
+    if init:
+        body["initContainerStatuses"] = init
+    if status is not None and status.failure is not None and not is_terminal(pod):
+        body |= {"reason": status.failure.reason, "message": status.failure.message}
     # Without a runner it is the operator's own address: good enough until a runner's is known, never in its place.
     host_ip = observed.host_ip if observed.runner else live.get("hostIP") or observed.host_ip
     if host_ip:
@@ -124,64 +138,47 @@ def _status(pod: Object, live: Json, observed: Observed, now: datetime) -> Json:
     return body
 
 
-def _container_statuses(spec: Json, live: Json, observed: Observed, now: datetime) -> list[Json]:
-    known = {status.name: status for status in observed.status.containers} if observed.status else {}
-    before = {status["name"]: status for status in live.get("containerStatuses") or []}
+def _container_statuses(
+    specs: list[Json],
+    live: list[Json] | None,
+    runs: tuple[protocol.ContainerStatus, ...],
+    observed: Observed,
+    now: datetime,
+    pod_spec: Json,
+) -> list[Json]:
+    known = {status.name: status for status in runs}
+    before = {status["name"]: status for status in live or []}
+    # The kubelet's word for a container that waits for its turn, where there are init containers.
+    waiting = "PodInitializing" if pod_spec.get("initContainers") else "ContainerCreating"
+    init = specs is not pod_spec["containers"]
+    problem = observed.problem
     result = []
-    for container in spec["containers"]:
+    for container in specs:
         name, image = container["name"], container["image"]
         if name in known:
-            status = containers.container_status(known[name], observed.runner, image)
+            status = containers.container_status(known[name], observed.runner, container)
+            if init and not is_sidecar(container):
+                status["ready"] = containers.completed(status)
         elif name in before and before[name].get("containerID"):
             # It ran: what was written stays until its runner says something newer, or until it can't be run again.
             status = before[name]
-            if observed.problem is not None:
-                status = containers.lost_and_waiting(status, observed.problem.reason, observed.problem.message, now)
+            if problem is not None:
+                status = containers.lost_and_waiting(status, problem.reason, problem.message, now)
+        elif problem is not None and problem.reason != "ContainerCreating":
+            status = containers.waiting_status(name, image, problem.reason, problem.message)
         else:
-            problem = observed.problem
-            status = containers.waiting_status(
-                name,
-                image,
-                problem.reason if problem else "ContainerCreating",
-                problem.message if problem else "",
-            )
+            status = containers.waiting_status(name, image, waiting, problem.message if problem else "")
         if observed.unreachable:
             status = {**status, "ready": False}
         result.append(status)
-    return sorted(result, key=lambda status: str(status["name"]))
-
-
-def _phase(statuses: list[Json], policy: protocol.RestartPolicy, *, ended: bool) -> str:
-    """`getPhase` of the kubelet."""
-    waiting = running = succeeded = stopped = 0
-    for status in statuses:
-        state, last = status["state"], status["lastState"].get("terminated")
-        if "running" in state:
-            running += 1
-        elif "terminated" in state:
-            stopped += 1
-            succeeded += state["terminated"]["exitCode"] == 0
-        elif last:
-            stopped += 1
-            succeeded += last["exitCode"] == 0
-        else:
-            waiting += 1
-    if ended and not running:
-        return SUCCEEDED if succeeded == len(statuses) else FAILED
-    if waiting:
-        return PENDING
-    if running:
-        return RUNNING
-    if policy is protocol.RestartPolicy.ALWAYS:
-        return RUNNING
-    if succeeded == stopped:
-        return SUCCEEDED
-    return FAILED if policy is protocol.RestartPolicy.NEVER else RUNNING
+    return result
 
 
 def _conditions(
-    pod: Object, live: Json, statuses: list[Json], phase: str, observed: Observed, now: datetime
+    pod: Object, live: Json, init: list[Json], main: list[Json], phase: str, observed: Observed, now: datetime
 ) -> list[Json]:
+    spec = pod["spec"]
+    statuses = [*init, *main]
     before = {condition["type"]: condition for condition in live.get("conditions") or []}
     terminal = phase in (SUCCEEDED, FAILED)
     begun = (
@@ -190,7 +187,10 @@ def _conditions(
         or (observed.problem is not None and observed.problem.reason != "ContainerCreating")
     )
     finished_reason = {SUCCEEDED: "PodCompleted", FAILED: "PodFailed"}.get(phase, "")
-    unready = [status["name"] for status in statuses if not status["ready"]]
+    sidecars = {container["name"] for container in spec.get("initContainers") or () if is_sidecar(container)}
+    counted = [*(status for status in init if status["name"] in sidecars), *main]
+    unready = [status["name"] for status in counted if not status["ready"]]
+    missing = initialized(spec, init)
 
     def condition(kind: str, holds: bool, reason: str = "", message: str = "") -> Json:
         old = before.get(kind, {})
@@ -218,13 +218,19 @@ def _conditions(
         ready = (True, "", "")
     result = [
         condition("PodReadyToStartContainers", begun and not terminal, "", _placement(statuses, observed.runner)),
-        condition("Initialized", True, "PodCompleted" if phase == SUCCEEDED else ""),
+        condition("Initialized", not missing, *_initialized_reason(phase, missing)),
         condition("Ready", *_with_gates(pod, before, ready)),
         condition("ContainersReady", *ready),
     ]
     scheduled = before.get("PodScheduled")
     result.append(condition("PodScheduled", True) if scheduled is None else scheduled)
     return result
+
+
+def _initialized_reason(phase: str, missing: list[str]) -> tuple[str, str]:
+    if missing:
+        return "ContainersNotInitialized", f"containers with incomplete status: [{' '.join(missing)}]"
+    return ("PodCompleted" if phase == SUCCEEDED else ""), ""
 
 
 def _with_gates(pod: Object, conditions: dict[str, Any], ready: tuple[bool, str, str]) -> tuple[bool, str, str]:

@@ -110,6 +110,9 @@ def _phase(workload: Object, container: protocol.ContainerStatus | None, observe
     if container is None:
         return "Pending", "ContainerCreating", ""
     ended = observed.status is not None and observed.status.phase is protocol.Phase.ENDED
+    failure = observed.status.failure if observed.status else None
+    if ended and failure is not None:
+        return "Failed", failure.reason, failure.message
     match container.state:
         case protocol.Running():
             if observed.unreachable:

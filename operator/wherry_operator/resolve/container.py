@@ -1,0 +1,80 @@
+"""A Pod's container → a container of the wire."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import SecretStr
+
+from wherry_operator.models import Container, VolumeMount
+from wherry_operator.resolve import environment, quantity
+from wherry_operator.resolve.downward import Downward
+from wherry_operator.resolve.objects import Objects, ResolveError
+from wherry_runner import protocol
+
+
+def container(
+    spec: Container, *, namespace: str, objects: Objects, downward: Downward, argv0: Any
+) -> protocol.Container:
+    """A container, resolved. Raises ResolveError."""
+    return protocol.Container(**_fields(spec, namespace, objects, downward, argv0))
+
+
+def init_container(
+    spec: Container, *, namespace: str, objects: Objects, downward: Downward, argv0: Any
+) -> protocol.InitContainer:
+    """An init container or a sidecar, resolved. Raises ResolveError."""
+    policy = spec.restart_policy
+    if policy not in (None, "Always"):
+        raise ResolveError(
+            f"initContainers: {spec.name}: restartPolicy {policy} is not supported; Always (a sidecar) is"
+        )
+    return protocol.InitContainer(
+        **_fields(spec, namespace, objects, downward, argv0), restart_policy="Always" if policy else None
+    )
+
+
+def _fields(spec: Container, namespace: str, objects: Objects, downward: Downward, argv0: Any) -> dict[str, Any]:
+    values = environment.environment(
+        spec.env or (),
+        spec.env_from or (),
+        namespace=namespace,
+        objects=objects,
+        downward=downward,
+        container=spec.name,
+    )
+    try:
+        wanted = spec.resources
+        resources = quantity.resources((wanted and wanted.requests) or {}, (wanted and wanted.limits) or {})
+    except ValueError as error:
+        raise ResolveError(f"containers: {spec.name}: resources: {error}") from None
+    return {
+        "name": spec.name,
+        "module": protocol.ImageModule(reference=spec.image, pull_policy=spec.image_pull_policy),
+        "command": tuple(environment.expand(text, values) for text in spec.command or ()),
+        "args": tuple(environment.expand(text, values) for text in spec.args or ()),
+        "argv0": argv0,
+        "env": variables(values),
+        "working_dir": spec.working_dir or "",
+        "mounts": tuple(_mount(mount, values) for mount in spec.volume_mounts or ()),
+        "resources": resources,
+        "stdin": bool(spec.stdin),
+        "stdin_once": bool(spec.stdin_once),
+    }
+
+
+def _mount(mount: VolumeMount, values: Mapping[str, str]) -> protocol.VolumeMount:
+    sub_path = mount.sub_path or ""
+    if mount.sub_path_expr:
+        sub_path = environment.expand_all(mount.sub_path_expr, values, where=f"subPathExpr of mount {mount.mount_path}")
+    return protocol.VolumeMount(
+        volume=mount.name, mount_path=mount.mount_path, read_only=bool(mount.read_only), sub_path=sub_path
+    )
+
+
+def variables(values: Mapping[str, str]) -> tuple[protocol.EnvironmentVariable, ...]:
+    """Variables for the wire, sorted by name."""
+    return tuple(
+        protocol.EnvironmentVariable(name=name, value=SecretStr(value)) for name, value in sorted(values.items())
+    )
