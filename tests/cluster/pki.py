@@ -63,14 +63,16 @@ class CertificateAuthority:
         dns: Iterable[str] = (),
         ips: Iterable[str] = (),
         *,
+        uris: Iterable[str] = (),
         client: bool = False,
         server: bool = False,
+        lifetime: datetime.timedelta = LIFETIME,
     ) -> CertificateFiles:
         """Issue a certificate with a new key.
 
         :param common_name: to Kubernetes, the user's name.
         :param organizations: to Kubernetes, the user's groups.
-        :param dns: names of a server; `ips`: its addresses.
+        :param dns: names of a server; `ips`: its addresses; `uris`: names of anything.
         :param client: usable as a client; `server`: usable as a server. At least one is needed.
         :return: the files; each call makes new ones.
         """
@@ -81,7 +83,7 @@ class CertificateAuthority:
         subject += [x509.NameAttribute(NameOID.ORGANIZATION_NAME, each) for each in organizations]
         usages = [ExtendedKeyUsageOID.CLIENT_AUTH] * client + [ExtendedKeyUsageOID.SERVER_AUTH] * server
         builder = (
-            _dated(subject=x509.Name(subject), issuer=self._certificate.subject, key=key)
+            _dated(subject=x509.Name(subject), issuer=self._certificate.subject, key=key, lifetime=lifetime)
             .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
             .add_extension(_key_usage(signs_certificates=False), critical=True)
             .add_extension(x509.ExtendedKeyUsage(usages), critical=False)
@@ -89,6 +91,7 @@ class CertificateAuthority:
         )
         names: list[x509.GeneralName] = [x509.DNSName(each) for each in dns]
         names += [x509.IPAddress(ipaddress.ip_address(each)) for each in ips]
+        names += [x509.UniformResourceIdentifier(each) for each in uris]
         if names:
             builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
         certificate = builder.sign(self._key, hashes.SHA256())
@@ -123,7 +126,13 @@ def service_account_key(directory: Path) -> tuple[Path, Path]:
     return private, public
 
 
-def _dated(*, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _dated(
+    *,
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    lifetime: datetime.timedelta = LIFETIME,
+) -> x509.CertificateBuilder:
     now = datetime.datetime.now(datetime.UTC)
     return (
         x509.CertificateBuilder()
@@ -132,7 +141,7 @@ def _dated(*, subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivat
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - BACKDATE)
-        .not_valid_after(now + LIFETIME)
+        .not_valid_after(now + lifetime)
     )
 
 

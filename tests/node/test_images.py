@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import base64
+import http.client
 import json
+import re
+import ssl
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +17,21 @@ from tests.cluster.client import http_status
 from tests.cluster.images import dockerfile
 from tests.cluster.processes import wait_for
 from tests.node.pods import PATIENCE_SECONDS, RESTRICTED, Space, pod
-from tests.support.runner import Certificates
+from tests.support import executors, wat
+from tests.support.runner import RUNNER_NAME_IN_CERTIFICATE, Certificates
+from wherry_runner import protocol
+from wherry_runner.execution import confinement
 
 COMPILERS = "gcc cc clang rustc cargo go make ld as"
+
+API_PORT, HEALTH_PORT = 8443, 8080
+
+EXECUTOR = "wherry-executor"
+
+GREETING = b"hello from a restricted Pod\n"
+
+LANDLOCK_ABI = 4
+"""Of Linux 6.7: it also closes TCP."""
 
 
 @pytest.fixture
@@ -42,9 +58,37 @@ def test_the_operator_image_starts_the_operator(restricted: Space, operator_imag
     assert runs_to_its_end(restricted, "operator", operator_image, args=["--help"]).startswith("usage: wherry-operator")
 
 
-def test_a_runner_pod_becomes_healthy_with_certificates_from_a_secret(
-    restricted: Space, runner_image: str, tmp_path: Path
-) -> None:
+@dataclass(frozen=True)
+class RunnerPod:
+    """A runner in a restricted Pod, which is ready."""
+
+    space: Space
+    address: str
+    certificates: Certificates
+
+    def ask(self, method: str, path: str, body: bytes = b"") -> tuple[int, bytes]:
+        """Ask its API as the operator does, from the node's network."""
+        context = ssl.create_default_context(cafile=str(self.certificates.ca.cert_file))
+        context.load_cert_chain(self.certificates.operator.cert, self.certificates.operator.key)
+        connection = http.client.HTTPSConnection(self.address, API_PORT, context=context)
+        try:
+            with self.space.cluster.connect((self.address, API_PORT), PATIENCE_SECONDS) as plain:
+                connection.sock = context.wrap_socket(plain, server_hostname=RUNNER_NAME_IN_CERTIFICATE)
+            connection.request(method, path, body)
+            answer = connection.getresponse()
+            return answer.status, answer.read()
+        finally:
+            connection.close()
+
+    def processes(self) -> dict[int, dict[str, str]]:
+        """What /proc/PID/status says of each process in the Pod."""
+        text = self.space.inside("runner", "sh", "-c", "for each in /proc/[0-9]*/status; do cat $each; echo; done")
+        found = [dict(re.findall(r"^(\w+):\s+(.*)$", status, re.MULTILINE)) for status in text.split("\n\n")]
+        return {int(status["Pid"]): status for status in found if status}
+
+
+@pytest.fixture
+def runner_pod(restricted: Space, runner_image: str, tmp_path: Path) -> RunnerPod:
     certificates = Certificates(tmp_path)
     files = {
         "tls.crt": certificates.runner.cert,
@@ -57,16 +101,18 @@ def test_a_runner_pod_becomes_healthy_with_certificates_from_a_secret(
         "metadata": {"name": "runner-certificates"},
         "data": {name: base64.b64encode(file.read_bytes()).decode() for name, file in files.items()},
     }
+    demands = [] if executors.why_not("native") else [f"--require-confinement={','.join(confinement.GATES)}"]
     runner = pod(
         "runner",
         runner_image,
         args=[
-            "--name=runner-0", "--node=node-1", "--address=$(POD_IP)", "--listen=0.0.0.0", "--port=8443",
-            "--health-listen=0.0.0.0", "--health-port=8080", "--cert=/certificates/tls.crt", "--key=/certificates/tls.key",
-            "--client-ca=/certificates/ca.crt", "--state-directory=/state", "--memory-directory=/memory",
+            "--name=runner-0", "--node=node-1", "--address=$(POD_IP)", "--listen=0.0.0.0", f"--port={API_PORT}",
+            "--health-listen=0.0.0.0", f"--health-port={HEALTH_PORT}", "--cert=/certificates/tls.crt",
+            "--key=/certificates/tls.key", "--client-ca=/certificates/ca.crt", "--state-directory=/state",
+            "--memory-directory=/memory", *demands,
         ],
         env=[{"name": "POD_IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}}],
-        readinessProbe={"httpGet": {"path": "/healthz", "port": 8080}, "periodSeconds": 1},
+        readinessProbe={"httpGet": {"path": "/healthz", "port": HEALTH_PORT}, "periodSeconds": 1},
         securityContext=RESTRICTED,
         volumeMounts=[
             {"name": name, "mountPath": f"/{name}"} for name in ("certificates", "state", "memory", "tmp")
@@ -81,9 +127,62 @@ def test_a_runner_pod_becomes_healthy_with_certificates_from_a_secret(
     ]
     restricted.create(secret, runner)
     restricted.wait("pod/runner", "condition=Ready")
-    address = restricted.status("runner")["podIP"]
-    connect = restricted.cluster.connect
-    assert wait_for(lambda: http_status(connect, address, 8080, "/healthz") == 200, timeout_seconds=PATIENCE_SECONDS)
+    return RunnerPod(restricted, restricted.status("runner")["podIP"], certificates)
+
+
+def test_a_runner_pod_becomes_healthy_with_certificates_from_a_secret(runner_pod: RunnerPod) -> None:
+    connect = runner_pod.space.cluster.connect
+    assert wait_for(
+        lambda: http_status(connect, runner_pod.address, HEALTH_PORT, "/healthz") == 200,
+        timeout_seconds=PATIENCE_SECONDS,
+    )
+
+
+def test_a_module_runs_confined_on_the_native_executor_in_a_restricted_pod(runner_pod: RunnerPod) -> None:
+    if reason := executors.why_not("native"):
+        pytest.skip(reason)
+    info = protocol.RunnerInfo.model_validate_json(runner_pod.ask("GET", "/v1/info")[1])
+    assert info.engines[0].startswith("native/")
+    assert info.confinement.no_new_privileges
+    assert info.confinement.seccomp
+    assert info.confinement.landlock_abi >= LANDLOCK_ABI
+
+    module = protocol.InlineModule(data=base64.b64encode(wat.sleeps("hello from a restricted Pod").encode()))
+    put = protocol.WorkloadPut(
+        epoch=1,
+        sequence=1,
+        template_hash="t1",
+        workload=protocol.Workload(
+            owner=protocol.Owner(kind="Pod", namespace="default", name="hello", uid="u"),
+            containers=(protocol.Container(name="main", module=module),),
+        ),
+    )
+    before = runner_pod.processes()
+    code, answer = runner_pod.ask("PUT", "/v1/workloads/hello", put.to_json())
+    assert code == 200, answer
+    log = "/v1/workloads/hello/containers/main/log"
+    assert wait_for(lambda: runner_pod.ask("GET", log) == (200, GREETING), timeout_seconds=PATIENCE_SECONDS)
+
+    processes = runner_pod.processes()
+    executors_ = [pid for pid in before if before[pid]["Name"] == EXECUTOR]
+    guests = [each for pid, each in processes.items() if int(each["PPid"]) in executors_]
+    assert len(executors_) == 1
+    assert len(guests) == 1
+    (guest,) = guests
+    assert guest["NoNewPrivs"] == "1"
+    assert guest["Seccomp"] == "2"
+    # The container runtime's filter, and the guest's own.
+    assert int(guest["Seccomp_filters"]) > int(processes[1]["Seccomp_filters"]) >= 1
+    assert [guest[name] for name in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")] == ["0" * 16] * 5
+    assert guest["Uid"].split() == ["65532"] * 4
+    assert int(guest["Threads"]) <= 2
+    # Not even its own user, outside of the guest, sees what it has open.
+    looking = runner_pod.space.kubectl("exec", "runner", "--", "ls", f"/proc/{guest['Pid']}/fd", check=False)
+    assert looking.returncode != 0
+
+    code, _ = runner_pod.ask("DELETE", "/v1/workloads/hello?epoch=1&sequence=2&grace=0")
+    assert code == 202
+    assert wait_for(lambda: guest["Pid"] not in map(str, runner_pod.processes()), timeout_seconds=PATIENCE_SECONDS)
 
 
 def test_an_image_has_no_compiler_and_no_pip(restricted: Space, runner_image: str) -> None:

@@ -1,0 +1,3 @@
+module wherry.dev/bench/large
+
+go 1.24

@@ -1,0 +1,105 @@
+"""From a request to the first byte of output, one at a time and a thousand at once."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from bench import guests
+from bench.scene import Scene, cpu_seconds, descendants, first_record_ns, log_of
+from bench.table import Report, p50, p99
+from bench.wasmtime_cli import Run
+from tests.runner import harness
+from tests.support import wat
+from wherry_runner import protocol
+
+ROUNDS = 200
+BURST = 1000
+
+
+async def measure(scene: Scene, report: Report) -> None:
+    """Starts, alternating with the peer's."""
+    await _fork(scene, report)
+    await _put(scene, report)
+
+
+async def _fork(scene: Scene, report: Report) -> None:
+    """Without a runner around it: from asking the engine to the record in the log, the executor's fork in between."""
+    module = wat.binary(guests.IDLE)
+    compiled = scene.compiled("idle", module)
+    ours, peer = [], []
+    folder = scene.folder / "engine"
+    async with harness.bench(scene.executor, folder, folder / "store") as engine:
+        ready = await engine.compile(module)
+        for number in range(ROUNDS + 10):
+            began = time.time_ns()
+            running = await engine.start(ready)
+            written = await first_record_ns(running.log_path, look_every=0)
+            running.guest.kill()
+            await running.guest.wait()
+            other = Run(compiled)
+            seconds = other.first_byte()
+            other.kill()
+            if number >= 10:
+                ours.append((written - began) / 1e9)
+                peer.append(seconds)
+    report.ratio("fork to first output byte, p50", p50(ours) * 1e3, p50(peer) * 1e3, "ms", at_most=0.3)
+
+
+async def _put(scene: Scene, report: Report) -> None:
+    module = wat.binary(guests.IDLE)
+    compiled = scene.compiled("idle", module)
+    async with scene.runner() as (process, api):
+        assert process.process is not None
+        from_put, peer = [], []
+        for number in range(ROUNDS + 10):
+            began = time.time_ns()
+            workload = f"one-{number}"
+            await api.put(workload, module)
+            written = await first_record_ns(log_of(process, workload), look_every=0)
+            other = Run(compiled)
+            seconds = other.first_byte()
+            other.kill()
+            await api.delete(workload)
+            if number < 10:
+                continue  # the first of each warm caches, here and there
+            peer.append(seconds)
+            from_put.append((written - began) / 1e9)
+        report.ratio(
+            "PUT over mutual TLS to first output byte, p50", p50(from_put) * 1e3, p50(peer) * 1e3, "ms", at_most=1.0
+        )
+        report.figure("PUT to first output byte, p99", p99(from_put) * 1e3, "ms")
+
+        running: set[str] = set()
+        done = asyncio.Event()
+
+        async def follow() -> None:
+            async for event in api.watch():
+                if not isinstance(event, protocol.StatusEvent) or not event.status.id.startswith("burst-"):
+                    continue
+                if isinstance(event.status.containers[0].state, protocol.Running):
+                    running.add(event.status.id)
+                    if len(running) == BURST:
+                        done.set()
+                        return
+
+        follower = asyncio.create_task(follow())
+        pid = process.process.pid
+        before = cpu_seconds([pid, *descendants(pid)])
+        own = time.process_time()
+        begun = time.perf_counter()
+        slots = asyncio.Semaphore(32)
+
+        async def start(number: int) -> None:
+            async with slots:
+                await api.put(f"burst-{number}", module)
+
+        await asyncio.gather(*(start(number) for number in range(BURST)))
+        await asyncio.wait_for(done.wait(), 120)
+        took = time.perf_counter() - begun
+        spent = cpu_seconds([pid, *descendants(pid)]) - before
+        follower.cancel()
+        report.figure(f"{BURST} PUTs at once, started per second", BURST / took, "/s", at_least=300)
+        report.figure("CPU for each of them, runner and guest", spent / BURST * 1e3, "ms")
+        report.figure("CPU for each of them, this client", (time.process_time() - own) / BURST * 1e3, "ms")
+        report.figure("of them lost", BURST - len(running), "", at_most=0)
