@@ -243,7 +243,7 @@ def test_following_sees_what_another_process_writes(path: Path) -> None:
         with open(path, "ab") as file:  # not by a LogWriter: nothing wakes the reader but its poll
             file.write(b"2026-01-01T12:00:00Z stdout F hello\n")
         piece = await first
-        await reading.aclose()  # type: ignore[attr-defined]
+        await reading.aclose()
         return piece
 
     assert asyncio.run(whole()) == b"hello\n"
