@@ -125,7 +125,7 @@ runner: venv go executor ## Run the runner's tests: real wasmtime, real registry
 	$(PY) -m pytest tests/runner $(ARGS)
 
 .PHONY: controlplane
-controlplane: venv go ## Run the tests against a real Kubernetes control plane on loopback (built once: minutes).
+controlplane: venv go executor ## Run the tests against a real Kubernetes control plane on loopback (built once: minutes).
 	$(PY) -m pytest tests/controlplane $(ARGS)
 
 .PHONY: binaries
@@ -133,7 +133,7 @@ binaries: venv go ## Build what tests and demo run: Kubernetes and a registry (o
 	@$(PY) -m tests.cluster build >/dev/null
 
 .PHONY: node
-node: venv go node-packages ## Run the tests on real nodes: containerd, kubelet, images of our own (Linux, root).
+node: venv go executor node-packages ## Run the tests on real nodes: containerd, kubelet, images of our own (Linux, root).
 	$(PY) -m pytest tests/node $(ARGS)
 
 # Most of a test's time is waiting for a cluster: a few files at once, each worker with a cluster of its own.

@@ -138,10 +138,7 @@ def test_two_module_sources_are_refused_by_the_api_server(space: Workspace) -> N
             "each of volumeMounts must name one of volumes",
         ),
         ({"module": {"inline": "(module)"}, "env": [{"name": "A", "value": "1", "valueFrom": {}}]}, "exactly one of"),
-        (
-            {"module": {"inline": "(module)"}, "imagePullPolicy": "Always"},
-            "imagePullPolicy is for module.image and module.url only",
-        ),
+        ({"module": {"inline": "(module)"}, "imagePullPolicy": "Always"}, "is for module.image and module.url only"),
         ({"module": {"inline": "(module)"}, "restartPolicy": "Sometimes"}, "Unsupported value"),
         ({"module": {"inline": "(module)"}, "replica": 3}, "unknown field"),
     ],

@@ -16,13 +16,13 @@ class Executor:
     keeps_unflushed_output: bool
     """What a component wrote without flushing before it ended is in its log."""
     keeps_unfinished_lines_of_the_killed: bool
-    """The beginning of a line is in the log also when the guest was killed; else it may be lost."""
+    """The beginning of a line is in the log also when the guest was killed before it waited for anything."""
     takes_any_write_of_components: bool
     """However much a component writes at once; else no more than a socket takes (416 KiB by default)."""
     sets_working_dir: bool
     """Of a component."""
     threads: int
-    """Of a guest that reads files, at most."""
+    """Of a guest that reads files, at most. wasmtime-py's pool begins another whenever none is idle."""
     descriptors: int
     """That the supervisor holds for each guest without an input."""
 
@@ -35,7 +35,7 @@ EXECUTORS = {
         keeps_unfinished_lines_of_the_killed=True,
         takes_any_write_of_components=False,
         sets_working_dir=False,
-        threads=3,
+        threads=6,
         descriptors=4,
     ),
     "native": Executor(

@@ -208,6 +208,25 @@ def test_no_file_is_an_error_for_the_caller(path: Path) -> None:
         show(path)
 
 
+def test_who_stops_following_in_the_middle_of_a_rotation_leaves_nothing_open(path: Path) -> None:
+    async def whole() -> None:
+        writer = LogWriter(path, max_bytes=lambda: 200)
+        writer.write(b"stdout", b"first\n")
+        writer.flush()
+        pieces = logs.read(path, LogOptions(follow=True), ended=lambda: False)
+        await anext(pieces)
+        for number in range(20):
+            writer.write(b"stdout", b"line %d\n" % number)
+            writer.flush()
+        await anext(pieces)  # the rest of the old file, with the new one found already
+        await pieces.aclose()
+        writer.close()
+        opened = (Path(f"/proc/self/fd/{number}") for number in os.listdir("/proc/self/fd"))
+        assert not [file for file in opened if os.path.lexists(file) and "0.log" in os.readlink(file)]
+
+    asyncio.run(whole())
+
+
 def test_following_sees_everything_through_rotations_until_the_end(path: Path) -> None:
     async def whole() -> bytes:
         writer = LogWriter(path, max_bytes=lambda: 2000)
