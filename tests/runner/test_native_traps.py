@@ -240,6 +240,34 @@ def test_the_executor_holds_no_code_generator(executor: str) -> None:
     assert held[COMPILER] != [], "the search itself works"
 
 
+def test_all_pieces_of_a_write_are_written_at_once(play: Play) -> None:
+    # As as-wasi does it, AssemblyScript's library: it doesn't look at how much was written.
+    pieces = ("one ", "", "line", "\\0a", "and ", "another\\0a")
+    data, vectors, at = "", "", 1024
+    for number, piece in enumerate(pieces):
+        size = len(piece.replace("\\0a", "n"))
+        data += f'(data (i32.const {at}) "{piece}")'
+        vectors += f"(i32.store (i32.const {number * 8}) (i32.const {at}))"
+        vectors += f"(i32.store (i32.const {number * 8 + 4}) (i32.const {size}))"
+        at += 100
+    module = f"""(module
+      (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+      (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+      (memory (export "memory") 1) {data}
+      (func (export "_start") {vectors}
+        (drop (call $write (i32.const 9) (i32.const 0) (i32.const 2) (i32.const 512)))
+        (if (i32.load (i32.const 512)) (then unreachable))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const {len(pieces)}) (i32.const 512)))
+        (call $exit (i32.load (i32.const 512)))))"""
+
+    async def scenario(bench: Bench) -> None:
+        outcome = await bench.run(module)
+        assert outcome.lines == [("stdout", "one line\n"), ("stdout", "and another\n")]
+        assert outcome.exit.exit_code == len("one line\nand another\n")
+
+    play(scenario)
+
+
 def test_unfinished_lines_are_in_the_log_while_a_guest_waits(play: Play, tool: bytes) -> None:
     async def scenario(bench: Bench) -> None:
         guest = await bench.start(tool, "begin", "wait")
