@@ -34,7 +34,7 @@ async def _fork(scene: Scene, report: Report) -> None:
         for number in range(ROUNDS + 10):
             began = time.time_ns()
             running = await engine.start(ready)
-            written = await first_record_ns(running.log_path, look_every=0)
+            written = await first_record_ns(running.log_path, look_every=0.001)
             running.guest.kill()
             await running.guest.wait()
             other = Run(compiled)
@@ -56,7 +56,7 @@ async def _put(scene: Scene, report: Report) -> None:
             began = time.time_ns()
             workload = f"one-{number}"
             await api.put(workload, module)
-            written = await first_record_ns(log_of(process, workload), look_every=0)
+            written = await first_record_ns(log_of(process, workload), look_every=0.001)
             other = Run(compiled)
             seconds = other.first_byte()
             other.kill()

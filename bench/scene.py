@@ -12,7 +12,7 @@ from pathlib import Path
 from bench import wasmtime_cli
 from bench.runner_client import RunnerApi, connect
 from tests.support.runner import Certificates, RunnerProcess
-from wherry_runner.logs import Record
+from wherry_runner.logs.records import Record
 
 CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
 

@@ -14,26 +14,29 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from wherry_runner import admission, api, health, log_budget, metrics, orphans, protocol
-from wherry_runner.admission import Admission, Amounts
-from wherry_runner.execution import confinement, process
-from wherry_runner.execution.allowances import Allowances
+from wherry_runner import metrics, protocol
+from wherry_runner.execution import confinement, orphans, process
 from wherry_runner.execution.engine import Engine, EngineError
 from wherry_runner.execution.native import NativeEngine
 from wherry_runner.execution.python import PythonEngine
-from wherry_runner.health import Health
-from wherry_runner.journal import Journals
-from wherry_runner.log_budget import LogBudget
-from wherry_runner.log_folders import LogFolders
-from wherry_runner.memory_watch import MemoryWatch, Watched
+from wherry_runner.journal.journals import Journals
+from wherry_runner.lives.supervisor import Supervisor
+from wherry_runner.lives.surroundings import Room
+from wherry_runner.logs import budget
+from wherry_runner.logs.allowances import Allowances
+from wherry_runner.logs.budget import LogBudget
+from wherry_runner.logs.folders import LogFolders
 from wherry_runner.metrics import Metrics
 from wherry_runner.modules.library import Modules
-from wherry_runner.serving import Server, serve
+from wherry_runner.resources import admission
+from wherry_runner.resources.admission import Admission, Amounts
+from wherry_runner.resources.memory_watch import MemoryWatch, Watched
+from wherry_runner.resources.usage import RunningContainer, Usage
+from wherry_runner.serving import api, health
+from wherry_runner.serving.health import Health
+from wherry_runner.serving.listening import Server, serve
+from wherry_runner.serving.tls import ServerTls, TlsError
 from wherry_runner.settings import Settings, SettingsError, parse
-from wherry_runner.supervisor import Supervisor
-from wherry_runner.surroundings import Room
-from wherry_runner.tls import ServerTls, TlsError
-from wherry_runner.usage import RunningContainer, Usage
 from wherry_runner.volumes import SizeWatch, Volumes, memory_bytes
 
 log = logging.getLogger("wherry_runner")
@@ -71,7 +74,7 @@ async def run(settings: Settings) -> None:
     tls = ServerTls(cert_file=settings.cert_file, key_file=settings.key_file, client_ca_file=settings.client_ca_file)
     state = settings.state_directory
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    budget_bytes = log_budget.budget(settings.log_budget_bytes, disk_bytes=_disk_bytes(state))
+    budget_bytes = budget.budget(settings.log_budget_bytes, disk_bytes=_disk_bytes(state))
 
     async with AsyncExitStack() as ending:  # what is made first ends last
         volumes = Volumes(
@@ -88,8 +91,8 @@ async def run(settings: Settings) -> None:
         ending.push_async_callback(_cancel_all, tasks)
 
         counts = Metrics()
-        logs_at_most = log_budget.max_containers(budget_bytes)
-        allowances = Allowances(slots=logs_at_most + 1, default_bytes=log_budget.LEAST_FILE_BYTES)
+        logs_at_most = budget.max_containers(budget_bytes)
+        allowances = Allowances(slots=logs_at_most + 1, default_bytes=budget.LEAST_FILE_BYTES)
         ending.callback(allowances.close)
         logs = LogBudget(allowances, budget_bytes=budget_bytes, file_bytes=settings.log_file_bytes)
         engine = _engine(settings, allowances)

@@ -120,7 +120,7 @@ class Metrics:
         self._refusals.labels(reason.value).inc()
 
     def memory_killed(self) -> None:
-        """A container was killed because the runner's memory ran out (`memory_watch.py`)."""
+        """A container was killed because the runner's memory ran out (`resources/memory_watch.py`)."""
         self._memory_kills.inc()
 
     def watching(self) -> AbstractContextManager[object]:

@@ -11,15 +11,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wherry_runner import cgroup
-from wherry_runner.backoff import BackOffSettings
 from wherry_runner.execution import confinement, native
-from wherry_runner.limits import LimitDefaults
-from wherry_runner.log_budget import FILES_PER_CONTAINER, LEAST_FILE_BYTES
+from wherry_runner.lives.backoff import BackOffSettings
+from wherry_runner.logs.budget import FILES_PER_CONTAINER, LEAST_FILE_BYTES
 from wherry_runner.modules.compile import CompileSettings, at_once
 from wherry_runner.modules.hosts import RegistrySettings
 from wherry_runner.modules.pull import PullSettings
 from wherry_runner.modules.store import StoreLimits
+from wherry_runner.resources import cgroup
+from wherry_runner.resources.limits import LimitDefaults
 from wherry_runner.volumes import HostPath
 
 

@@ -13,9 +13,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.support import executors
-from wherry_runner import logs, protocol
+from wherry_runner import protocol
 from wherry_runner.execution.adapter import ExecutorEngine
-from wherry_runner.execution.allowances import Allowances
 from wherry_runner.execution.engine import (
     CompiledModule,
     Guest,
@@ -27,6 +26,8 @@ from wherry_runner.execution.engine import (
     Preopen,
     Variant,
 )
+from wherry_runner.logs import records as logs
+from wherry_runner.logs.allowances import Allowances
 from wherry_runner.modules.compile import Compiler
 from wherry_runner.modules.store import Store
 

@@ -14,7 +14,6 @@ from tests.runner.conftest import children
 from tests.runner.harness import open_descriptors
 from wherry_runner.execution import adapter, link
 from wherry_runner.execution.adapter import ExecutorEngine
-from wherry_runner.execution.allowances import Allowances
 from wherry_runner.execution.engine import (
     CompiledModule,
     EngineLost,
@@ -23,6 +22,7 @@ from wherry_runner.execution.engine import (
     ModuleKind,
     StartRefused,
 )
+from wherry_runner.logs.allowances import Allowances
 
 BEGIN = """
 import os, socket, sys, time

@@ -10,8 +10,8 @@ from tests.guests import wat
 from tests.runner.conftest import Play
 from tests.runner.differences import EXECUTORS
 from tests.runner.harness import Bench, until
-from wherry_runner import logs
 from wherry_runner.execution.engine import Limits
+from wherry_runner.logs import records as logs
 
 
 def test_stdout_and_stderr_keep_their_order(play: Play, tool: bytes) -> None:

@@ -21,10 +21,11 @@ from tests.guests import components, wat
 from tests.runner.conftest import Play
 from tests.runner.harness import Bench, until
 from tests.support import executors
+from tests.support import wat as simple
 from wherry_runner.execution import channel
-from wherry_runner.execution.allowances import Allowances
 from wherry_runner.execution.engine import Limits, Preopen, StartRefused, Variant
 from wherry_runner.execution.native import COMPILER, EXECUTOR, NativeEngine
+from wherry_runner.logs.allowances import Allowances
 from wherry_runner.modules.compile import Compiler
 from wherry_runner.modules.store import Store
 
@@ -61,8 +62,9 @@ def test_modules_that_are_no_longer_loaded_are_no_longer_open(play: Play) -> Non
         for number in range(70):  # the same as above: compiled once
             await bench.run(_says_from_an_image(f"module {number}"))
         assert len(_open_modules(bench.engine.executor_pid)) == 64
-        guest = await bench.start(wat.SPINS_AT_START)
-        await until(lambda: len(_open_modules(guest.pid)) == 1)  # it has let go of the others
+        guest = await bench.start(simple.sleeps())
+        await bench.said(guest, b"awake")
+        assert len(_open_modules(guest.pid)) == 1, "it has let go of the others"
 
     play(scenario)
 

@@ -23,7 +23,7 @@ from tests.guests import build
 from tests.support import executors, wat
 from tests.support.runner import RUNNER_NAME_IN_CERTIFICATE, Certificates, RunnerProcess
 from wherry_runner import protocol
-from wherry_runner.usage import read_process
+from wherry_runner.resources.usage import read_process
 
 MIB = 1 << 20
 

@@ -7,10 +7,10 @@ import os
 from pathlib import Path
 
 from wherry_runner.execution.adapter import ExecutorEngine
-from wherry_runner.execution.allowances import Allowances
 from wherry_runner.execution.engine import EngineLost
 from wherry_runner.execution.native import NativeEngine, find_native, version
 from wherry_runner.execution.python import PythonEngine
+from wherry_runner.logs.allowances import Allowances
 
 EXECUTORS = ("python", "native")
 

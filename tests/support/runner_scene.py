@@ -16,14 +16,14 @@ import pytest
 from pydantic import SecretStr
 
 from tests.support.fake_engine import FakeEngine, FakeModules
-from wherry_runner.admission import Admission, Amounts
-from wherry_runner.backoff import BackOffSettings
-from wherry_runner.container import ContainerLife
-from wherry_runner.execution.allowances import Allowances
-from wherry_runner.journal import Journals
-from wherry_runner.limits import LimitDefaults
-from wherry_runner.log_budget import LogBudget
-from wherry_runner.log_folders import LogFolders
+from wherry_runner.journal.journals import Journals
+from wherry_runner.lives.backoff import BackOffSettings
+from wherry_runner.lives.container import ContainerLife
+from wherry_runner.lives.supervisor import Refused, Supervisor
+from wherry_runner.lives.surroundings import Room
+from wherry_runner.logs.allowances import Allowances
+from wherry_runner.logs.budget import LogBudget
+from wherry_runner.logs.folders import LogFolders
 from wherry_runner.metrics import Metrics
 from wherry_runner.protocol import (
     Container,
@@ -48,8 +48,8 @@ from wherry_runner.protocol import (
     WorkloadPut,
     WorkloadStatus,
 )
-from wherry_runner.supervisor import Refused, Supervisor
-from wherry_runner.surroundings import Room
+from wherry_runner.resources.admission import Admission, Amounts
+from wherry_runner.resources.limits import LimitDefaults
 from wherry_runner.volumes import Volumes
 
 OWNER = Owner(kind="Pod", namespace="boats", name="hello", uid="u-1")

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from wherry_runner.execution.engine import Preopen
+from wherry_runner.files.removal import remove_tree
 from wherry_runner.protocol import (
     Container,
     EmptyDirVolume,
@@ -23,7 +24,6 @@ from wherry_runner.protocol import (
     VolumeMount,
 )
 from wherry_runner.volumes import HostPath, Volumes
-from wherry_runner.volumes.removal import remove_tree
 
 T = TypeVar("T")
 

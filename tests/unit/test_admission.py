@@ -7,14 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.runner_scene import OWNER
-from wherry_runner.admission import (
-    DESCRIPTORS_PER_GUEST,
-    PROCESSES_PER_GUEST,
-    Admission,
-    Amounts,
-    NoRoom,
-    needs,
-)
 from wherry_runner.protocol import (
     Container,
     EmptyDirVolume,
@@ -23,6 +15,14 @@ from wherry_runner.protocol import (
     Resources,
     Volume,
     Workload,
+)
+from wherry_runner.resources.admission import (
+    DESCRIPTORS_PER_GUEST,
+    PROCESSES_PER_GUEST,
+    Admission,
+    Amounts,
+    NoRoom,
+    needs,
 )
 from wherry_runner.volumes import memory_bytes
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from wherry_runner.execution.allowances import SLOT_BYTES, Allowances
+from wherry_runner.logs.allowances import SLOT_BYTES, Allowances
 
 
 @pytest.fixture

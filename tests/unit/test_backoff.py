@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wherry_runner.backoff import BackOff, BackOffSettings
+from wherry_runner.lives.backoff import BackOff, BackOffSettings
 
 SETTINGS = BackOffSettings(initial=10.0, maximum=300.0)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from wherry_runner.beneath import FOLDER, make_folder, open_beneath, open_folder
+from wherry_runner.files.beneath import FOLDER, make_folder, open_beneath, open_folder
 
 
 @pytest.fixture

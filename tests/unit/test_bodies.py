@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from tests.support.runner_scene import holds, run
-from wherry_runner.bodies import Bodies, BodyTooLarge, BodyTooSlow
+from wherry_runner.serving.bodies import Bodies, BodyTooLarge, BodyTooSlow
 
 
 class Sender:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from wherry_runner.cgroup import Grants, MemoryMeter, MemoryUse, grants, machine_processes
+from wherry_runner.resources.cgroup import Grants, MemoryMeter, MemoryUse, grants, machine_processes
 
 MIB = 1 << 20
 V1_NONE = str((1 << 63) - 4096)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.runner_scene import container, files, init, put, sidecar
-from wherry_runner.check import MAX_NUMBER, Invalid, check
+from wherry_runner.lives.check import MAX_NUMBER, Invalid, check
 from wherry_runner.protocol import History, Resources, VolumeMount
 
 MOUNT = VolumeMount(volume="v", mount_path="/v")

@@ -8,7 +8,7 @@ import pytest
 
 from wherry_runner import protocol
 from wherry_runner.execution.engine import CompiledModule, ModuleKind
-from wherry_runner.starting import argv
+from wherry_runner.lives.starting import argv
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.runner_scene import largest_file
-from wherry_runner.journal import NOTHING, Journal, Journals, Past
+from wherry_runner.journal.journals import NOTHING, Journal, Journals, Past
 from wherry_runner.protocol import Failure, History, Terminated
 
 AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from wherry_runner.execution.engine import Limits
-from wherry_runner.limits import LimitDefaults, limits
 from wherry_runner.protocol import Resources
+from wherry_runner.resources.limits import LimitDefaults, limits
 
 DEFAULTS = LimitDefaults(memory_request_bytes=10, memory_limit_bytes=100, descriptors=64, log_bytes_per_second=1000)
 

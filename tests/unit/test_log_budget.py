@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.runner_scene import holds, run
-from wherry_runner.execution.allowances import Allowances
-from wherry_runner.log_budget import (
+from wherry_runner.logs.allowances import Allowances
+from wherry_runner.logs.budget import (
     FILES_PER_CONTAINER,
     LEAST_FILE_BYTES,
     LogBudget,

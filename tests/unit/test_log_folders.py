@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from wherry_runner import log_folders
-from wherry_runner.log_folders import LogFolders
+from wherry_runner.logs import folders as log_folders
+from wherry_runner.logs.folders import LogFolders
 
 
 @pytest.fixture

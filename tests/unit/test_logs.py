@@ -14,8 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from wherry_runner import logs
-from wherry_runner.logs import LogWriter, Record
+from wherry_runner.logs import records as logs
+from wherry_runner.logs.records import LogWriter, Record
 from wherry_runner.protocol import LogOptions
 
 SECOND = 1_000_000_000

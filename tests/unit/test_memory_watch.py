@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tests.support.fake_engine import FakeGuest
 from tests.support.family import Family
 from tests.support.runner_scene import run
-from wherry_runner.cgroup import MemoryUse
 from wherry_runner.execution.engine import CompiledModule, GuestExit, GuestLog, GuestSpec, ModuleKind
-from wherry_runner.memory_watch import (
+from wherry_runner.resources.cgroup import MemoryUse
+from wherry_runner.resources.memory_watch import (
     FILL_BYTES_PER_SECOND,
     LONGEST_PAUSE_SECONDS,
     OVERHEAD_BYTES,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from wherry_runner.execution.allowances import Allowances
 from wherry_runner.execution.engine import EngineLost, Variant
 from wherry_runner.execution.native import NativeEngine, find_native, version
+from wherry_runner.logs.allowances import Allowances
 
 
 def programs(folder: Path, *, says: str = "native/wasmtime-48.0.8", code: int = 0) -> Path:

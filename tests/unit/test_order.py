@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 import pytest
 
 from tests.support.runner_scene import ALWAYS, NEVER, ON_FAILURE, container, init, put, sidecar
-from wherry_runner.journal import Past
-from wherry_runner.order import Role, resume, to_begin, to_end
+from wherry_runner.journal.journals import Past
+from wherry_runner.lives.order import Role, resume, to_begin, to_end
 from wherry_runner.protocol import RestartPolicy, Terminated
 
 

@@ -7,7 +7,7 @@ import sys
 
 SCENARIO = """
 import asyncio, os, signal, subprocess, sys
-from wherry_runner import orphans
+from wherry_runner.execution import orphans
 from wherry_runner.execution import process
 
 LEAVES = '''

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from wherry_runner.health import Health, disk
+from wherry_runner.serving.health import Health, disk
 
 
 def test_only_what_hinders_new_work_makes_a_runner_unready() -> None:

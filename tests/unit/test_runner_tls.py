@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.cluster.pki import CertificateAuthority, CertificateFiles
-from wherry_runner.tls import Role, ServerTls, TlsError, expiry, role
+from wherry_runner.serving.tls import Role, ServerTls, TlsError, expiry, role
 
 
 class Scene:
@@ -150,7 +150,7 @@ def test_a_broken_file_is_told_once_and_the_certificate_before_stays(
     operator = scene.ca.issue("wherry-operator", client=True)
     before = scene.connect(operator).serial
     scene.mount_files(scene.runner(), cert=b"-----BEGIN CERTIFICATE-----\nnonsense")
-    with caplog.at_level(logging.INFO, "wherry_runner.tls"):
+    with caplog.at_level(logging.INFO, "wherry_runner.serving.tls"):
         for _ in range(5):
             assert scene.connect(operator).serial == before
             assert "the one loaded before stays in use" in scene.tls.complaint()

@@ -15,12 +15,12 @@ from aiohttp import web
 
 from tests.cluster.pki import CertificateAuthority
 from tests.support.runner_scene import INFO, Runner, container, files, put, run
-from wherry_runner import api
-from wherry_runner.health import Health
 from wherry_runner.metrics import Metrics
-from wherry_runner.serving import Server, serve
-from wherry_runner.tls import Role, ServerTls
-from wherry_runner.usage import Usage
+from wherry_runner.resources.usage import Usage
+from wherry_runner.serving import api
+from wherry_runner.serving.health import Health
+from wherry_runner.serving.listening import Server, serve
+from wherry_runner.serving.tls import Role, ServerTls
 
 HOST = "127.0.0.1"
 

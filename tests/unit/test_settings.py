@@ -9,7 +9,7 @@ import pytest
 
 from wherry_operator import settings as operator
 from wherry_runner import settings as runner
-from wherry_runner.backoff import BackOffSettings
+from wherry_runner.lives.backoff import BackOffSettings
 
 OPERATOR = [
     *("--runner", "one=https://10.0.0.1:8443/", "--runner-ca", "ca", "--runner-cert", "c", "--runner-key", "k"),

@@ -22,6 +22,7 @@ from tests.support.runner_scene import (
     run,
     summary,
 )
+from wherry_runner.lives.supervisor import Refused
 from wherry_runner.protocol import (
     FilesVolume,
     RefusalReason,
@@ -32,7 +33,6 @@ from wherry_runner.protocol import (
     VolumeFile,
     VolumeMount,
 )
-from wherry_runner.supervisor import Refused
 
 # --- order ------------------------------------------------------------------------------------------------------------
 

@@ -18,8 +18,9 @@ from hypothesis import strategies as st
 from tests.support.fake_engine import FakeGuest
 from tests.support.operator_fakes import settle
 from tests.support.runner_scene import INFO, Runner, container, files, init, run, sidecar
-from wherry_runner.backoff import BackOffSettings
 from wherry_runner.execution.engine import EngineLost, StartRefused
+from wherry_runner.lives.backoff import BackOffSettings
+from wherry_runner.lives.supervisor import Refused
 from wherry_runner.modules.errors import PullError
 from wherry_runner.protocol import (
     ContainerStatus,
@@ -33,7 +34,6 @@ from wherry_runner.protocol import (
     VolumeMount,
     WorkloadStatus,
 )
-from wherry_runner.supervisor import Refused
 
 LIVES = 40 * (100 if os.environ.get("WHERRY_SOAK") else 1)
 NO_PAUSE = BackOffSettings(initial=0, maximum=0, settle=0, error_shown=0)

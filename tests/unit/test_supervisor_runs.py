@@ -25,9 +25,9 @@ from tests.support.runner_scene import (
     run,
     state,
 )
-from wherry_runner.backoff import BackOffSettings
-from wherry_runner.container import ContainerLife
 from wherry_runner.execution.engine import EngineLost, StartRefused
+from wherry_runner.lives.backoff import BackOffSettings
+from wherry_runner.lives.container import ContainerLife
 from wherry_runner.modules.errors import InvalidReference, NeverPull, NotRunnable, PullError
 from wherry_runner.protocol import (
     InlineModule,

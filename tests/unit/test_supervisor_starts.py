@@ -16,7 +16,6 @@ from pydantic import SecretStr
 
 from tests.support.runner_scene import ID, NEVER, STUCK, Runner, container, files, holds, init, refusal, run, summary
 from wherry_runner.execution.engine import Variant
-from wherry_runner.limits import LimitDefaults
 from wherry_runner.modules.errors import NotRunnable
 from wherry_runner.modules.library import Compiling, OnProgress, Pulling
 from wherry_runner.protocol import (
@@ -29,6 +28,7 @@ from wherry_runner.protocol import (
     VolumeMount,
     Waiting,
 )
+from wherry_runner.resources.limits import LimitDefaults
 
 MIB = 1 << 20
 

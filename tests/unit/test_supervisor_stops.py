@@ -20,7 +20,7 @@ from tests.support.runner_scene import (
     run,
     summary,
 )
-from wherry_runner.backoff import BackOffSettings
+from wherry_runner.lives.backoff import BackOffSettings
 from wherry_runner.modules.errors import PullError
 from wherry_runner.protocol import (
     Phase,

@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.family import MIB, Family
 from tests.support.runner_scene import run
-from wherry_runner.usage import RunningContainer, Usage, folder_bytes, private_bytes, read_process
+from wherry_runner.resources.usage import RunningContainer, Usage, folder_bytes, private_bytes, read_process
 
 
 @pytest.fixture(scope="module")

@@ -24,6 +24,7 @@ from tests.support.volumes import (
     unprivileged,
     volume,
 )
+from wherry_runner.files.removal import remove_tree
 from wherry_runner.protocol import (
     Container,
     EmptyDirVolume,
@@ -36,7 +37,6 @@ from wherry_runner.protocol import (
 )
 from wherry_runner.volumes import SizeWatch, VolumeError, Volumes, memory_bytes
 from wherry_runner.volumes.empty_dir import exceeded, limit_in_memory, quantity
-from wherry_runner.volumes.removal import remove_tree
 from wherry_runner.volumes.size_watch import possibly_over
 from wherry_runner.volumes.usage import ENTRY_BYTES, MAX_DEPTH, TooDeep, usage
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.volumes import make_deep, public_folder, unprivileged
-from wherry_runner.volumes.removal import remove_tree
+from wherry_runner.files.removal import remove_tree
 
 
 def test_a_tree_of_everything_goes_and_what_links_lead_to_stays(tmp_path: Path) -> None:

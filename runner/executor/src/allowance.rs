@@ -1,4 +1,4 @@
-//! How large a log may be now: the table that the supervisor writes (`wherry_runner/execution/allowances.py`).
+//! How large a log may be now: the table that the supervisor writes (`wherry_runner/logs/allowances.py`).
 
 use std::io;
 use std::os::fd::OwnedFd;

@@ -15,13 +15,13 @@ from collections.abc import Sequence
 
 from wherry_runner import protocol
 from wherry_runner.execution import channel
-from wherry_runner.execution.allowances import Allowances
 from wherry_runner.execution.endings import nice_value
 from wherry_runner.execution.engine import EngineLost, GuestSpec, ModuleKind, StartRefused, Variant
 from wherry_runner.execution.guest_input import GuestInput
 from wherry_runner.execution.link import CPU_LIMIT, Executor, ExecutorGuest
 from wherry_runner.execution.output import GuestOutput
-from wherry_runner.logs import LogWriter, make_sure_of
+from wherry_runner.logs.allowances import Allowances
+from wherry_runner.logs.records import LogWriter, make_sure_of
 
 READY_SECONDS = 60.0
 """For the executor to be ready: 0.2 s on an idle machine, much more on one that has just been given fifty Pods."""

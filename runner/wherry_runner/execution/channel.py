@@ -1,11 +1,11 @@
 """The messages between the supervisor and an executor's process, the same for every executor.
 
 **Transport.** A Unix SOCK_SEQPACKET pair; the executor inherits its end as a descriptor whose number is its first argument.
-Its second argument is the supervisor's process id, its third the descriptor of the table of log allowances (`allowances.py`).
-Each packet is one message: a JSON object in UTF-8 of at most `MAX_HEADER_BYTES`, and descriptors (SCM_RIGHTS). The field
-`type` says which message it is, `descriptors` names the descriptors that came with it, in their order. Unknown fields are
-ignored. A message that breaks these rules ends the connection. The end of the connection is the end of the executor and, by
-PR_SET_PDEATHSIG, of all its guests.
+Its second argument is the supervisor's process id, its third the descriptor of the table of log allowances
+(`logs/allowances.py`). Each packet is one message: a JSON object in UTF-8 of at most `MAX_HEADER_BYTES`, and descriptors
+(SCM_RIGHTS). The field `type` says which message it is, `descriptors` names the descriptors that came with it, in their order.
+Unknown fields are ignored. A message that breaks these rules ends the connection. The end of the connection is the end of the
+executor and, by PR_SET_PDEATHSIG, of all its guests.
 
 **Supervisor → executor**
 

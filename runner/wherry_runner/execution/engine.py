@@ -1,6 +1,6 @@
 """The engine protocol: what the supervisor asks of an executor, whichever it is.
 
-Two layers. This file is the upper one: the types and the interface that the supervisor (`supervisor.py`) knows. The lower
+Two layers. This file is the upper one: the types and the interface that the supervisor (`lives/supervisor.py`) knows. The lower
 one is the messages on a Unix SOCK_SEQPACKET between the supervisor's adapter and the executor's process (`channel.py`),
 the same for every executor. An executor is a process of its own: single-threaded, it loads compiled modules and forks one
 process per guest; it never compiles, never builds a guest's context and never reads a guest's payload, for what it read
@@ -15,7 +15,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from wherry_runner.beneath import open_folder
+from wherry_runner.files.beneath import open_folder
 
 if TYPE_CHECKING:  # executors and compilers need these types too, and not pydantic: 0.2 s at each start
     from wherry_runner import protocol
@@ -109,7 +109,7 @@ class GuestLog:
 
     path: Path
     slot: int
-    """Index into the table of allowances (`allowances.py`), which says how large each of the two files may be now."""
+    """Index into the table of allowances (`logs/allowances.py`), which says how large each of the two files may be now."""
 
 
 @dataclass(frozen=True, kw_only=True)

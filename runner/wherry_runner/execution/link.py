@@ -26,7 +26,7 @@ from wherry_runner.execution.endings import Kill, guest_exit
 from wherry_runner.execution.engine import EngineLost, GuestExit, Limits, StartRefused
 from wherry_runner.execution.guest_input import CLOSED, GuestInput
 from wherry_runner.execution.output import GuestOutput
-from wherry_runner.logs import make_sure_of
+from wherry_runner.logs.records import make_sure_of
 
 CPU_LIMIT = "cpu-limit"
 """Feature of an executor whose guests keep their CPU ceiling themselves; for others it is kept from here (`ceiling.py`)."""

@@ -9,8 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from wherry_runner.execution.adapter import ExecutorEngine
-from wherry_runner.execution.allowances import Allowances
 from wherry_runner.execution.engine import EngineLost
+from wherry_runner.logs.allowances import Allowances
 
 EXECUTOR = "wherry-executor"
 COMPILER = "wherry-compiler"

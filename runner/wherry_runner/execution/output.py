@@ -22,7 +22,7 @@ import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from wherry_runner.logs import LogWriter
+    from wherry_runner.logs.records import LogWriter
 
 MAX_WRITE_BYTES = 1 << 20
 """What wasmtime lets a component write at once."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from wherry_runner.execution import process
 from wherry_runner.execution.adapter import ExecutorEngine
-from wherry_runner.execution.allowances import Allowances
 from wherry_runner.execution.wasmtime_config import engine_name
+from wherry_runner.logs.allowances import Allowances
 
 
 class PythonEngine(ExecutorEngine):

@@ -2,7 +2,7 @@
 
 `Volumes` keeps them and says what a container's mounts come to; `SizeWatch` looks whether an emptyDir outgrew its limit.
 What decides is pure: `mounts.py`, `file_mounts.py`, `empty_dir.py`. What strangers may have a hand in is opened by
-`wherry_runner.beneath`, measured by `usage.py` and removed by `removal.py`: none of them is led astray by a link.
+`wherry_runner.files.beneath`, measured by `usage.py` and removed by `files.removal`: none of them is led astray by a link.
 """
 
 from wherry_runner.volumes.empty_dir import memory_bytes

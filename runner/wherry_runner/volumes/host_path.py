@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wherry_runner import protocol
-from wherry_runner.beneath import make_folder, open_beneath, opened
+from wherry_runner.files.beneath import make_folder, open_beneath, opened
 from wherry_runner.volumes.errors import VolumeError
 
 MADE_MODE = 0o755

@@ -7,7 +7,7 @@ import secrets
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from wherry_runner.volumes.removal import remove_tree
+from wherry_runner.files.removal import remove_tree
 
 log = logging.getLogger(__name__)
 

@@ -6,7 +6,7 @@
     ROOT/ID/mounts/CONTAINER                the same for files volumes, and what their subPaths name
 
 Guests get open folders and see nothing above them. So the paths that are written here are ours alone; everything below a
-`folder`, and every hostPath, is opened as what it is: others' (`beneath.py`).
+`folder`, and every hostPath, is opened as what it is: others' (`files/beneath.py`).
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from wherry_runner import protocol
-from wherry_runner.beneath import make_folder, open_beneath, opened
 from wherry_runner.execution.engine import Preopen
+from wherry_runner.files.beneath import make_folder, open_beneath, opened
 from wherry_runner.volumes import file_mounts, files, host_path, mounts
 from wherry_runner.volumes.errors import VolumeError
 from wherry_runner.volumes.file_mounts import FileMount

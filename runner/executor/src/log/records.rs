@@ -1,6 +1,6 @@
 //! From what a guest writes to CRI records: `<time> stdout|stderr F|P <content>`, one to a line.
 //!
-//! The rules are those of `wherry_runner/logs.py` (LogWriter): `P` marks content that does not end with a newline, a piece
+//! The rules are those of `wherry_runner/logs/records.py` (LogWriter): `P` marks content that does not end with a newline, a piece
 //! of a line longer than MAX_LINE_BYTES or a line that the guest has not ended. Readers join them, so that what was written
 //! comes out byte for byte.
 

@@ -1,7 +1,7 @@
 """Where containers' logs are: LOGS/WORKLOAD/CONTAINER/N.log.
 
 They go with their workload, or with what is journaled of it. Guests write to them, so they are removed as what guests leave is
-(`volumes/removal.py`), and in the background, for that may take a while.
+(`files/removal.py`), and in the background, for that may take a while.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from wherry_runner.volumes.removal import remove_tree
+from wherry_runner.files.removal import remove_tree
 
 log = logging.getLogger(__name__)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import Protocol
 
 from wherry_runner import protocol
-from wherry_runner.backoff import BackOffSettings
 from wherry_runner.execution.engine import CompiledModule, Engine, Preopen, Variant
-from wherry_runner.journal import Journal
-from wherry_runner.limits import LimitDefaults
-from wherry_runner.log_folders import LogFolders
+from wherry_runner.journal.journals import Journal
+from wherry_runner.lives.backoff import BackOffSettings
+from wherry_runner.logs.folders import LogFolders
 from wherry_runner.metrics import Metrics
 from wherry_runner.modules.library import OnProgress
+from wherry_runner.resources.limits import LimitDefaults
 
 
 class ModuleSource(Protocol):
@@ -55,7 +55,7 @@ class VolumeSource(Protocol):
 
 
 class LogSlots(Protocol):
-    """Who says how large logs may be (`log_budget.py`)."""
+    """Who says how large logs may be (`logs/budget.py`)."""
 
     def take(self, log_folder: Path) -> int:
         """A slot for a container. Raises TooManyLogs."""

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from wherry_runner import protocol
 from wherry_runner.execution.engine import KILLED_EXIT_CODE, GuestExit
-from wherry_runner.journal import Past
+from wherry_runner.journal.journals import Past
 from wherry_runner.modules.library import Pulling
 
 RUNNER_LOST = "RunnerLost"

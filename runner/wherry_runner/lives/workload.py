@@ -13,12 +13,12 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from datetime import UTC, datetime
 
 from wherry_runner import protocol
-from wherry_runner.container import CREATING, INITIALIZING, ContainerLife
-from wherry_runner.journal import Journal
-from wherry_runner.order import Role, resume, to_begin, to_end
-from wherry_runner.packed import Packed
+from wherry_runner.journal.journals import Journal
+from wherry_runner.lives.container import CREATING, INITIALIZING, ContainerLife
+from wherry_runner.lives.order import Role, resume, to_begin, to_end
+from wherry_runner.lives.packed import Packed
+from wherry_runner.lives.surroundings import Room
 from wherry_runner.protocol import Failure, Phase
-from wherry_runner.surroundings import Room
 from wherry_runner.volumes.empty_dir import limit_in_memory
 
 log = logging.getLogger(__name__)

@@ -1,6 +1,6 @@
 """The files of the journal, and how what is written comes to the disk.
 
-    journal/epoch      the highest term of an operator that was heard of (`journal.py`)
+    journal/epoch      the highest term of an operator that was heard of (`journals.py`)
     journal/N.records  what happened, JSON lines of all workloads in their order; each process begins a new file, and another
                        one when it has grown
     journal/N.base     what was known before the first record of N: files with lower numbers are not needed any more

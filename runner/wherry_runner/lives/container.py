@@ -19,9 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
-from wherry_runner import log_folders, order, protocol, starting, words
-from wherry_runner.admission import memory_request
-from wherry_runner.backoff import BackOff
+from wherry_runner import protocol
 from wherry_runner.execution.engine import (
     CompiledModule,
     EngineLost,
@@ -31,12 +29,16 @@ from wherry_runner.execution.engine import (
     StartRefused,
     Variant,
 )
-from wherry_runner.journal import NOTHING, Past
+from wherry_runner.journal.journals import NOTHING, Past
+from wherry_runner.lives import order, starting, words
+from wherry_runner.lives.backoff import BackOff
+from wherry_runner.lives.order import Role
+from wherry_runner.lives.packed import Packed
+from wherry_runner.lives.surroundings import Surroundings
+from wherry_runner.logs import folders as log_folders
 from wherry_runner.modules.errors import ModuleError
 from wherry_runner.modules.library import Compiling, Progress, Pulling
-from wherry_runner.order import Role
-from wherry_runner.packed import Packed
-from wherry_runner.surroundings import Surroundings
+from wherry_runner.resources.admission import memory_request
 from wherry_runner.volumes import VolumeError
 
 log = logging.getLogger(__name__)

@@ -11,14 +11,16 @@ from aiohttp import web
 from aiohttp.typedefs import Middleware
 from pydantic import Field, ValidationError
 
-from wherry_runner import logs, metrics, protocol, tls
-from wherry_runner.bodies import Bodies, BodyTooLarge, BodyTooSlow
-from wherry_runner.health import Health
+from wherry_runner import metrics, protocol
+from wherry_runner.lives.supervisor import Refused, Supervisor
+from wherry_runner.logs import records as logs
 from wherry_runner.metrics import Metrics
 from wherry_runner.protocol import REFUSAL_STATUS, LogOptions, Refusal, RefusalReason, WorkloadPut
-from wherry_runner.supervisor import Refused, Supervisor
-from wherry_runner.tls import Role
-from wherry_runner.usage import Usage
+from wherry_runner.resources.usage import Usage
+from wherry_runner.serving import tls
+from wherry_runner.serving.bodies import Bodies, BodyTooLarge, BodyTooSlow
+from wherry_runner.serving.health import Health
+from wherry_runner.serving.tls import Role
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from enum import Enum, auto
 from typing import Protocol, TypeVar
 
 from wherry_runner import protocol
-from wherry_runner.journal import Past
+from wherry_runner.journal.journals import Past
 from wherry_runner.protocol import Failure, RestartPolicy
 
 

@@ -17,9 +17,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Protocol
 
-from wherry_runner.cgroup import MemoryMeter, MemoryUse
 from wherry_runner.execution.engine import EngineError, Guest
-from wherry_runner.usage import private_bytes
+from wherry_runner.resources.cgroup import MemoryMeter, MemoryUse
+from wherry_runner.resources.usage import private_bytes
 
 log = logging.getLogger(__name__)
 

@@ -41,7 +41,7 @@ class Amounts:
     descriptors: int = 0
     """Of the supervisor's process."""
     logs: int = 0
-    """Containers that have one: how many the log budget serves (`log_budget.py`)."""
+    """Containers that have one: how many the log budget serves (`logs/budget.py`)."""
 
     def __add__(self, other: Amounts) -> Amounts:
         return Amounts(**{name: getattr(self, name) + getattr(other, name) for name in _NAMES})

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from wherry_runner import protocol
-from wherry_runner.journal_files import FILE_BYTES, JournalFiles, Record
+from wherry_runner.journal.files import FILE_BYTES, JournalFiles, Record
 
 log = logging.getLogger(__name__)
 

@@ -1,6 +1,6 @@
 """One budget for all logs of a runner, dealt to its containers and dealt anew as they come and go.
 
-Each container gets the same: the bytes that each of its log files may have (`execution/allowances.py` takes them to the
+Each container gets the same: the bytes that each of its log files may have (`allowances.py` takes them to the
 writers). A deal touches every container, so it is made for more containers than there are, and stays until they outgrow it
 or have become far fewer: on the average a start or an end costs a few writes to memory, whatever the number of containers.
 
@@ -16,7 +16,7 @@ import os
 import re
 from pathlib import Path
 
-from wherry_runner.execution.allowances import Allowances
+from wherry_runner.logs.allowances import Allowances
 
 log = logging.getLogger(__name__)
 

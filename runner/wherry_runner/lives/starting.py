@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from wherry_runner import protocol
 from wherry_runner.execution.engine import CompiledModule, GuestLog, GuestSpec, Preopen
-from wherry_runner.limits import limits
-from wherry_runner.surroundings import Surroundings
+from wherry_runner.lives.surroundings import Surroundings
+from wherry_runner.resources.limits import limits
 
 
 def guest_spec(

@@ -12,16 +12,16 @@ from datetime import datetime
 from pathlib import Path
 
 from wherry_runner import protocol
-from wherry_runner.admission import Admission, NoRoom
-from wherry_runner.check import Invalid, check, check_order
-from wherry_runner.container import ContainerLife
 from wherry_runner.execution.engine import Guest
-from wherry_runner.journal import Journals
-from wherry_runner.log_budget import TooManyLogs
+from wherry_runner.journal.journals import Journals
+from wherry_runner.lives.check import Invalid, check, check_order
+from wherry_runner.lives.container import ContainerLife
+from wherry_runner.lives.surroundings import Room
+from wherry_runner.lives.workload import EVICTED, WorkloadLife
+from wherry_runner.logs.budget import TooManyLogs
 from wherry_runner.protocol import Failure, Phase, Refusal, RefusalReason
-from wherry_runner.surroundings import Room
+from wherry_runner.resources.admission import Admission, NoRoom
 from wherry_runner.volumes import VolumeError
-from wherry_runner.workload import EVICTED, WorkloadLife
 
 log = logging.getLogger(__name__)
 

@@ -1,0 +1,1 @@
+"""Workloads from their first PUT to their end: order, restarts, words of their states."""

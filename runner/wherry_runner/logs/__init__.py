@@ -1,0 +1,1 @@
+"""Guests' logs: the CRI format, their folders, and one budget for all."""

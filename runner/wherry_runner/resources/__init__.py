@@ -1,0 +1,1 @@
+"""What the machine has, what is kept for whom, and what is used."""
