@@ -15,6 +15,7 @@ import kopf
 from kubernetes.aio.client import Configuration
 
 from wherry_operator import handlers
+from wherry_operator.aggregated.server import AggregatedServer
 from wherry_operator.events import EventRecorder
 from wherry_operator.health import HealthServer
 from wherry_operator.kube import Kube, KubeError, NotFound, load_configuration
@@ -124,6 +125,7 @@ class Operator:
             interval=settings.resync_seconds,
         )
         self._kubelet = KubeletServer(settings, self._kube, self._pod_reconciler)
+        self._aggregated = AggregatedServer(settings, self._kube, self._deliveries)
         self._node: NodeKeeper | None = None
         self._health = HealthServer(
             settings.health_listen,
@@ -147,8 +149,9 @@ class Operator:
             return
         self._checked = True
         port = await self._kubelet.start()
+        api = await self._aggregated.start()
         self._registry.start()
-        log.info("kubelet API on port %d, health on port %d", port, health)
+        log.info("kubelet API on port %d, aggregated API on port %d, health on port %d", port, api, health)
         if not await _unless(stop, self._leadership.acquire()):
             return
         self._node = NodeKeeper(self._kube_as_node, self._registry, self._settings, port)
@@ -206,6 +209,7 @@ class Operator:
         await self._leadership.release()
         await self._registry.close()
         await self._kubelet.close()
+        await self._aggregated.close()
         await self._health.close()
         await self._kube.close()
         await self._kube_as_node.close()

@@ -19,6 +19,9 @@ Object = dict[str, Any]
 Quantity = str | int | float
 """`resource.Quantity` as JSON may have it: `500m`, `64Mi`, `2`."""
 
+IntOrPercent = int | str
+"""`intstr.IntOrString`: a number, or a percentage such as `25%`."""
+
 
 class Model(BaseModel):
     """camelCase in JSON, immutable; a null counts as absent, as for the API server."""
@@ -320,10 +323,52 @@ class WorkloadSecretName(Model):
     name: str
 
 
+class RollingUpdate(Model):
+    """How large the steps of a rolling update are."""
+
+    max_surge: IntOrPercent | None = None
+    max_unavailable: IntOrPercent | None = None
+
+
+class Strategy(Model):
+    """How a changed spec reaches the instances."""
+
+    type: Literal["RollingUpdate", "Recreate"] = "RollingUpdate"
+    rolling_update: RollingUpdate | None = None
+
+
+class Toleration(Model):
+    """A taint of nodes that does not matter."""
+
+    key: str | None = None
+    operator: Literal["Exists", "Equal"] | None = None
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
+class Spread(Model):
+    """What keeps instances apart."""
+
+    topology_key: str = "kubernetes.io/hostname"
+
+
 class WasmWorkloadSpec(Model):
     """The spec of a WasmWorkload (`wherry.dev/v1alpha1`)."""
 
     class_name: str = "wherry"
+    replicas: int = 1
+    suspend: bool | None = None
+    strategy: Strategy | None = None
+    min_ready_seconds: int | None = None
+    progress_deadline_seconds: int | None = None
+    revision_history_limit: int | None = None
+    completions: int | None = None
+    backoff_limit: int | None = None
+    active_deadline_seconds: int | None = None
+    ttl_seconds_after_finished: int | None = None
+    node_selector: dict[str, str] | None = None
+    tolerations: tuple[Toleration, ...] | None = None
+    spread: Spread | None = None
     module: ModuleSource
     image_pull_policy: Literal["Always", "IfNotPresent", "Never"] | None = None
     image_pull_secrets: tuple[WorkloadSecretName, ...] | None = None

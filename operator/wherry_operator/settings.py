@@ -72,6 +72,9 @@ class Settings:
     health_listen: str
     health_port: int
     max_pods: int
+    api_listen: str = "0.0.0.0"
+    api_port: int = 8443
+    """Of the aggregated API, which the API server calls; 0: any free one."""
     resync_seconds: float = 60.0
     """Pause between two metadata-only LISTs that find what a watch missed (kopf never synthesises a deletion)."""
     reference_ttl_seconds: float = 60.0
@@ -145,6 +148,8 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         health_listen=given.health_listen,
         health_port=given.health_port,
         max_pods=given.max_pods,
+        api_listen=given.api_listen,
+        api_port=given.api_port,
         resync_seconds=given.resync_seconds,
         reference_ttl_seconds=given.reference_ttl_seconds,
         log_level=given.log_level.upper(),
@@ -186,6 +191,8 @@ def _parser() -> argparse.ArgumentParser:
     flag("--kubelet-cert", "", "serving certificate of the kubelet endpoint (PEM)")
     flag("--kubelet-key", "", "its key (PEM)")
     flag("--kubelet-client-ca", "", "CA of client certificates (PEM); without it the cluster's own is read")
+    flag("--api-listen", "0.0.0.0", "address of the aggregated API (logs of WasmWorkloads)")
+    flag("--api-port", 8443, "its port; 0 picks a free one. It shows the kubelet endpoint's certificate")
     flag("--runner-ca", "", "CA of the runners' certificate (PEM)")
     flag("--runner-cert", "", "client certificate shown to runners (PEM)")
     flag("--runner-key", "", "its key (PEM)")

@@ -117,6 +117,7 @@ def test_two_installations_live_side_by_side(
         class_name="two",
         namespace="wherry-two",
         runners=["runner-two"],
+        serves_logs=False,
     )
     with other:
         space.workload("mine", module={"inline": wat.exits(0)}, restartPolicy="Never")

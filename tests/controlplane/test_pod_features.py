@@ -187,6 +187,7 @@ def apart(request: pytest.FixtureRequest, private: Registry, tmp_path_factory: p
         class_name="private",
         namespace="wherry-private",
         runners=["runner-p"],
+        serves_logs=False,
         runner_flags=["--back-off-initial", "1", "--insecure-registry", private.address],
         operator_flags=["--reference-ttl-seconds", "2"],
     ) as running:

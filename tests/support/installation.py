@@ -6,6 +6,7 @@ file), certificates. The operator runs under its ServiceAccount's token, never a
 
 from __future__ import annotations
 
+import base64
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -25,6 +26,10 @@ from tests.support.runner import (
 ROOT = Path(__file__).resolve().parents[2]
 CRD = ROOT / "crds" / "wasmworkloads.wherry.dev.yaml"
 RBAC = ROOT / "charts" / "wherry" / "files" / "operator-rbac.yaml"
+LOG_API = ROOT / "charts" / "wherry" / "files" / "log-api.yaml"
+
+
+API_SERVICE = "v1alpha1.subresources.wherry.dev"
 
 
 class Installation:
@@ -42,6 +47,7 @@ class Installation:
         runner_flags: Sequence[str] = (),
         operator_flags: Sequence[str] = (),
         registry_mirrors: Mapping[str, str] | None = None,
+        serves_logs: bool = True,
     ) -> None:
         self.cluster = cluster
         self.directory = directory
@@ -49,11 +55,13 @@ class Installation:
         self.class_name = class_name
         self.namespace = namespace
         self._operator_flags = list(operator_flags)
+        self._serves_logs = serves_logs
         self.logs = directory / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
         self.certificates = Certificates(directory / "pki")
         self._kubelet_port = Reservation()
         self._health = Reservation()
+        self._api = Reservation()
         flags = [*runner_flags]
         for host, url in (registry_mirrors or {}).items():
             flags += ["--registry-mirror", f"{host}={url}"]
@@ -69,6 +77,8 @@ class Installation:
             for runner in self.runners.values():
                 runner.start()
             self.start_operator()
+            if self._serves_logs:
+                self._register_log_api()
         except BaseException:
             self.close()
             raise
@@ -89,6 +99,32 @@ class Installation:
         """The chart's RBAC file, filled in."""
         return RBAC.read_text().replace("${NODE_NAME}", self.node_name).replace("${NAMESPACE}", self.namespace)
 
+    def _register_log_api(self) -> None:
+        """The chart's APIService, and a Service that leads to a process on this machine."""
+        service = {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "wherry-operator", "namespace": self.namespace},
+            "spec": {"type": "ExternalName", "externalName": "localhost"},
+        }
+        self.cluster.apply(service)
+        pki = self.cluster.pki
+        assert pki is not None
+        filled = LOG_API.read_text()
+        for name, value in {
+            "${NAMESPACE}": self.namespace,
+            "${PORT}": str(self._api.port),
+            "${CA_BUNDLE}": base64.b64encode(pki.cert_file.read_bytes()).decode(),
+        }.items():
+            filled = filled.replace(name, value)
+        self.cluster.apply(filled)
+        self.cluster.kubectl("wait", "--for=condition=Available", f"apiservice/{API_SERVICE}", "--timeout=60s")
+
+    @property
+    def api_port(self) -> int:
+        """Where the operator serves the aggregated API."""
+        return self._api.port
+
     def grant_references(self, namespace: str) -> None:
         """Let WasmWorkloads of a namespace refer to its ConfigMaps and Secrets."""
         self.cluster.kubectl(
@@ -107,7 +143,13 @@ class Installation:
         """Start the operator, and wait until it is ready."""
         pki, mine = self.cluster.pki, self.certificates
         assert pki is not None
-        kubelet = pki.issue(f"system:node:{self.node_name}", ["system:nodes"], ips=["127.0.0.1"], server=True)
+        kubelet = pki.issue(
+            f"system:node:{self.node_name}",
+            ["system:nodes"],
+            dns=[f"wherry-operator.{self.namespace}.svc"],
+            ips=["127.0.0.1"],
+            server=True,
+        )
         command = [
             sys.executable, "-m", "wherry_operator",
             "--node-name", self.node_name, "--class-name", self.class_name, "--namespace", self.namespace,
@@ -115,6 +157,7 @@ class Installation:
             "--kubelet-listen", "127.0.0.1", "--kubelet-port", str(self._kubelet_port.port),
             "--kubelet-cert", str(kubelet.cert), "--kubelet-key", str(kubelet.key),
             "--health-listen", "127.0.0.1", "--health-port", str(self._health.port),
+            "--api-listen", "127.0.0.1", "--api-port", str(self._api.port),
             "--runner-ca", str(mine.ca.cert_file),
             "--runner-cert", str(mine.operator.cert), "--runner-key", str(mine.operator.key),
             "--runner-server-name", RUNNER_NAME_IN_CERTIFICATE,
@@ -154,11 +197,15 @@ class Installation:
 
     def close(self) -> None:
         """Stop everything."""
+        if self._serves_logs:
+            # An API that nobody serves any more keeps namespaces from being deleted.
+            self.cluster.kubectl("delete", "apiservice", API_SERVICE, "--ignore-not-found", check=False)
         self.stop_operator()
         for runner in self.runners.values():
             runner.close()
         self._kubelet_port.release()
         self._health.release()
+        self._api.release()
 
     def _node_ready(self) -> bool:
         node = self.cluster.get("node", self.node_name)

@@ -14,7 +14,8 @@ import yaml
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from wherry_operator.models import Quantity, WasmWorkloadSpec
+from wherry_operator.models import IntOrPercent, Quantity, WasmWorkloadSpec
+from wherry_operator.rollout.plan import Memory, Wanted
 from wherry_operator.status import workload as workload_status
 from wherry_runner.protocol import RestartPolicy
 
@@ -31,6 +32,8 @@ def nested(schema: Json, path: str = "spec") -> Iterator[tuple[str, Json]]:
     for name, below in schema.get("properties", {}).items():
         yield f"{path}.{name}", below
         yield from nested(below, f"{path}.{name}")
+    if "additionalProperties" in schema:
+        yield f"{path}[]", schema["additionalProperties"]
     if "items" in schema:
         yield f"{path}[]", schema["items"]
         yield from nested(schema["items"], f"{path}[]")
@@ -43,8 +46,9 @@ def inner(annotation: Any) -> Any:
         if origin is typing.Annotated:
             annotation = typing.get_args(annotation)[0]
         elif origin in (Union, types.UnionType):
-            if set(typing.get_args(annotation)) - {type(None)} == set(typing.get_args(Quantity)):
-                return Quantity
+            for either in (Quantity, IntOrPercent):
+                if set(typing.get_args(annotation)) - {type(None)} == set(typing.get_args(either)):
+                    return either
             (annotation,) = (item for item in typing.get_args(annotation) if item is not type(None))
         else:
             return annotation
@@ -78,9 +82,15 @@ def _kinds(kind: Any, schema: Json, path: str) -> Iterator[str]:
             yield f"{path}: the model has a list, the CRD {schema['type']}"
             return
         yield from _kinds(inner(typing.get_args(kind)[0]), schema["items"], f"{path}[]")
-    elif kind is Quantity:
+    elif kind in (Quantity, IntOrPercent):
         if not schema.get("x-kubernetes-int-or-string") or "pattern" not in schema:
-            yield f"{path}: the model has a quantity"
+            yield f"{path}: the model has a quantity or a percentage"
+    elif typing.get_origin(kind) is dict:
+        values = schema.get("additionalProperties")
+        if values is None:
+            yield f"{path}: the model has a map"
+            return
+        yield from _kinds(inner(typing.get_args(kind)[1]), values, f"{path}{{}}")
     elif isinstance(kind, type) and issubclass(kind, BaseModel):
         if schema["type"] != "object":
             yield f"{path}: the model has an object, the CRD {schema['type']}"
@@ -122,6 +132,10 @@ def test_the_schema_is_structural_and_bounded() -> None:
         assert "type" in below, path
         if below["type"] == "array":
             assert "maxItems" in below, path
+        if "additionalProperties" in below:
+            assert "maxProperties" in below, path
+        if below["type"] == "integer" and below.get("format") != "int64":
+            assert "maximum" in below, path
         if below["type"] == "string" and "enum" not in below:
             assert "maxLength" in below, path
         for rule in below.get("x-kubernetes-validations", ()):
@@ -159,14 +173,24 @@ def test_the_columns_point_to_fields_that_exist() -> None:
 
 def test_the_class_can_be_selected_by_the_server() -> None:
     assert VERSION["selectableFields"] == [{"jsonPath": ".spec.className"}]
-    assert VERSION["subresources"] == {"status": {}}
+
+
+def test_it_can_be_scaled() -> None:
+    assert VERSION["subresources"] == {
+        "status": {},
+        "scale": {
+            "specReplicasPath": ".spec.replicas",
+            "statusReplicasPath": ".status.replicas",
+            "labelSelectorPath": ".status.selector",
+        },
+    }
 
 
 def test_the_status_has_the_fields_that_are_written() -> None:
     from datetime import UTC, datetime
 
     body = {"metadata": {"name": "a", "namespace": "b", "uid": "c"}, "spec": {}}
-    observed = workload_status.Observed(instance="a")
+    observed = workload_status.Observed(wanted=Wanted(revision="0f"), memory=Memory())
     (written,) = workload_status.steps(body, observed, now=datetime(2026, 1, 2, tzinfo=UTC))
     assert set(written) == set(SCHEMA["properties"]["status"]["properties"])
 

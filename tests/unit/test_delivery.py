@@ -158,3 +158,32 @@ def test_a_silent_runner_holds_up_no_drop() -> None:
     one.go_silent()
     assert run(to.drop("u-1")) is True
     assert one.deletes == []
+
+
+def test_what_was_told_to_stop_is_known_until_it_is_gone_or_wanted_again() -> None:
+    one = FakeRunner("one")
+    to = deliveries(FakeRegistry(one))
+    put(to)
+    one.on_delete = lambda _: None
+    assert run(to.delete("w", "one", grace_seconds=0)) is False
+    assert to.is_stopping("w")
+    one.says("w", phase=Phase.ENDED)
+    assert run(to.delete("w", "one", grace_seconds=0)) is True
+    assert not to.is_stopping("w")
+    put(to)
+    run(to.delete("w", "one", grace_seconds=0))
+    put(to)
+    assert not to.is_stopping("w")
+
+
+def test_a_second_copy_is_seen() -> None:
+    one, two = FakeRunner("one"), FakeRunner("two")
+    to = deliveries(FakeRegistry(one, two))
+    put(to)
+    place = to.locate("w")
+    assert place is not None
+    assert not place.copies
+    put(to, runner="two")
+    place = to.locate("w", last_runner="two")
+    assert place is not None
+    assert (place.runner, place.copies) == ("two", True)

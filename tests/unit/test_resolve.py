@@ -568,6 +568,44 @@ def test_of_a_wasmworkload_any_other_spec_is_another_template() -> None:
     assert workloads.resolve(reordered, OBJECTS) == before
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"replicas": 7},
+        {"suspend": True},
+        {"strategy": {"type": "Recreate"}},
+        {"minReadySeconds": 5},
+        {"progressDeadlineSeconds": 60},
+        {"revisionHistoryLimit": 3},
+        {"completions": 20},
+        {"backoffLimit": 3},
+        {"activeDeadlineSeconds": 30},
+        {"ttlSecondsAfterFinished": 30},
+        {"className": "other"},
+    ],
+)
+def test_how_many_and_how_long_is_no_part_of_the_template(change: Json) -> None:
+    before = workloads.resolve(workload(), OBJECTS)
+    assert workloads.resolve(workload(**change), OBJECTS).template_hash == before.template_hash
+
+
+def test_every_instance_learns_its_own_name_and_index() -> None:
+    body = workload(env=[field_ref("instance.index"), {**field_ref("instance.name"), "name": "ME"}], args=["$(X)"])
+    made = [
+        workloads.resolve(body, OBJECTS, instance=workloads.Identity(name=f"hello-r-{index}", index=index))
+        for index in (0, 11)
+    ]
+    assert [env(each) for each in made] == [{"ME": "hello-r-0", "X": "0"}, {"ME": "hello-r-11", "X": "11"}]
+    assert [first(each).args for each in made] == [("0",), ("11",)]
+
+
+def test_a_deadline_is_swapped_in_place() -> None:
+    before, after = (workloads.resolve(workload(), OBJECTS, deadline=deadline) for deadline in (None, NOW))
+    assert after.workload.deadline == NOW
+    assert before.template_hash == after.template_hash
+    assert before.content_revision != after.content_revision
+
+
 def test_nothing_of_a_secret_is_in_a_representation() -> None:
     resolved = resolve_pod(pod({"env": [key_ref("secret", "secret", "password")]}), OBJECTS)
     assert env(resolved) == {"X": "hunter2"}

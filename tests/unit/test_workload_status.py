@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -13,15 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.fake_kube import merge_json
+from wherry_operator.rollout.decide import decide
+from wherry_operator.rollout.instances import Slot, by_runner, by_status
+from wherry_operator.rollout.plan import Memory, Wanted
 from wherry_operator.status import containers, workload
 from wherry_operator.status.pod import Problem, differs
-from wherry_operator.status.workload import Observed, steps
+from wherry_operator.status.workload import Observed, Seen, steps
 from wherry_runner import protocol
 from wherry_runner.protocol import ContainerState, Phase, Running, Terminated, Waiting
 
 Json = dict[str, Any]
 
 START = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+NEVER, ALWAYS = protocol.RestartPolicy.NEVER, protocol.RestartPolicy.ALWAYS
+SLOT = Slot("0f", 0)
 CRD = yaml.safe_load((Path(__file__).parents[2] / "crds" / "wasmworkloads.wherry.dev.yaml").read_text())
 
 
@@ -64,8 +70,33 @@ def told(
 RUNNING = Running(started_at=START)
 
 
-def observed(status: protocol.WorkloadStatus | None = None, **more: Any) -> Observed:
-    return Observed(**{"instance": "hello-t", "runner": "one", "node": "n", "status": status, **more})
+@dataclass(frozen=True)
+class Told:
+    """What is known of one instance, before anything is concluded from it."""
+
+    status: protocol.WorkloadStatus | None = None
+    runner: str = "one"
+    problem: Problem | None = None
+    unreachable: bool = False
+    policy: protocol.RestartPolicy = NEVER
+    slot: Slot = SLOT
+
+    def observed(self, live: Json) -> Observed:
+        """As a reconcile concludes it."""
+        wanted = Wanted(revision=self.slot.revision, policy=self.policy)
+        name = self.slot.within("hello")
+        entry: Json = next((item for item in live.get("instances") or [] if item["name"] == name), {})
+        if self.status is not None:
+            instance = by_runner(self.slot, self.status, silent=self.unreachable)
+        else:
+            instance = by_status(self.slot, entry, silent=self.unreachable)
+        plan = decide(wanted, [instance], Memory.of(live), START)
+        seen = Seen(instance=instance, runner=self.runner, node="n", status=self.status, problem=self.problem)
+        return Observed(wanted=wanted, memory=plan.memory, instances=(seen,))
+
+
+def observed(status: protocol.WorkloadStatus | None = None, **more: Any) -> Told:
+    return Told(status, **more)
 
 
 def new(status: Json | None = None, **metadata: Any) -> Json:
@@ -76,9 +107,9 @@ def new(status: Json | None = None, **metadata: Any) -> Json:
     }
 
 
-def written(body: Json, *observations: Observed, at: datetime = START) -> Json:
+def written(body: Json, *observations: Told, at: datetime = START) -> Json:
     for observation in observations:
-        for desired in steps(body, observation, now=at):
+        for desired in steps(body, observation.observed(body.get("status") or {}), now=at):
             body["status"] = merge_json(body.get("status"), desired)
     status: Json = body["status"]
     return status
@@ -141,17 +172,17 @@ UNREACHABLE = "runner one does not answer"
         ),
         pytest.param(
             observed(told(end(0), ended=True)),
-            *("Succeeded", "0/1", {"Scheduled", "ModuleReady", "Complete"}, "Completed", "exit code 0"),
+            *("Succeeded", "0/1", {"Ready", "Scheduled", "ModuleReady", "Complete"}, "Completed", "exit code 0"),
             id="complete",
         ),
         pytest.param(
             observed(told(end(3), ended=True)),
-            *("Failed", "0/1", {"Scheduled", "ModuleReady", "Failed"}, "Error", "exit code 3"),
+            *("Failed", "0/1", {"Scheduled", "ModuleReady", "Failed", "Stalled"}, "Error", "exit code 3"),
             id="failed",
         ),
         pytest.param(
             observed(told(end(134, message="unreachable executed"), ended=True)),
-            *("Failed", "0/1", {"Scheduled", "ModuleReady", "Failed"}, "Error", "unreachable executed"),
+            *("Failed", "0/1", {"Scheduled", "ModuleReady", "Failed", "Stalled"}, "Error", "unreachable executed"),
             id="trapped",
         ),
         pytest.param(
@@ -162,7 +193,7 @@ UNREACHABLE = "runner one does not answer"
     ],
 )
 def test_what_is_shown(
-    observation: Observed, phase: str, ready: str, true_conditions: set[str], reason: str, message: str
+    observation: Told, phase: str, ready: str, true_conditions: set[str], reason: str, message: str
 ) -> None:
     status = written(new(), observation)
     assert (status["phase"], status["ready"], status["readyReplicas"]) == (phase, ready, int(ready[0]))
@@ -177,7 +208,10 @@ def test_an_instance_tells_where_it_runs_and_how_it_ended() -> None:
     last = end(1, "a")
     (instance,) = written(new(), observed(told(RUNNING, run="b", restarts=1, last=last)))["instances"]
     assert instance == {
-        "name": "hello-t",
+        "name": "hello-0f-0",
+        "index": 0,
+        "revision": "0f",
+        "ready": True,
         "runner": "one",
         "node": "n",
         "state": "Running",
@@ -195,7 +229,8 @@ def test_a_start_that_is_over_already_is_shown_once() -> None:
     body = new()
     shown = []
     for _ in range(3):
-        for desired in steps(body, observed(told(end(0), ended=True)), now=START):
+        told_now = observed(told(end(0), ended=True)).observed(body.get("status") or {})
+        for desired in steps(body, told_now, now=START):
             if differs(body.get("status") or {}, desired):
                 body["status"] = merge_json(body.get("status"), desired)
                 shown.append((desired["phase"], desired["ready"]))
@@ -205,6 +240,7 @@ def test_a_start_that_is_over_already_is_shown_once() -> None:
 def test_an_object_that_is_being_deleted_says_so() -> None:
     status = written(new(deletionTimestamp="2026-01-02T03:04:05Z"), observed(told(RUNNING)))
     assert status["phase"] == "Terminating"
+    assert {item["type"]: item["status"] for item in status["conditions"]}["Ready"] == "False"
 
 
 @pytest.mark.parametrize(
@@ -222,29 +258,30 @@ def test_an_object_that_is_being_deleted_says_so() -> None:
     ids=["running", "ended"],
 )
 def test_trouble_does_not_make_it_forget_what_ran_and_where(
-    trouble: Observed, status: protocol.WorkloadStatus, code: int | None
+    trouble: Told, status: protocol.WorkloadStatus, code: int | None
 ) -> None:
     """Else a new operator would place it once more, and Never would run twice (design §3.8)."""
     live = written(new(), observed(status), trouble, trouble)
-    assert workload.last_runner(live) == "one"
-    (past,) = workload.history(live)
+    (entry,) = live["instances"]
+    assert workload.last_runner(entry) == "one"
+    (past,) = workload.history(entry)
     assert (past.container, past.container_id, past.restart_count) == ("module", "a", 2)
     assert (past.terminated.exit_code if past.terminated else None) == code
     assert live["restarts"] == 2
 
 
 def test_another_template_begins_without_a_past() -> None:
-    live = written(new(), observed(told(end(0), ended=True)), observed(instance="hello-u"))
-    assert workload.history(live) == ()
-    assert workload.last_runner(live) == "one", "where it was placed, also before it runs"
+    live = written(new(), observed(told(end(0), ended=True)), observed(slot=Slot("1f", 0)))
+    (entry,) = live["instances"]
+    assert workload.history(entry) == ()
+    assert workload.last_runner(entry) == "one", "where it was placed, also before it runs"
+    assert (live["succeeded"], live["completedIndexes"]) == (0, "")
     assert live["restarts"] == 0
 
 
-@pytest.mark.parametrize(
-    "live", [{}, {"instances": []}, {"instances": [{"name": "x", "containerID": "containerd://a"}]}]
-)
-def test_no_past(live: Json) -> None:
-    assert (workload.history(live), workload.last_runner(live)) == ((), "")
+@pytest.mark.parametrize("entry", [{}, {"name": "x", "containerID": "containerd://a"}])
+def test_no_past(entry: Json) -> None:
+    assert (workload.history(entry), workload.last_runner(entry)) == ((), "")
 
 
 STATES = st.one_of(
@@ -256,18 +293,20 @@ STATES = st.one_of(
 
 
 @st.composite
-def observations(draw: st.DrawFn) -> Observed:
+def observations(draw: st.DrawFn) -> Told:
+    policy = draw(st.sampled_from([NEVER, ALWAYS]))
     runner = draw(st.sampled_from(["one", "two"]))
     match draw(st.sampled_from(["nothing", "problem", "status", "status"])):
         case "nothing":
-            return observed(runner=runner, unreachable=draw(st.booleans()))
+            return observed(runner=runner, unreachable=draw(st.booleans()), policy=policy)
         case "problem":
-            return observed(runner="", problem=Problem(reason=draw(st.sampled_from(["Pending", "Odd"])), message="m"))
+            problem = Problem(reason=draw(st.sampled_from(["Pending", "Odd"])), message="m")
+            return observed(runner="", problem=problem, policy=policy)
     run = draw(st.sampled_from("abc"))
     state = draw(STATES | st.builds(end, st.sampled_from([0, 3]), st.just(run)))
     last = draw(st.none() | st.builds(end, st.sampled_from([0, 1]), st.sampled_from("abc")))
     status = told(state, run=run, restarts=draw(st.integers(0, 3)), last=last, ended=draw(st.booleans()))
-    return observed(status, runner=runner, unreachable=draw(st.booleans()))
+    return observed(status, runner=runner, unreachable=draw(st.booleans()), policy=policy)
 
 
 def fits(value: Any, schema: Json, path: str = "status") -> None:
@@ -289,6 +328,8 @@ def fits(value: Any, schema: Json, path: str = "status") -> None:
                 fits(item, schema["items"], f"{path}[]")
         case "integer":
             assert type(value) is int, path
+        case "boolean":
+            assert type(value) is bool, path
         case "string":
             assert isinstance(value, str), path
             assert value in schema.get("enum", [value]), path
@@ -296,19 +337,19 @@ def fits(value: Any, schema: Json, path: str = "status") -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(observations(), min_size=1, max_size=6))
-def test_whatever_is_observed_fits_the_crd_and_is_written_once(seen: list[Observed]) -> None:
+def test_whatever_is_observed_fits_the_crd_and_is_written_once(seen: list[Told]) -> None:
     schema = CRD["spec"]["versions"][0]["schema"]["openAPIV3Schema"]["properties"]["status"]
     body, now = new(), START
     for observation in seen:
         now += timedelta(seconds=10)
         before = copy.deepcopy(body.get("status") or {})
-        wanted = steps(body, observation, now=now)
+        wanted = steps(body, observation.observed(before), now=now)
         assert len(wanted) <= 2
         for desired in wanted:
             fits(desired, schema)
             body["status"] = merge_json(body.get("status"), desired)
             assert not differs(body["status"], desired)
-        (again,) = steps(body, observation, now=now + timedelta(seconds=10))
+        (again,) = steps(body, observation.observed(body["status"]), now=now + timedelta(seconds=10))
         assert not differs(body["status"], again)
         old = {item["type"]: item for item in before.get("conditions", [])}
         for item in body["status"]["conditions"]:

@@ -13,7 +13,7 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Hashable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -39,7 +39,7 @@ CACHED = 1024
 REVIEWS_AT_ONCE = 8
 """Anybody who reaches the port can send tokens: no flood of them may become one of the API server."""
 
-CLIENT_CA_CONFIG_MAP = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"
+AUTHENTICATION_CONFIG_MAP = "/api/v1/namespaces/kube-system/configmaps/extension-apiserver-authentication"
 
 _Value = TypeVar("_Value")
 
@@ -131,15 +131,8 @@ class Authenticator:
         return identity
 
     def _by_certificate(self, certificate: Mapping[str, Any]) -> Identity | None:
-        # Verified at the handshake; a connection may outlive its certificate.
-        if ssl.cert_time_to_seconds(certificate["notAfter"]) <= self._clock.now().timestamp():
-            return None
-        names = [pair for part in certificate.get("subject", ()) for pair in part]
-        users = [value for key, value in names if key == "commonName"]
-        if not users or not users[0]:
-            return None
-        groups = [value for key, value in names if key == "organizationName"]
-        return Identity(user=users[0], groups=(*groups, "system:authenticated"))
+        user, groups = certificate_names(certificate, self._clock)
+        return Identity(user=user, groups=(*groups, "system:authenticated")) if user else None
 
     async def _by_token(self, token: str) -> Identity | None:
         key = hashlib.sha256(token.encode(errors="surrogateescape")).digest()
@@ -154,32 +147,37 @@ class Authenticator:
         return identity
 
 
-class Authorizer:
-    """Whether an identity may do something with our Node."""
+@dataclass(frozen=True, kw_only=True)
+class ResourceAttributes:
+    """What somebody wants to do with a resource, as a SubjectAccessReview has it."""
 
-    def __init__(self, kube: Reviews, node_name: str, clock: Clock | None = None) -> None:
+    verb: str
+    group: str
+    version: str
+    resource: str
+    subresource: str
+    name: str
+    namespace: str = ""
+
+
+class Permissions:
+    """Whether an identity may do something: asked of the API server, and remembered for a while."""
+
+    def __init__(self, kube: Reviews, clock: Clock | None = None) -> None:
         self._kube = kube
-        self._node_name = node_name
         self._decisions: _Cache[bool] = _Cache((clock or Clock()).monotonic)
         self._reviewing = asyncio.Semaphore(REVIEWS_AT_ONCE)
 
-    async def allows(self, identity: Identity, wanted: Attributes) -> bool:
-        """Ask for each subresource in turn until one is allowed. Raises ReviewFailed."""
-        for subresource in wanted.subresources:
-            if await self._allows(identity, wanted.verb, subresource):
-                return True
-        return False
-
-    async def _allows(self, identity: Identity, verb: str, subresource: str) -> bool:
-        key = (identity, verb, subresource)
+    async def allows(self, identity: Identity, wanted: ResourceAttributes) -> bool:
+        """Ask, or remember. Raises ReviewFailed."""
+        key = (identity, wanted)
         found, allowed = self._decisions.get(key)
         if found:
             return bool(allowed)
-        resource = {"verb": verb, "group": "", "version": "v1", "resource": "nodes", "name": self._node_name}
         spec: Object = {
             "user": identity.user,
             "groups": list(identity.groups),
-            "resourceAttributes": {**resource, "subresource": subresource},
+            "resourceAttributes": {name: value for name, value in asdict(wanted).items() if value or name == "group"},
         }
         if identity.uid:
             spec["uid"] = identity.uid
@@ -193,6 +191,29 @@ class Authorizer:
         return allowed
 
 
+class Authorizer:
+    """Whether an identity may do something with our Node."""
+
+    def __init__(self, kube: Reviews, node_name: str, clock: Clock | None = None) -> None:
+        self._node_name = node_name
+        self._permissions = Permissions(kube, clock)
+
+    async def allows(self, identity: Identity, wanted: Attributes) -> bool:
+        """Ask for each subresource in turn until one is allowed. Raises ReviewFailed."""
+        for subresource in wanted.subresources:
+            resource = ResourceAttributes(
+                verb=wanted.verb,
+                group="",
+                version="v1",
+                resource="nodes",
+                subresource=subresource,
+                name=self._node_name,
+            )
+            if await self._permissions.allows(identity, resource):
+                return True
+        return False
+
+
 async def client_ca(kube: ConfigMaps, file: Path | None) -> str:
     """The CAs of client certificates, as PEM: of the file, else those that the API server publishes for its
     extensions.
@@ -201,13 +222,26 @@ async def client_ca(kube: ConfigMaps, file: Path | None) -> str:
     """
     if file:
         return file.read_text()
-    found = await kube.get(CLIENT_CA_CONFIG_MAP)
+    found = await kube.get(AUTHENTICATION_CONFIG_MAP)
     # Not requestheader-client-ca-file: those certificates vouch for a front proxy's headers, which mean
     # nothing here.
     pem: str = (found.get("data") or {}).get("client-ca-file") or ""
     if not pem:
-        raise KubeError(0, "NoClientCA", f"{CLIENT_CA_CONFIG_MAP} has no client-ca-file: give --kubelet-client-ca")
+        raise KubeError(0, "NoClientCA", f"{AUTHENTICATION_CONFIG_MAP} has no client-ca-file: give --kubelet-client-ca")
     return pem
+
+
+def certificate_names(certificate: Mapping[str, Any], clock: Clock) -> tuple[str, tuple[str, ...]]:
+    """The common name of a client certificate and its organizations; "" where it has none, or is over.
+
+    :param certificate: what `ssl.SSLObject.getpeercert()` returned.
+    """
+    # Verified at the handshake; a connection may outlive its certificate.
+    if ssl.cert_time_to_seconds(certificate["notAfter"]) <= clock.now().timestamp():
+        return "", ()
+    names = [pair for part in certificate.get("subject", ()) for pair in part]
+    common = next((value for key, value in names if key == "commonName"), "")
+    return common, tuple(value for key, value in names if key == "organizationName")
 
 
 def _reviewed(user: Object) -> Identity:

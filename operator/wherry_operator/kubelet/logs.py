@@ -58,9 +58,9 @@ def parse_query(query: MultiMapping[str]) -> LogOptions:
     ):
         raise BadQuery(422, "Invalid request.")
     return LogOptions(
-        follow=_boolean(query.get("follow")),
-        previous=_boolean(query.get("previous")),
-        timestamps=_boolean(query.get("timestamps")),
+        follow=boolean(query.get("follow")),
+        previous=boolean(query.get("previous")),
+        timestamps=boolean(query.get("timestamps")),
         since_seconds=since_seconds,
         since_time=since_time,
         tail_lines=tail_lines,
@@ -162,7 +162,8 @@ def _status(pod: Object, container: str) -> Object | None:
 # Conversions of apimachinery (`pkg/runtime/conversion.go`, metav1.Time.UnmarshalQueryParameter).
 
 
-def _boolean(text: str | None) -> bool:
+def boolean(text: str | None) -> bool:
+    """A flag of a query."""
     return text is not None and text != "0" and text.lower() != "false"
 
 

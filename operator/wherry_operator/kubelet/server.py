@@ -7,16 +7,14 @@ they are about; the rest is refused with a sentence that says why.
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Iterable
-from contextlib import suppress
 from typing import Protocol
 
 from aiohttp import web
 
 from wherry_operator.clock import Clock
-from wherry_operator.kube import KubeError
+from wherry_operator.https import HttpsServer, KeptTrust
 from wherry_operator.kubelet import logs
 from wherry_operator.kubelet.auth import (
     Attributes,
@@ -29,26 +27,9 @@ from wherry_operator.kubelet.auth import (
 from wherry_operator.models import Object
 from wherry_operator.runners.client import RunnerClient
 from wherry_operator.settings import Settings
-from wherry_operator.tls import ServerTls, TlsError
+from wherry_operator.tls import ServerTls
 
 log = logging.getLogger(__name__)
-
-CLIENT_CA_SECONDS = 300.0
-"""Between two reads of the cluster's client CA."""
-
-CLIENT_CA_RETRY_SECONDS = 10.0
-"""After a read that failed: until one succeeds, the API server is a stranger."""
-
-KEEPALIVE_SECONDS = 120.0
-"""An idle connection is closed then: the API server keeps its own for 90 s."""
-
-MAX_HEADER_BYTES = 16 << 10
-"""One header: a token with many claims fits."""
-
-MAX_HEADERS = 64
-
-STOP_SECONDS = 5.0
-"""What followed logs get at the end, before their connections are closed."""
 
 _NO_EXEC = (
     "exec is not supported for WebAssembly workloads: a module has no shell and no second process to start "
@@ -100,9 +81,8 @@ class KubeletServer:
         self._clock = clock or Clock()
         self._authenticator = Authenticator(kube, self._clock)
         self._authorizer = Authorizer(kube, settings.node_name, self._clock)
-        self._runner: web.AppRunner | None = None
-        self._trusting: asyncio.Task[None] | None = None
-        self._complaint = ""
+        self._server = HttpsServer(self._app())
+        self._trust: KeptTrust | None = None
 
     async def start(self) -> int:
         """Listen. Raises TlsError (our certificate), OSError (the address).
@@ -114,38 +94,26 @@ class KubeletServer:
         of = self._settings.kubelet
         tls = ServerTls(of.cert_file, of.key_file, client_ca_file=of.client_ca_file)
         if of.client_ca_file is None:
-            await self._trust(tls)
-            self._trusting = asyncio.create_task(self._keep_trust(tls), name="client CA of the kubelet endpoint")
-        self._runner = web.AppRunner(
-            self._app(),
-            access_log=None,
-            handle_signals=False,
-            handler_cancellation=True,  # a client that has gone ends the stream from the runner
-            keepalive_timeout=KEEPALIVE_SECONDS,
-            shutdown_timeout=STOP_SECONDS,
-            max_field_size=MAX_HEADER_BYTES,
-            max_headers=MAX_HEADERS,
-        )
-        await self._runner.setup()
-        await web.TCPSite(self._runner, of.listen, of.port, ssl_context=tls.context).start()
-        return int(self._runner.addresses[0][1])
+
+            async def read() -> None:
+                tls.trust(await client_ca(self._kube, None))
+
+            self._trust = KeptTrust(read, what="kubectl logs", clock=self._clock)
+            await self._trust.start()
+        return await self._server.start(of.listen, of.port, tls)
 
     async def close(self) -> None:
-        """Stop listening; streams get STOP_SECONDS."""
-        if self._trusting:
-            self._trusting.cancel()
-            with suppress(asyncio.CancelledError):
-                await self._trusting
-        if self._runner:
-            await self._runner.cleanup()
+        """Stop listening; streams get some seconds."""
+        if self._trust:
+            await self._trust.close()
+        await self._server.close()
 
     def complaint(self) -> str:
         """For a health check: why the API server's certificate can't be verified, "" if it can."""
-        return self._complaint
+        return self._trust.complaint if self._trust else ""
 
     def _app(self) -> web.Application:
         app = web.Application(middlewares=[self._guard])
-        app.on_response_prepare.append(_hide_server)
         app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs, allow_head=False)
         app.router.add_get("/healthz", _healthz, allow_head=False)
         for path in ("/pods", "/pods/"):
@@ -192,19 +160,6 @@ class KubeletServer:
         found = list(self._lookup.pods())
         return web.json_response({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": found})
 
-    async def _keep_trust(self, tls: ServerTls) -> None:
-        while True:
-            await self._clock.sleep(CLIENT_CA_RETRY_SECONDS if self._complaint else CLIENT_CA_SECONDS)
-            await self._trust(tls)
-
-    async def _trust(self, tls: ServerTls) -> None:
-        try:
-            tls.trust(await client_ca(self._kube, None))
-            self._complaint = ""
-        except (KubeError, TlsError) as error:
-            self._complaint = f"the cluster's client CA can't be read, so that kubectl logs may fail: {error}"
-            log.error("%s", self._complaint)
-
 
 def _refusal(text: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     # A metav1.Status, not text: the API server decodes whatever is not 101 as one (client-go transport/spdy), YAML too,
@@ -219,7 +174,3 @@ def _refusal(text: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]
 
 async def _healthz(_request: web.Request) -> web.Response:
     return web.Response(text="ok")
-
-
-async def _hide_server(_request: web.Request, response: web.StreamResponse) -> None:
-    response.headers.pop("Server", None)

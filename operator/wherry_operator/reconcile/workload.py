@@ -1,14 +1,19 @@
-"""WasmWorkloads: each as one instance on a runner, and its status true.
+"""WasmWorkloads: as many instances of each on runners as it asks for, and its status true.
 
-No finalizer is ever put on one: an object that is gone is stopped because nothing asks for it any more.
+What is to be done is decided in `rollout/`; here it is carried out. No finalizer is ever put on an object: one that is gone is
+stopped because nothing asks for it any more.
 """
 
 from __future__ import annotations
 
+import asyncio
+import dataclasses
 import logging
 from collections import defaultdict
-from datetime import UTC, datetime
+from collections.abc import Awaitable, Callable, Mapping, Sequence, Set
+from typing import TypeVar
 
+from wherry_operator.clock import Clock
 from wherry_operator.events import EventRecorder
 from wherry_operator.kube import Kube, NotFound
 from wherry_operator.models import Object
@@ -17,15 +22,19 @@ from wherry_operator.placement import NoRunner
 from wherry_operator.queue import Key
 from wherry_operator.references import References, is_immutable
 from wherry_operator.resolve import workload as resolving
-from wherry_operator.resolve.objects import ResolveError
-from wherry_operator.runners.client import Refused
-from wherry_operator.runners.delivery import Deliveries, Place
+from wherry_operator.resolve.objects import Objects, ResolveError
+from wherry_operator.resolve.revision import Resolved
+from wherry_operator.rollout import completion
+from wherry_operator.rollout.decide import decide
+from wherry_operator.rollout.instances import Instance, Slot, by_runner, by_status
+from wherry_operator.rollout.plan import Memory, Plan, Soonest, Wanted
+from wherry_operator.runners.client import Refused, RunnerError
+from wherry_operator.runners.delivery import Deliveries
 from wherry_operator.status import happenings
 from wherry_operator.status import workload as workload_status
 from wherry_operator.status.happenings import Happening
 from wherry_operator.status.pod import Problem, differs
-from wherry_operator.status.workload import Observed
-from wherry_runner.protocol import WorkloadStatus
+from wherry_operator.status.workload import Observed, Seen
 
 log = logging.getLogger(__name__)
 
@@ -35,23 +44,43 @@ GROUP_VERSION = "wherry.dev/v1alpha1"
 RETRY_SECONDS = 5.0
 """Until an object that waits for something outside (a ConfigMap, a runner) is looked at again."""
 
+WRITE_GAP_SECONDS = 0.2
+"""Between two looks at an object of many instances: a thousand that start must not be a thousand writes of its status."""
+
+CALLS_AT_ONCE = 16
+"""Calls of runners for one object: enough to hide their latency, few enough for others to get their turn."""
+
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
 
 class WorkloadReconciler:
     """Reconciles WasmWorkloads."""
 
     def __init__(
-        self, *, kube: Kube, store: ObjectStore, references: References, deliveries: Deliveries, events: EventRecorder
+        self,
+        *,
+        kube: Kube,
+        store: ObjectStore,
+        references: References,
+        deliveries: Deliveries,
+        events: EventRecorder,
+        clock: Clock | None = None,
     ) -> None:
         self._kube = kube
         self._store = store
         self._references = references
         self._deliveries = deliveries
         self._events = events
+        self._clock = clock or Clock()
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
+        self._looked: dict[str, float] = {}
+        """When an object of many instances was looked at last, by its UID."""
 
     def gone(self, key: Key, uid: str) -> None:
         """Note that the object with this UID exists no more, or is no longer ours."""
         self._gone[key].add(uid)
+        self._looked.pop(uid, None)
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring the object of this key, and those of the same name that are gone, to what should be."""
@@ -64,102 +93,31 @@ class WorkloadReconciler:
         workload = self._store.get(key.namespace, key.name)
         if workload is None:
             return again
+        wanted = Wanted.of(workload, resolving.revision_of(workload))
         if workload["metadata"].get("deletionTimestamp"):
             # Somebody else's finalizer holds it; it runs no more.
             await self._deliveries.drop(workload["metadata"]["uid"])
-            await self._write(workload, Observed(instance=""))
+            memory = Memory.of(workload.get("status") or {})
+            await self._write(workload, Observed(wanted=dataclasses.replace(wanted, replicas=0), memory=memory))
             return None
-        return await self._run(workload)
-
-    async def _run(self, workload: Object) -> float | None:
-        metadata = workload["metadata"]
-        live = workload.get("status") or {}
-        wanted = resolving.references(workload)
-        objects = await self._references.read(metadata["namespace"], wanted)
+        if (early := self._too_early(workload, wanted)) > 0:
+            return early
         try:
-            resolved = resolving.resolve(workload, objects)
-        except ResolveError as error:
-            self._references.doubt(metadata["namespace"], wanted)
-            return await self._wait(workload, error.reason, error.message, error.event)
+            return await _Round(self, workload, wanted).run()
+        finally:
+            if wanted.at_once > 1:
+                self._looked[workload["metadata"]["uid"]] = self._clock.monotonic()
 
-        # A changed template is another life: its runs are counted anew, and a finished one runs again.
-        mark = resolved.template_hash[:10]
-        workload_id, instance = f"{metadata['uid']}-{mark}", f"{metadata['name']}-{mark}"
-        if not await self._drop_others(metadata["uid"], workload_id):
-            return RETRY_SECONDS
-        same = any(item.get("name") == instance for item in live.get("instances") or [])
-        place = self._deliveries.locate(workload_id, last_runner=workload_status.last_runner(live) if same else "")
-        if same and _finished(workload) and (place is None or not place.reachable):
-            return None  # what is in status as ended never runs again (design §3.8)
-        if place is None:
-            try:
-                place = self._deliveries.choose(workload_id)
-            except NoRunner as error:
-                return await self._wait(workload, "Pending", str(error), "FailedPlacement")
-        if not place.reachable:
-            await self._write(workload, self._observed(instance, place))
-            return RETRY_SECONDS
-        await self._deliveries.drop_copies(workload_id, keep=place.runner)
-        status = place.status
-        if status is None or status.content_revision != resolved.content_revision:
-            if resolved.complaints:
-                self._record(workload, happenings.pull_secrets_missing(resolved.complaints))
-            history = workload_status.history(live) if same else ()
-            try:
-                status = await self._deliveries.put(workload_id, place.runner, resolved, history)
-            except Refused as error:
-                message = f"runner {place.runner}: {error.refusal.message}"
-                if error.full:  # another may have room, or this one later
-                    return await self._wait(workload, "Pending", message, "FailedPlacement")
-                return await self._wait(workload, "CreateContainerError", message, "Failed")
-        await self._write(workload, self._observed(instance, place, status))
-        return self._references.refresh_seconds if wanted and not is_immutable(objects.values()) else None
+    def _too_early(self, workload: Object, wanted: Wanted) -> float:
+        """How long until an object of many instances is looked at again."""
+        uid, now = workload["metadata"]["uid"], self._clock.monotonic()
+        if wanted.at_once <= 1 and len(self._deliveries.instances(uid)) <= 1:
+            return 0.0
+        return self._looked.get(uid, float("-inf")) + WRITE_GAP_SECONDS - now
 
-    async def _drop_others(self, uid: str, workload_id: str) -> bool:
-        """Instances of an older template end before the new one begins; True once they have."""
-        done = True
-        for other in self._deliveries.instances(uid) - {workload_id}:
-            place = self._deliveries.locate(other)
-            if place is not None and place.reachable:
-                gone = await self._deliveries.delete(other, place.runner, grace_seconds=0)
-                done = done and gone
-                if gone:
-                    self._deliveries.forget(uid, other)
-        return done
-
-    async def _wait(self, workload: Object, reason: str, message: str, event: str) -> float:
-        if _finished(workload):
-            return RETRY_SECONDS  # it has run with what there was: what is missing now hinders nothing
-        text = message if event != "Failed" else f"Error: {message}"
-        self._record(workload, Happening(happenings.WARNING, event, text))
-        live = workload.get("status") or {}
-        known = next((item["name"] for item in live.get("instances") or []), workload["metadata"]["name"])
-        place = self._running_place(workload)
-        if place is None:
-            await self._write(workload, Observed(instance=known, problem=Problem(reason=reason, message=message)))
-        else:
-            # It runs, with what it had: a ConfigMap that vanished stops nothing.
-            await self._write(workload, self._observed(known, place))
-        return RETRY_SECONDS
-
-    def _running_place(self, workload: Object) -> Place | None:
-        for workload_id in self._deliveries.instances(workload["metadata"]["uid"]):
-            place = self._deliveries.locate(workload_id)
-            if place is not None and place.status is not None:
-                return place
-        return None
-
-    def _observed(self, instance: str, place: Place, status: WorkloadStatus | None = None) -> Observed:
-        return Observed(
-            instance=instance,
-            runner=place.runner,
-            node=place.info.node if place.info else "",
-            status=status or place.status,
-            unreachable=not place.reachable,
-        )
-
-    async def _write(self, workload: Object, observed: Observed) -> None:
-        for desired in workload_status.steps(workload, observed, now=datetime.now(UTC)):
+    async def _write(self, workload: Object, observed: Observed) -> Object | None:
+        """Make the status true; None: the object is gone."""
+        for desired in workload_status.steps(workload, observed, now=self._clock.now()):
             live = workload.get("status") or {}
             if not differs(live, desired):
                 continue
@@ -169,34 +127,264 @@ class WorkloadReconciler:
                 written = await self._kube.patch(path, {"metadata": {"uid": metadata["uid"]}, "status": desired})
             except NotFound:
                 self._store.seen(workload, deleted=True)
-                return
-            self._tell(written, live, observed)
+                return None
+            troubled = any(item.problem for item in observed.instances)
+            for happening in happenings.of_workload(live, written["status"], troubled=troubled):
+                self._record(written, happening)
             workload = written
             self._store.seen(written)
-
-    def _tell(self, workload: Object, before: Object, observed: Observed) -> None:
-        """Events for what the write showed first; a problem was told by who found it."""
-        if observed.problem is not None:
-            return
-        old: Object = next(iter(before.get("instances") or []), {})
-        new: Object = next(iter(workload["status"].get("instances") or []), {})
-        if new.get("containerID") and new.get("containerID") != old.get("containerID"):
-            self._record(workload, Happening(happenings.NORMAL, "Started", f"Started on runner {new.get('runner')}"))
-        reason, message = new.get("reason", ""), new.get("message", "")
-        if (reason, message) == (old.get("reason"), old.get("message")) or not message:
-            return
-        if new.get("state") == "Waiting" or new.get("exitCode"):
-            self._record(workload, Happening(happenings.WARNING, reason, message))
+        return workload
 
     def _record(self, workload: Object, happening: Happening) -> None:
         self._events.record({**workload, "apiVersion": GROUP_VERSION, "kind": KIND}, happening)
 
 
-def _finished(workload: Object) -> bool:
-    """Whether the status says that this very spec has run to its end."""
-    live = workload.get("status") or {}
-    current = live.get("observedGeneration") == workload["metadata"].get("generation", 1)
-    return current and live.get("phase") in ("Succeeded", "Failed")
+class _Round:
+    """One look at one object: what there is, what is to be done, doing it, and saying so."""
+
+    def __init__(self, reconciler: WorkloadReconciler, workload: Object, wanted: Wanted) -> None:
+        self._reconciler = reconciler
+        self._deliveries = reconciler._deliveries
+        self._references = reconciler._references
+        self._workload = workload
+        self._wanted = wanted
+        self._uid: str = workload["metadata"]["uid"]
+        self._name: str = workload["metadata"]["name"]
+        self._namespace: str = workload["metadata"]["namespace"]
+        self._live: Object = workload.get("status") or {}
+        self._entries: dict[Slot, Object] = {
+            slot: entry
+            for entry in self._live.get("instances") or []
+            if (slot := Slot.parse(entry["name"], self._name)) and workload_status.last_runner(entry)
+        }
+        self._errors: list[RunnerError] = []
+        self._told: set[tuple[str, str]] = set()
+        self._soonest = Soonest()
+        self._full: NoRunner | None = None
+        self._copied: set[Slot] = set()
+
+    async def run(self) -> float | None:
+        """Returns after how many seconds to look again. Raises RunnerError after all else was done and written."""
+        strangers, seen = self._observe()
+        plan = self._decide(seen)
+        if plan.expired:
+            await self._reconciler._kube.delete(path_of(self._namespace, self._name), uid=self._uid)
+            return None
+        await self._each(strangers, self._delete)
+        if await self._stop(plan, seen):
+            # What is gone makes room. What may be stopped because of that is seen when it was written what runs.
+            plan = self._decide(seen)
+        if plan.again_seconds is not None:
+            self._soonest.after(plan.again_seconds)
+        await self._start(plan, seen)
+        observed = Observed(
+            wanted=self._wanted, memory=plan.memory, instances=tuple(seen[slot] for slot in sorted(seen))
+        )
+        written = await self._reconciler._write(self._workload, observed)
+        if self._errors:
+            raise self._errors[0]
+        if written is None:
+            return None
+        waits = workload_status.progress_seconds(
+            self._wanted, written.get("status") or {}, self._reconciler._clock.now()
+        )
+        if waits is not None:
+            self._soonest.after(waits)
+        wanted = set(plan.run)
+        if any(self._unsettled(item, wanted) for item in seen.values()):
+            self._soonest.after(RETRY_SECONDS)
+        return self._soonest.seconds
+
+    def _decide(self, seen: Mapping[Slot, Seen]) -> Plan:
+        instances = [item.instance for item in seen.values()]
+        return decide(self._wanted, instances, Memory.of(self._live), self._reconciler._clock.now())
+
+    def _unsettled(self, seen: Seen, wanted: Set[Slot]) -> bool:
+        """Whether something is still to be done about it, or heard of it."""
+        instance = seen.instance
+        if instance.ended:
+            return False
+        return seen.problem is not None or instance.silent or instance.stopping or instance.slot not in wanted
+
+    # --- what there is ------------------------------------------------------------------------------------------------
+
+    def _observe(self) -> tuple[list[str], dict[Slot, Seen]]:
+        """Ids that are of no instance of ours, and the instances."""
+        strangers, slots = [], set(self._entries)
+        for workload_id in self._deliveries.instances(self._uid):
+            slot = Slot.parse(workload_id, self._uid)
+            if slot is None:
+                strangers.append(workload_id)
+            else:
+                slots.add(slot)
+        return strangers, {slot: self._see(slot) for slot in slots}
+
+    def _see(self, slot: Slot) -> Seen:
+        workload_id, entry = slot.within(self._uid), self._entries.get(slot, {})
+        last = workload_status.last_runner(entry)
+        place = self._deliveries.locate(workload_id, last_runner=last)
+        if place is None:
+            instance = by_status(slot, entry)
+            return Seen(instance=instance, runner=last if instance.ended else "", node=entry.get("node", ""))
+        node = place.info.node if place.info else entry.get("node", "")
+        if place.status is None:
+            instance = by_status(slot, entry, silent=not place.reachable, lost=place.lost)
+        else:
+            stopping = self._deliveries.is_stopping(workload_id)
+            instance = by_runner(slot, place.status, silent=not place.reachable, lost=place.lost, stopping=stopping)
+        if place.copies:
+            self._copied.add(slot)
+        return Seen(instance=instance, runner=place.runner, node=node, status=place.status)
+
+    # --- what is done -------------------------------------------------------------------------------------------------
+
+    async def _stop(self, plan: Plan, seen: dict[Slot, Seen]) -> bool:
+        """Take away what is not to run; whether any is gone."""
+        leaving = [slot for slot in (*plan.stop, *plan.forget) if slot in seen]
+
+        async def end(slot: Slot) -> bool:
+            instance = seen[slot].instance
+            if instance.silent:
+                return instance.lost  # should its runner come back, it is seen again
+            return await self._delete(slot.within(self._uid))
+
+        ends = await self._each(leaving, end)
+        gone = [slot for slot, done in zip(leaving, ends, strict=True) if done]
+        stopped = [slot.within(self._name) for slot in gone if not seen[slot].instance.ended]
+        for slot in gone:
+            del seen[slot]
+        self._tell_of_many("SuccessfulDelete", "Deleted", stopped)
+        return bool(gone)
+
+    async def _delete(self, workload_id: str) -> bool:
+        place = self._deliveries.locate(workload_id)
+        if place is not None and place.reachable:
+            # At once: a module can't be asked to stop, so waiting would only take its time.
+            if not await self._deliveries.delete(workload_id, place.runner, grace_seconds=0):
+                return False
+        elif place is not None:
+            return False
+        self._deliveries.forget(self._uid, workload_id)
+        return True
+
+    async def _start(self, plan: Plan, seen: dict[Slot, Seen]) -> None:
+        """Bring what is to run onto runners, and up to date there."""
+        if not plan.run:
+            return
+        wanted = resolving.references(self._workload)
+        objects = await self._references.read(self._namespace, wanted)
+        deadline = completion.deadline(self._wanted, plan.memory)
+        new = [slot for slot in plan.run if slot not in seen]
+        for slot in new:
+            seen[slot] = Seen(instance=Instance(slot=slot, on_runner=False))
+        try:
+            shared = resolving.resolve(self._workload, objects, deadline=deadline)
+        except ResolveError as error:
+            self._references.doubt(self._namespace, wanted)
+            self._soonest.after(RETRY_SECONDS)
+            self._tell(error.event, error.message)
+            problem = Problem(reason=error.reason, message=error.message)
+            for slot in plan.run:
+                if seen[slot].status is None and not seen[slot].instance.silent:
+                    seen[slot] = dataclasses.replace(seen[slot], problem=problem)
+            return
+        if wanted and not is_immutable(objects.values()):
+            self._soonest.after(self._references.refresh_seconds)
+
+        async def ensure(slot: Slot) -> Seen:
+            return await self._ensure(seen[slot], shared, objects)
+
+        # Of thousands most are as they should be: they cost nothing more.
+        ensured = await self._each([slot for slot in plan.run if self._differs(seen[slot], shared)], ensure)
+        seen.update({item.instance.slot: item for item in ensured if item is not None})
+        self._tell_of_many(
+            "SuccessfulCreate", "Created", [slot.within(self._name) for slot in new if seen[slot].runner]
+        )
+
+    def _differs(self, seen: Seen, shared: Resolved) -> bool:
+        if seen.status is None or seen.instance.stopping or seen.instance.slot in self._copied:
+            return True
+        return seen.instance.lost or seen.status.content_revision != shared.content_revision
+
+    async def _ensure(self, seen: Seen, shared: Resolved, objects: Objects) -> Seen:
+        slot = seen.instance.slot
+        workload_id = slot.within(self._uid)
+        if seen.instance.silent and not seen.instance.lost:
+            return seen
+        entry = self._entries.get(slot, {})
+        if seen.instance.stopping:
+            if not await self._delete(workload_id):
+                return seen
+            entry = {}  # another life begins
+            seen = Seen(instance=Instance(slot=slot, on_runner=False))
+        last = workload_status.last_runner(entry)
+        place = None if seen.instance.lost else self._deliveries.locate(workload_id, last_runner=last)
+        if place is None:
+            try:
+                if self._full is not None:
+                    raise self._full  # where there was no room for one there is none for its like
+                place = self._deliveries.choose(workload_id)
+            except NoRunner as error:
+                self._full = error
+                self._tell("FailedPlacement", str(error))
+                return dataclasses.replace(seen, problem=Problem(reason="Pending", message=str(error)))
+        await self._deliveries.drop_copies(workload_id, keep=place.runner)
+        status = place.status
+        if status is None or status.content_revision != shared.content_revision:
+            if shared.complaints:
+                self._record(happenings.pull_secrets_missing(shared.complaints))
+            own = self._resolved(slot, shared, objects)
+            try:
+                status = await self._deliveries.put(workload_id, place.runner, own, workload_status.history(entry))
+            except Refused as error:
+                message = f"runner {place.runner}: {error.refusal.message}"
+                # Where it is full another may have room, or this one later.
+                event, reason = ("FailedPlacement", "Pending") if error.full else ("Failed", "CreateContainerError")
+                self._tell(event, message)
+                return dataclasses.replace(seen, problem=Problem(reason=reason, message=message))
+        node = place.info.node if place.info else ""
+        return Seen(instance=by_runner(slot, status), runner=place.runner, node=node, status=status)
+
+    def _resolved(self, slot: Slot, shared: Resolved, objects: Objects) -> Resolved:
+        """What this instance gets. What sets it apart never changes, so it is no part of its revision."""
+        if not resolving.is_individual(self._workload):
+            return shared
+        identity = resolving.Identity(name=slot.within(self._name), index=slot.index)
+        own = resolving.resolve(self._workload, objects, instance=identity, deadline=shared.workload.deadline)
+        return dataclasses.replace(own, content_revision=shared.content_revision)
+
+    async def _each(self, items: Sequence[_Item], call: Callable[[_Item], Awaitable[_Result]]) -> list[_Result | None]:
+        """Calls for many, some at once. A runner that fails stands in nobody else's way: its error is kept."""
+        gate = asyncio.Semaphore(CALLS_AT_ONCE)
+
+        async def one(item: _Item) -> _Result | None:
+            async with gate:
+                try:
+                    return await call(item)
+                except RunnerError as error:
+                    self._errors.append(error)
+                    return None
+
+        return await asyncio.gather(*(one(item) for item in items))
+
+    # --- what is said -------------------------------------------------------------------------------------------------
+
+    def _tell(self, event: str, message: str) -> None:
+        """A trouble, once however many have it."""
+        if (event, message) not in self._told:
+            self._told.add((event, message))
+            text = message if event != "Failed" else f"Error: {message}"
+            self._record(Happening(happenings.WARNING, event, text))
+
+    def _tell_of_many(self, reason: str, done: str, names: Sequence[str]) -> None:
+        """One Event for all; where there is only one instance, its own Events say enough."""
+        if not names or (self._wanted.at_once <= 1 and len(names) == 1):
+            return
+        text = f"instance {names[0]}" if len(names) == 1 else f"{len(names)} instances: {names[0]} … {names[-1]}"
+        self._record(Happening(happenings.NORMAL, reason, f"{done} {text}"))
+
+    def _record(self, happening: Happening) -> None:
+        self._reconciler._record(self._workload, happening)
 
 
 def path_of(namespace: str, name: str = "") -> str:

@@ -1,10 +1,12 @@
-"""A WasmWorkload → a Workload: one instance of it."""
+"""A WasmWorkload → Workloads, one for each instance of it."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import re
+from dataclasses import dataclass
+from datetime import datetime
 
 from wherry_operator.models import ModuleSource, Object, ResourceSelector, WasmWorkloadSpec, WorkloadResources
 from wherry_operator.resolve import environment, files, pull_secrets, quantity, revision
@@ -19,7 +21,54 @@ from wherry_runner import protocol
 CONTAINER = "module"
 """The name of the one container that a WasmWorkload has on its runner."""
 
+OUTSIDE_THE_TEMPLATE = frozenset(
+    {
+        "className",
+        "replicas",
+        "suspend",
+        "strategy",
+        "minReadySeconds",
+        "progressDeadlineSeconds",
+        "revisionHistoryLimit",
+        "completions",
+        "backoffLimit",
+        "activeDeadlineSeconds",
+        "ttlSecondsAfterFinished",
+    }
+)
+"""Fields of the spec that say how many and how long, never what is run: a change of them restarts nothing. Whatever is not
+named here does, also a default that a newer CRD writes into old objects: so fields of the template get no default there."""
+
+REVISION_LETTERS = 10
+"""Of the template's hash, in the names of instances."""
+
+_OF_INSTANCE = ("instance.name", "instance.index")
 _FIELDS = ("metadata.name", "metadata.namespace", "metadata.uid", "metadata.labels[", "metadata.annotations[")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Identity:
+    """Who an instance is."""
+
+    name: str
+    index: int
+
+
+def template_hash(workload: Object) -> str:
+    """A name for what is run; instances of another one are replaced."""
+    return revision.digest({key: value for key, value in workload["spec"].items() if key not in OUTSIDE_THE_TEMPLATE})
+
+
+def revision_of(workload: Object) -> str:
+    """The same, in short, for names."""
+    return template_hash(workload)[:REVISION_LETTERS]
+
+
+def is_individual(workload: Object) -> bool:
+    """Whether one instance gets another environment than the next."""
+    spec = WasmWorkloadSpec.model_validate(workload["spec"])
+    sources = (variable.value_from for variable in spec.env or ())
+    return any(source and source.field_ref and source.field_ref.field_path in _OF_INSTANCE for source in sources)
 
 
 def references(workload: Object) -> set[Reference]:
@@ -32,12 +81,24 @@ def references(workload: Object) -> set[Reference]:
     return found
 
 
-def resolve(workload: Object, objects: Objects) -> Resolved:
-    """The WasmWorkload as a workload. Raises ResolveError."""
+def resolve(
+    workload: Object, objects: Objects, *, instance: Identity | None = None, deadline: datetime | None = None
+) -> Resolved:
+    """An instance of the WasmWorkload as a workload. Raises ResolveError.
+
+    Without `instance` it is what all instances share: its `content_revision` is that of each, for what sets an instance
+    apart never changes.
+    """
     metadata = workload["metadata"]
     spec = WasmWorkloadSpec.model_validate(workload["spec"])
+    identity = instance or Identity(name=metadata["name"], index=0)
 
     def field(path: str) -> str:
+        match path:
+            case "instance.name":
+                return identity.name
+            case "instance.index":
+                return str(identity.index)
         if not path.startswith(_FIELDS):
             raise field_error(path)
         return pod_field(workload, path, Host())
@@ -81,12 +142,12 @@ def resolve(workload: Object, objects: Objects) -> Resolved:
         ),
         restart_policy=spec.restart_policy,
         termination_grace_period_seconds=spec.termination_grace_period_seconds,
+        deadline=deadline,
         credentials=secrets.credentials,
     )
-    template = {key: value for key, value in workload["spec"].items() if key != "className"}
     return Resolved(
         workload=resolved,
-        template_hash=revision.digest(template),
+        template_hash=template_hash(workload),
         content_revision=revision.of(resolved),
         complaints=secrets.complaints,
     )

@@ -10,7 +10,7 @@ import itertools
 import logging
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, TypeVar
 
 from wherry_operator import placement
@@ -42,6 +42,10 @@ class Place:
     status: protocol.WorkloadStatus | None
     """What it said last; None where it has none of it."""
     info: protocol.RunnerInfo | None
+    lost: bool = False
+    """It has been silent for so long that what it has may be started elsewhere (design §3.7)."""
+    copies: bool = False
+    """Another runner has it as well."""
 
 
 class Term(Protocol):
@@ -68,6 +72,7 @@ class Deliveries:
         self._load: Counter[str] = Counter()
         """How many are assigned to each runner: counted as they come, for a burst of thousands to be placed in no time."""
         self._instances: defaultdict[str, set[str]] = defaultdict(set)
+        self._stopping: set[str] = set()
 
     def observe(self, owner: protocol.Owner, workload_id: str) -> None:
         """Take note that a runner spoke of a workload."""
@@ -86,7 +91,7 @@ class Deliveries:
         if found:
             # Twice only if a runner that was given up came back: the one that the object names counts.
             name, status = next((pair for pair in found if pair[0] == last_runner), found[0])
-            return self._place(name, status)
+            return replace(self._place(name, status), copies=len(found) > 1)
         for name in (self._assigned.get(workload_id, ""), last_runner):
             if name and self._registry.state(name) is not None:
                 return self._place(name, None)
@@ -118,6 +123,7 @@ class Deliveries:
         client = self._registry.client(runner)
         assert client is not None
         self._assign(workload_id, runner)
+        self._stopping.discard(workload_id)
         self._instances[resolved.workload.owner.uid].add(workload_id)
 
         async def send() -> protocol.WorkloadStatus:
@@ -149,7 +155,15 @@ class Deliveries:
                 workload_id, epoch=self._term.epoch, sequence=next(self._sequences), grace_seconds=grace_seconds
             )
 
-        return await self._in_our_term(send) is None
+        self._stopping.add(workload_id)
+        gone = await self._in_our_term(send) is None
+        if gone:
+            self._stopping.discard(workload_id)
+        return gone
+
+    def is_stopping(self, workload_id: str) -> bool:
+        """Whether we told its runner to stop it, and it is not gone yet: how it ends then is not its own doing."""
+        return workload_id in self._stopping
 
     async def _in_our_term(self, send: Callable[[], Awaitable[_Answer]]) -> _Answer:
         try:
@@ -182,6 +196,7 @@ class Deliveries:
     def forget(self, owner_uid: str, workload_id: str) -> None:
         """The workload is gone from everywhere."""
         self._assign(workload_id, "")
+        self._stopping.discard(workload_id)
         self._drop_instance(owner_uid, workload_id)
 
     def _assign(self, workload_id: str, runner: str) -> None:

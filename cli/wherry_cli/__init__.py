@@ -1,0 +1,1 @@
+"""`kubectl wherry`: what kubectl by itself can't do with a WasmWorkload."""

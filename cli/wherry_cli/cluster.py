@@ -1,0 +1,137 @@
+"""The API server, as the kubeconfig leads there: plain objects in and out, errors as kubectl words them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import urllib3
+from kubernetes import client, config
+
+from wherry_cli.errors import CliError, InvalidObject, ServerError
+
+Object = dict[str, Any]
+
+CONNECT_SECONDS = 10.0
+READ_SECONDS = 60.0
+"""Of an answer that has an end."""
+
+WORKLOADS = "/apis/wherry.dev/v1alpha1/namespaces/{namespace}/wasmworkloads"
+LOG = "/apis/subresources.wherry.dev/v1alpha1/namespaces/{namespace}/wasmworkloads/{name}/log"
+
+
+class Cluster:
+    """One context of a kubeconfig."""
+
+    def __init__(self, kubeconfig: str | None = None, context: str | None = None, namespace: str | None = None) -> None:
+        configuration = client.Configuration()
+        try:
+            config.load_kube_config(kubeconfig, context, client_configuration=configuration, persist_config=False)
+            contexts, current = config.list_kube_config_contexts(kubeconfig)
+        except (config.ConfigException, OSError) as error:
+            raise CliError(f"error: {error}") from error
+        configuration.retries = False
+        self._api = client.ApiClient(configuration)
+        used = next((item for item in contexts if item["name"] == context), None) if context else current
+        self.namespace = namespace or (used or {}).get("context", {}).get("namespace") or "default"
+
+    def get(self, name: str) -> Object:
+        """A WasmWorkload. Raises ServerError."""
+        return self._call("GET", f"{self._workloads()}/{name}")
+
+    def create(self, body: Object) -> Object:
+        """Create a WasmWorkload; the API server refuses fields that it does not know. Raises ServerError."""
+        return self._call("POST", self._workloads(), query={"fieldValidation": "Strict"}, body=body)
+
+    def delete(self, name: str, uid: str) -> None:
+        """Delete that WasmWorkload; one that is gone is no failure. Raises ServerError."""
+        options = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+        try:
+            self._call("DELETE", f"{self._workloads()}/{name}", body=options)
+        except ServerError as error:
+            if error.status not in (404, 409):
+                raise
+
+    def watch(self, name: str, resource_version: str) -> Iterator[Object]:
+        """A WasmWorkload whenever it changes after that version, until it is gone or the API server ends the watch."""
+        query = {
+            "watch": "true",
+            "fieldSelector": f"metadata.name={name}",
+            "resourceVersion": resource_version,
+            "timeoutSeconds": "300",
+        }
+        with self._open("GET", self._workloads(), query=query) as pieces:
+            rest = b""
+            for piece in pieces:
+                *lines, rest = (rest + piece).split(b"\n")
+                for line in lines:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        return  # too old a version: the caller reads the object again
+                    if event["type"] == "DELETED":
+                        raise ServerError(
+                            404, "NotFound", f'wasmworkloads.wherry.dev "{name}" not found: it was deleted'
+                        )
+                    yield event["object"]
+
+    @contextmanager
+    def log(self, name: str, query: Mapping[str, str]) -> Iterator[Iterator[bytes]]:
+        """The log of a WasmWorkload, in pieces as they come. Raises ServerError."""
+        with self._open("GET", LOG.format(namespace=self.namespace, name=name), query=query) as pieces:
+            yield pieces
+
+    def _workloads(self) -> str:
+        return WORKLOADS.format(namespace=self.namespace)
+
+    def _call(
+        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Object | None = None
+    ) -> Object:
+        with self._open(method, path, query=query, body=body, read_seconds=READ_SECONDS) as pieces:
+            answer: Object = json.loads(b"".join(pieces))
+        return answer
+
+    @contextmanager
+    def _open(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Object | None = None,
+        read_seconds: float | None = None,
+    ) -> Iterator[Iterator[bytes]]:
+        try:
+            request = self._api.param_serialize(
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": "application/json, */*", "Content-Type": "application/json"},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            answer = self._api.call_api(*request, _request_timeout=(CONNECT_SECONDS, read_seconds)).response
+            try:
+                if answer.status >= 300:
+                    raise _refused(answer.status, answer.read())
+                yield answer.stream(64 << 10, decode_content=True)
+            finally:
+                answer.close()
+        except (urllib3.exceptions.NewConnectionError, urllib3.exceptions.ConnectTimeoutError) as error:
+            raise CliError(f"Unable to connect to the server: {error}") from error
+        except (urllib3.exceptions.HTTPError, OSError) as error:
+            raise CliError(f"error: the connection to the server broke off: {error}") from error
+
+
+def _refused(status: int, raw: bytes) -> ServerError:
+    try:
+        answer = json.loads(raw)
+        reason, details = answer.get("reason") or "", answer.get("details") or {}
+        message = answer.get("message") or ""
+        causes = [f"{cause.get('field')}: {cause.get('message')}" for cause in details.get("causes") or []]
+    except (ValueError, AttributeError):  # a proxy's page
+        reason, message, details, causes = "", raw[:500].decode(errors="replace").strip(), {}, []
+    if reason == "Invalid":
+        return InvalidObject(status, details.get("kind", ""), details.get("name", ""), causes or [message])
+    return ServerError(status, reason, message or f"the server answered {status}")

@@ -1,0 +1,109 @@
+"""The operator's HTTPS ports: what they have in common as servers, and the trust that is read again and again."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+
+from aiohttp import web
+
+from wherry_operator.clock import Clock
+from wherry_operator.kube import KubeError
+from wherry_operator.tls import ServerTls, TlsError
+
+log = logging.getLogger(__name__)
+
+TRUST_SECONDS = 300.0
+"""Between two reads of the CA that a port's clients are known by."""
+
+TRUST_RETRY_SECONDS = 10.0
+"""After a read that failed: until one succeeds, the API server is a stranger."""
+
+KEEPALIVE_SECONDS = 120.0
+"""An idle connection is closed then: the API server keeps its own for 90 s."""
+
+MAX_HEADER_BYTES = 16 << 10
+"""One header: a token with many claims fits."""
+
+MAX_HEADERS = 64
+
+STOP_SECONDS = 5.0
+"""What followed logs get at the end, before their connections are closed."""
+
+
+class HttpsServer:
+    """An application on a port of its own, from `start` to `close`."""
+
+    def __init__(self, app: web.Application) -> None:
+        app.on_response_prepare.append(_hide_server)
+        self._runner = web.AppRunner(
+            app,
+            access_log=None,
+            handle_signals=False,
+            handler_cancellation=True,  # a client that has gone ends the stream from the runner
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            shutdown_timeout=STOP_SECONDS,
+            max_field_size=MAX_HEADER_BYTES,
+            max_headers=MAX_HEADERS,
+        )
+
+    async def start(self, host: str, port: int, tls: ServerTls) -> int:
+        """Listen. Raises OSError.
+
+        :return: the bound port.
+        """
+        await self._runner.setup()
+        await web.TCPSite(self._runner, host, port, ssl_context=tls.context).start()
+        return int(self._runner.addresses[0][1])
+
+    async def close(self) -> None:
+        """Stop listening; streams get STOP_SECONDS."""
+        await self._runner.cleanup()
+
+
+class KeptTrust:
+    """Has `read` take the clients' CA from the cluster, now and then again.
+
+    A CA that can't be read is logged and tried again, and the one before stays in use.
+
+    :param what: what can't be done without it, for the complaint.
+    """
+
+    def __init__(self, read: Callable[[], Awaitable[None]], *, what: str, clock: Clock) -> None:
+        self._read = read
+        self._what = what
+        self._clock = clock
+        self._task: asyncio.Task[None] | None = None
+        self.complaint = ""
+        """Why the API server's certificate can't be verified, "" if it can."""
+
+    async def start(self) -> None:
+        """Read it once, and keep it from then on."""
+        await self._once()
+        self._task = asyncio.create_task(self._keep(), name=f"client CA ({self._what})")
+
+    async def close(self) -> None:
+        """Read no more."""
+        if self._task:
+            self._task.cancel()
+            with suppress(asyncio.CancelledError):
+                await self._task
+
+    async def _keep(self) -> None:
+        while True:
+            await self._clock.sleep(TRUST_RETRY_SECONDS if self.complaint else TRUST_SECONDS)
+            await self._once()
+
+    async def _once(self) -> None:
+        try:
+            await self._read()
+            self.complaint = ""
+        except (KubeError, TlsError) as error:
+            self.complaint = f"the cluster's client CA can't be read, so that {self._what} may fail: {error}"
+            log.error("%s", self.complaint)
+
+
+async def _hide_server(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.pop("Server", None)
