@@ -230,8 +230,7 @@ class _Round:
         if place.status is None:
             instance = by_status(slot, entry, silent=not place.reachable, lost=place.lost)
         else:
-            stopping = self._deliveries.is_stopping(workload_id)
-            instance = by_runner(slot, place.status, silent=not place.reachable, lost=place.lost, stopping=stopping)
+            instance = by_runner(slot, place.status, silent=not place.reachable, lost=place.lost)
         if place.copies:
             self._copied.add(slot)
         return Seen(instance=instance, runner=place.runner, node=node, status=place.status)
@@ -246,7 +245,7 @@ class _Round:
             instance = seen[slot].instance
             if instance.silent:
                 return instance.lost  # should its runner come back, it is seen again
-            return await self._delete(slot.within(self._uid))
+            return await self._delete(slot.within(self._uid), slot, keep_ended=self._counts_end_of(instance))
 
         ends = await self._each(leaving, end)
         gone = [slot for slot, done in zip(leaving, ends, strict=True) if done]
@@ -256,11 +255,17 @@ class _Round:
         self._tell_of_many("SuccessfulDelete", "Deleted", stopped)
         return bool(gone)
 
-    async def _delete(self, workload_id: str) -> bool:
-        place = self._deliveries.locate(workload_id)
+    def _counts_end_of(self, instance: Instance) -> bool:
+        """Whether its end counts, should it have come before it is stopped: nobody has heard of it yet."""
+        return not self._wanted.service and not instance.ended and instance.slot.revision == self._wanted.revision
+
+    async def _delete(self, workload_id: str, slot: Slot | None = None, *, keep_ended: bool = False) -> bool:
+        # Also where only the status tells where it was: that runner may have notes of it.
+        last = workload_status.last_runner(self._entries.get(slot, {})) if slot is not None else ""
+        place = self._deliveries.locate(workload_id, last_runner=last)
         if place is not None and place.reachable:
             # At once: a module can't be asked to stop, so waiting would only take its time.
-            if not await self._deliveries.delete(workload_id, place.runner, grace_seconds=0):
+            if not await self._deliveries.delete(workload_id, place.runner, grace_seconds=0, keep_ended=keep_ended):
                 return False
         elif place is not None:
             return False
@@ -313,7 +318,7 @@ class _Round:
             return seen
         entry = self._entries.get(slot, {})
         if seen.instance.stopping:
-            if not await self._delete(workload_id):
+            if not await self._delete(workload_id, slot, keep_ended=self._counts_end_of(seen.instance)):
                 return seen
             entry = {}  # another life begins
             seen = Seen(instance=Instance(slot=slot, on_runner=False))
