@@ -27,6 +27,7 @@ from wherry_operator.queue import Fatal, Key, WorkQueue
 from wherry_operator.reconcile import pod, workload
 from wherry_operator.reconcile.node import NodeKeeper
 from wherry_operator.reconcile.resync import Collection, Resync
+from wherry_operator.reconcile.revisions import Revisions
 from wherry_operator.references import References
 from wherry_operator.runners.delivery import Deliveries
 from wherry_operator.runners.registry import RunnerRegistry
@@ -107,6 +108,7 @@ class Operator:
             events=self._pod_events,
             node_address=settings.kubelet.address,
         )
+        self._revisions = Revisions(self._kube, self._workloads)
         self._workload_reconciler = workload.WorkloadReconciler(
             kube=self._kube,
             store=self._workloads,
@@ -115,6 +117,7 @@ class Operator:
             ),
             deliveries=self._deliveries,
             events=self._workload_events,
+            revisions=self._revisions,
         )
         self._queue = WorkQueue(self._reconcile)
         self._resync = Resync(
@@ -161,6 +164,7 @@ class Operator:
             asyncio.create_task(self._node.run(), name="node"),
             asyncio.create_task(self._pod_events.run(), name="events of Pods"),
             asyncio.create_task(self._workload_events.run(), name="events of WasmWorkloads"),
+            asyncio.create_task(self._revisions.run(), name="revisions"),
             asyncio.create_task(self._queue.run(), name="queue"),
             asyncio.create_task(self._resync.run(), name="resync"),
         ]

@@ -85,7 +85,6 @@ def test_it_can_write_nothing_that_is_not_its_own(space: Workspace, operator: _O
     space.workload("theirs", module={"inline": wat.sleeps()})
     for arguments in (
         ["delete", "pod", "theirs"],
-        ["delete", "ww", "theirs"],
         ["label", "ww", "theirs", "a=b"],
         ["annotate", "pod", "theirs", "a=b"],
         ["delete", "configmap", "theirs"],
@@ -112,6 +111,13 @@ def test_every_rule_was_used_by_some_test(cluster: LocalCluster, installation: I
         for kind in ("secret", "configMap")
     ]
     space.apply(workload("uses", module={"inline": wat.exits(3)}, env=env, restartPolicy="Always"))
+    space.workload("expires", module={"inline": wat.exits(0)}, restartPolicy="Never", ttlSecondsAfterFinished=1)
+    space.wait(lambda: space.get("ww", "expires") is None, "it is deleted after its time")
+    # With no history to keep, the revision before is deleted.
+    for number in (1, 2):
+        args = [str(number)]
+        space.workload("revised", module={"inline": wat.sleeps()}, args=args, revisionHistoryLimit=0)
+        _wait_for_revision(space, f"/revised-{number}-")
     space.apply(pod("uses", space.push(wat.exits(0)), spec={"restartPolicy": "Never"}))
     space.wait_phase("uses", "Succeeded")
     space.wait(lambda: any(r == "CrashLoopBackOff" for r, _ in space.events("uses")), "an Event about the workload")
@@ -157,6 +163,11 @@ def test_every_rule_was_used_by_some_test(cluster: LocalCluster, installation: I
 
     processes.wait_for(lambda: not unused(), timeout_seconds=60)
     assert unused() == []
+
+
+def _wait_for_revision(space: Workspace, name: str) -> None:
+    listed = ["get", "controllerrevisions", "-n", space.namespace, "-o", "name"]
+    space.wait(lambda: name in space.cluster.kubectl(*listed).stdout, "it is remembered")
 
 
 def _ask_with_token(port: int, token: str) -> None:

@@ -15,11 +15,12 @@ from typing import TypeVar
 
 from wherry_operator.clock import Clock
 from wherry_operator.events import EventRecorder
-from wherry_operator.kube import Kube, NotFound
+from wherry_operator.kube import Conflict, Kube, NotFound
 from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
 from wherry_operator.placement import NoRunner
 from wherry_operator.queue import Key
+from wherry_operator.reconcile.revisions import Revisions
 from wherry_operator.references import References, is_immutable
 from wherry_operator.resolve import workload as resolving
 from wherry_operator.resolve.objects import Objects, ResolveError
@@ -65,6 +66,7 @@ class WorkloadReconciler:
         references: References,
         deliveries: Deliveries,
         events: EventRecorder,
+        revisions: Revisions,
         clock: Clock | None = None,
     ) -> None:
         self._kube = kube
@@ -72,6 +74,7 @@ class WorkloadReconciler:
         self._references = references
         self._deliveries = deliveries
         self._events = events
+        self._revisions = revisions
         self._clock = clock or Clock()
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
         self._looked: dict[str, float] = {}
@@ -80,6 +83,7 @@ class WorkloadReconciler:
     def gone(self, key: Key, uid: str) -> None:
         """Note that the object with this UID exists no more, or is no longer ours."""
         self._gone[key].add(uid)
+        self._revisions.gone(uid)
         self._looked.pop(uid, None)
 
     async def reconcile(self, key: Key) -> float | None:
@@ -168,8 +172,7 @@ class _Round:
         strangers, seen = self._observe()
         plan = self._decide(seen)
         if plan.expired:
-            await self._reconciler._kube.delete(path_of(self._namespace, self._name), uid=self._uid)
-            return None
+            return await self._expire()
         await self._each(strangers, self._delete)
         if await self._stop(plan, seen):
             # What is gone makes room. What may be stopped because of that is seen when it was written what runs.
@@ -185,6 +188,8 @@ class _Round:
             raise self._errors[0]
         if written is None:
             return None
+        if workload_status.is_ready(written):
+            self._reconciler._revisions.ready(written)
         waits = workload_status.progress_seconds(
             self._wanted, written.get("status") or {}, self._reconciler._clock.now()
         )
@@ -194,6 +199,16 @@ class _Round:
         if any(self._unsettled(item, wanted) for item in seen.values()):
             self._soonest.after(RETRY_SECONDS)
         return self._soonest.seconds
+
+    async def _expire(self) -> float | None:
+        """Delete the object: its ttlSecondsAfterFinished are over."""
+        version = self._workload["metadata"]["resourceVersion"]
+        path = path_of(self._namespace, self._name)
+        try:
+            await self._reconciler._kube.delete(path, uid=self._uid, resource_version=version)
+        except Conflict:
+            return RETRY_SECONDS  # somebody changed it: it may be to stay longer
+        return None
 
     def _decide(self, seen: Mapping[Slot, Seen]) -> Plan:
         instances = [item.instance for item in seen.values()]
