@@ -1,0 +1,202 @@
+"""What the operator's benches work with: an installation, the API server at full speed, and what a watch saw."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import os
+import ssl
+import time
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+
+from bench.scene import cpu_seconds, descendants
+from tests.cluster.local import LocalCluster
+from tests.support.installation import Installation
+
+Json = dict[str, Any]
+
+GROUP = "/apis/wherry.dev/v1alpha1"
+TIMEOUT_SECONDS = 300.0
+"""For anything that is waited for: far more than it takes."""
+
+PARTS = {"kube-apiserver": "API server", "/etcd ": "etcd", "wherry_operator": "operator", "wherry": "runner and guests"}
+"""Words of a command line, and whose CPU time that is; the first that fits."""
+
+
+class Scene:
+    """One run of the benches."""
+
+    def __init__(self, cluster: LocalCluster, folder: Path) -> None:
+        self.cluster = cluster
+        self._folder = folder
+        self._numbers = itertools.count(1)
+
+    @contextmanager
+    def installation(self, *, simulated: bool = False, **settings: Any) -> Iterator[Installation]:
+        """Operator and runners; `simulated`: without these, they are started by whoever asked."""
+        number = next(self._numbers)
+        folder = self._folder / f"installation-{number}"
+        runners = () if simulated else ("runner-a",)
+        flags = ("--log-level", "WARNING", "--max-workloads", "6000")
+        with Installation(self.cluster, folder, runners=runners, runner_flags=flags, serves_logs=False, **settings) as made:
+            yield made
+
+    @asynccontextmanager
+    async def api(self) -> AsyncIterator[Api]:
+        """The API server, as an administrator, in a namespace of its own that is gone afterwards."""
+        namespace = f"bench-{next(self._numbers)}"
+        self.cluster.kubectl("create", "namespace", namespace)
+        assert self.cluster.pki is not None
+        admin = self.cluster.pki.issue("bench", ["system:masters"], client=True)
+        context = ssl.create_default_context(cafile=str(self.cluster.ca_file))
+        context.load_cert_chain(admin.cert, admin.key)
+        connector = aiohttp.TCPConnector(limit=64, ssl=context)
+        timeout = aiohttp.ClientTimeout(total=None)
+        async with aiohttp.ClientSession(self.cluster.server, connector=connector, timeout=timeout) as session:
+            try:
+                yield Api(session, namespace)
+            finally:
+                await asyncio.to_thread(
+                    self.cluster.kubectl, "delete", "namespace", namespace, "--timeout=300s", timeout=310
+                )
+
+
+@dataclass
+class Seen:
+    """What a watch has shown of one object."""
+
+    versions: int = 0
+    newest: Json = field(default_factory=dict)
+    largest_bytes: int = 0
+
+
+class Api:
+    """The API server in one namespace."""
+
+    def __init__(self, session: aiohttp.ClientSession, namespace: str) -> None:
+        self._session = session
+        self.namespace = namespace
+        self.seen: defaultdict[str, Seen] = defaultdict(Seen)
+        """By an object's name."""
+        self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
+
+    def path(self, name: str = "", *, subresource: str = "") -> str:
+        """Of a WasmWorkload, or of all."""
+        parts = [f"{GROUP}/namespaces/{self.namespace}/wasmworkloads", name, subresource]
+        return "/".join(part for part in parts if part)
+
+    async def ask(self, method: str, path: str, body: Json | None = None) -> Json:
+        """One request. Raises RuntimeError."""
+        kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
+        data = None if body is None else json.dumps(body)
+        async with self._session.request(method, path, data=data, headers={"Content-Type": kind}) as answer:
+            found: Json = await answer.json()
+            if answer.status >= 400:
+                raise RuntimeError(f"{method} {path}: {found.get('message')}")
+            return found
+
+    async def create(self, name: str, **spec: Any) -> None:
+        """A WasmWorkload."""
+        body = {"apiVersion": "wherry.dev/v1alpha1", "kind": "WasmWorkload", "metadata": {"name": name}, "spec": spec}
+        await self.ask("POST", self.path(), body)
+
+    async def create_many(self, names: list[str], *, at_once: int = 32, **spec: Any) -> None:
+        """WasmWorkloads, as fast as they are taken."""
+        slots = asyncio.Semaphore(at_once)
+
+        async def one(name: str) -> None:
+            async with slots:
+                await self.create(name, **spec)
+
+        await asyncio.gather(*map(one, names))
+
+    @asynccontextmanager
+    async def watching(self) -> AsyncIterator[None]:
+        """Note what happens to WasmWorkloads meanwhile."""
+        listed = await self.ask("GET", self.path() + "?limit=1")
+        follower = asyncio.create_task(self._follow(listed["metadata"]["resourceVersion"]))
+        try:
+            yield
+        finally:
+            follower.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await follower
+
+    async def _follow(self, version: str) -> None:
+        path = f"{self.path()}?watch=1&resourceVersion={version}"
+        async with self._session.get(path, read_bufsize=1 << 24) as answer:
+            async for line in answer.content:
+                event = json.loads(line)
+                if event["type"] not in ("ADDED", "MODIFIED"):
+                    continue
+                seen = self.seen[event["object"]["metadata"]["name"]]
+                seen.versions += 1
+                seen.newest = event["object"]
+                seen.largest_bytes = max(seen.largest_bytes, len(line))
+                self._wake()
+        raise RuntimeError("the watch ended")
+
+    def _wake(self) -> None:
+        for waits in list(self._waiting):
+            holds, future = waits
+            if not future.done() and holds():
+                future.set_result(None)
+                self._waiting.remove(waits)
+
+    async def when(self, holds: Callable[[], bool]) -> None:
+        """Wait until this holds of what the watch has shown. Raises TimeoutError."""
+        if holds():
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.append((holds, future))
+        await asyncio.wait_for(future, TIMEOUT_SECONDS)
+
+    def phase(self, name: str) -> str:
+        """As the watch has shown it."""
+        return str((self.seen[name].newest.get("status") or {}).get("phase", "")) if name in self.seen else ""
+
+    def running(self) -> int:
+        """How many are Running."""
+        return sum(self.phase(name) == "Running" for name in self.seen)
+
+    async def delete_all(self) -> None:
+        """All WasmWorkloads of the namespace."""
+        await self.ask("DELETE", self.path())
+
+    async def events(self) -> int:
+        """Events of the namespace, each as often as it is counted."""
+        found = await self.ask("GET", f"/api/v1/namespaces/{self.namespace}/events")
+        return sum(item.get("count") or 1 for item in found["items"])
+
+
+def processes() -> dict[int, str]:
+    """Whose CPU time each process below this one is."""
+    found = {}
+    for pid in descendants(os.getpid()):
+        with contextlib.suppress(FileNotFoundError):
+            words = Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+            found[pid] = next((part for word, part in PARTS.items() if word in words), "other")
+    return found
+
+
+def cpu_by_part() -> dict[str, float]:
+    """CPU seconds of each part up to now; of guests that live too."""
+    sums: defaultdict[str, float] = defaultdict(float)
+    for pid, part in processes().items():
+        with contextlib.suppress(FileNotFoundError):
+            sums[part] += cpu_seconds([pid])
+    return sums
+
+
+def now_ms() -> float:
+    """For differences."""
+    return time.perf_counter() * 1e3
