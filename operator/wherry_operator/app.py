@@ -239,10 +239,8 @@ class Operator:
     def _runner_changed(self, name: str) -> None:
         if self._node is not None:
             self._node.poke()
-        # Whatever waited for a runner, or was on this one, is looked at again.
-        for store in (self._pods, self._workloads):
-            for body in store.all():
-                self._queue.add(Key(store.kind, body["metadata"]["namespace"], body["metadata"]["name"]))
+        for key in self._deliveries.concerned(name):
+            self._queue.add(key)
 
     def _is_our_pod(self, body: Object) -> bool:
         return bool(body["spec"].get("nodeName") == self._settings.node_name)

@@ -22,12 +22,14 @@ NODE_LEASE_RENEW_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class StaticRunner:
-    """A runner named in the settings rather than found through EndpointSlices."""
+class RunnerAddress:
+    """A runner and where it is: named in the settings, or found through EndpointSlices."""
 
     name: str
     url: str
     """`https://host:port`."""
+    node: str = ""
+    """The node that it is on, where that is known before it answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,7 +68,7 @@ class Settings:
     """Where the operator lives: its leader Lease is there."""
     identity: str
     """Who holds the leader Lease. A process with the same identity takes it over at once: never give one to two."""
-    runners: tuple[StaticRunner, ...]
+    runners: tuple[RunnerAddress, ...]
     runner_tls: ClientTls
     kubelet: KubeletSettings
     health_listen: str
@@ -156,11 +158,11 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     )
 
 
-def _static_runner(text: str) -> StaticRunner:
+def _static_runner(text: str) -> RunnerAddress:
     name, separator, url = text.partition("=")
     if not separator or not url.startswith("https://") or not _DNS_LABEL.fullmatch(name):
         raise SettingsError(f"--runner wants NAME=https://HOST:PORT, not {text!r}")
-    return StaticRunner(name=name, url=url.rstrip("/"))
+    return RunnerAddress(name=name, url=url.rstrip("/"))
 
 
 def _parser() -> argparse.ArgumentParser:

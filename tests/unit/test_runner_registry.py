@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from tests.support.operator_fakes import FakeTime, Pki, make_pki, make_settings, settle, until
 from wherry_operator.runners.client import Refused, RunnerClient, RunnerError, RunnerUnavailable
 from wherry_operator.runners.registry import RunnerRegistry
-from wherry_operator.settings import StaticRunner
+from wherry_operator.settings import RunnerAddress
 from wherry_operator.tls import RunnerTls
 from wherry_runner.protocol import (
     Container,
@@ -132,7 +132,7 @@ class Stage:
 
     def registry(self) -> RunnerRegistry:
         return RunnerRegistry(
-            [StaticRunner(name="one", url=self.runner.url)],
+            [RunnerAddress(name="one", url=self.runner.url)],
             self.tls,
             on_change=lambda owner, workload_id, name: self.changes.append((owner, workload_id, name)),
             on_runner_change=self.runner_changes.append,
@@ -282,7 +282,7 @@ def test_a_listener_that_fails_does_not_cost_the_connection(pki: Pki) -> None:
             raise RuntimeError("listener")
 
         registry = RunnerRegistry(
-            [StaticRunner(name="one", url=stage.runner.url)],
+            [RunnerAddress(name="one", url=stage.runner.url)],
             stage.tls,
             on_change=fail,
             on_runner_change=fail,

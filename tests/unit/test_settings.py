@@ -29,7 +29,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_operator_with_what_it_needs_has_the_documented_defaults() -> None:
     found = operator.parse(OPERATOR)
-    assert found.runners == (operator.StaticRunner(name="one", url="https://10.0.0.1:8443"),)
+    assert found.runners == (operator.RunnerAddress(name="one", url="https://10.0.0.1:8443"),)
     assert (found.node_name, found.class_name, found.namespace) == ("wherry", "wherry", "wherry")
     assert (found.kubelet.listen, found.kubelet.port, found.kubelet.client_ca_file) == ("0.0.0.0", 10250, None)
     assert (found.runner_tls.ca_file, found.runner_tls.server_name) == (Path("ca"), "wherry-runner")

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 
 from wherry_operator.events import EventRecorder
 from wherry_operator.kube import Kube, NotFound, PatchKind
-from wherry_operator.models import Object
+from wherry_operator.models import Object, PodSpec
 from wherry_operator.objects import ObjectStore
-from wherry_operator.placement import NoRunner
+from wherry_operator.placement import Needs, NoRunner
 from wherry_operator.queue import Key
 from wherry_operator.references import References, is_immutable
 from wherry_operator.resolve import pod as resolving
@@ -27,7 +27,7 @@ from wherry_operator.status import containers, happenings
 from wherry_operator.status import pod as pod_status
 from wherry_operator.status.happenings import Happening
 from wherry_operator.status.pod import Observed, Problem
-from wherry_runner.protocol import Phase, WorkloadStatus
+from wherry_runner.protocol import Owner, Phase, WorkloadStatus
 
 log = logging.getLogger(__name__)
 
@@ -107,8 +107,9 @@ class PodReconciler:
         place = self._deliveries.locate(uid, last_runner=pod_status.runner_of(live))
         if place is None:
             try:
-                place = self._deliveries.choose(uid)
+                place = self._deliveries.choose(uid, _owner(pod), Needs.of_pod(PodSpec.model_validate(pod["spec"])))
             except NoRunner as error:
+                self._deliveries.wait(_key(pod))
                 self._record(pod, happenings.WARNING, "FailedPlacement", str(error))
                 problem = Problem(reason="ContainerCreating", message=str(error))
                 await self._write(pod, Observed(host_ip=self._node_address, problem=problem))
@@ -117,6 +118,7 @@ class PodReconciler:
             # A kubelet's first word: the Pod is taken. Before anything that may take its time, e.g. a pull.
             pod = await self._write(pod, self._observed(place))
         if not place.reachable:
+            self._deliveries.wait(_key(pod))
             await self._write(pod, self._observed(place))
             return RETRY_SECONDS
         await self._deliveries.drop_copies(uid, keep=place.runner)
@@ -132,6 +134,8 @@ class PodReconciler:
             await self._write(pod, self._observed(place, problem=Problem(reason=error.reason, message=error.message)))
             return RETRY_SECONDS
         status = place.status
+        if status is not None:
+            self._deliveries.weigh(uid, place, resolved.workload)
         if (
             status is None
             or status.template_hash != resolved.template_hash
@@ -166,6 +170,7 @@ class PodReconciler:
         if place is not None:
             if not place.reachable:
                 # Only proof that it has ended may confirm the deletion (design §3.7).
+                self._deliveries.wait(_key(pod))
                 await self._write(pod, self._observed(place))
                 return RETRY_SECONDS
             if place.status is not None and place.status.phase is not Phase.ENDED:
@@ -256,6 +261,15 @@ class PodReconciler:
 
     def _record(self, pod: Object, kind: str, reason: str, message: str, container: str = "") -> None:
         self._events.record({**pod, "apiVersion": "v1", "kind": KIND}, Happening(kind, reason, message, container))
+
+
+def _owner(pod: Object) -> Owner:
+    metadata = pod["metadata"]
+    return Owner(kind=KIND, namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"])
+
+
+def _key(pod: Object) -> Key:
+    return Key(KIND, pod["metadata"]["namespace"], pod["metadata"]["name"])
 
 
 def _path(pod: Object) -> str:
