@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from wherry_operator import placement
 from wherry_operator.clock import Clock
@@ -316,9 +316,13 @@ class Deliveries:
             lost_in_seconds=left if left is not None and left > 0 else None,
         )
 
-    def is_lost(self, state: RunnerState) -> bool:
-        """Whether it has been silent for too long."""
-        return not state.synced and self._left(state) <= 0
+    def state_of(self, state: RunnerState) -> Literal["ready", "syncing", "silent", "lost"]:
+        """A runner's state in a word."""
+        if state.synced:
+            return "ready"
+        if self._left(state) <= 0:
+            return "lost"
+        return "syncing" if state.connected else "silent"
 
     def _left(self, state: RunnerState) -> float:
         """How long until a silent runner is lost, in seconds."""
