@@ -111,15 +111,24 @@ class Operator:
         )
         self._pod_events = EventRecorder(self._kube_as_node, component="wherry", host=settings.node_name)
         self._workload_events = EventRecorder(self._kube, component="wherry", host=settings.node_name)
+        self._pod_references = References(
+            self._kube_as_node,
+            who=f"the virtual node {settings.node_name}",
+            retry_forbidden=True,
+            ttl_seconds=settings.reference_ttl_seconds,
+            on_change=self._reference_changed,
+        )
+        self._workload_references = References(
+            self._kube,
+            who="Wherry's operator",
+            retry_forbidden=False,
+            ttl_seconds=settings.reference_ttl_seconds,
+            on_change=self._reference_changed,
+        )
         self._pod_reconciler = pod.PodReconciler(
             kube_as_node=self._kube_as_node,
             store=self._pods,
-            references=References(
-                self._kube_as_node,
-                who=f"the virtual node {settings.node_name}",
-                retry_forbidden=True,
-                ttl_seconds=settings.reference_ttl_seconds,
-            ),
+            references=self._pod_references,
             deliveries=self._deliveries,
             events=self._pod_events,
             node_address=settings.kubelet.address,
@@ -127,9 +136,7 @@ class Operator:
         self._workload_reconciler = workload.WorkloadReconciler(
             kube=self._kube,
             store=self._workloads,
-            references=References(
-                self._kube, who="Wherry's operator", retry_forbidden=False, ttl_seconds=settings.reference_ttl_seconds
-            ),
+            references=self._workload_references,
             deliveries=self._deliveries,
             events=self._workload_events,
         )
@@ -190,6 +197,8 @@ class Operator:
             asyncio.create_task(self._workload_events.run(), name="events of WasmWorkloads"),
             asyncio.create_task(self._queue.run(), name="queue"),
             asyncio.create_task(self._resync.run(), name="resync"),
+            asyncio.create_task(self._pod_references.run(), name="references of Pods"),
+            asyncio.create_task(self._workload_references.run(), name="references of WasmWorkloads"),
         ]
         kopf_stop, kopf_ready = asyncio.Event(), asyncio.Event()
         # Last: on its end kopf cancels every task that was born after it (kopf.md §12).
@@ -274,6 +283,9 @@ class Operator:
         if owner is not None:
             self._deliveries.observe(owner, workload_id)
             self._queue.add(Key(owner.kind, owner.namespace, owner.name))
+
+    def _reference_changed(self, key: Key) -> None:
+        self._queue.add(key)
 
     def _runner_changed(self, name: str) -> None:
         if self._node is not None:

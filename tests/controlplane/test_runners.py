@@ -55,8 +55,13 @@ def fleet(
     )
     link.append(Relay(running.runners["fleet-b"].url.removeprefix("https://")))
     running.routes["fleet-b"] = f"https://{link[0].address}"
-    with running:
-        yield running
+    try:
+        with running:
+            # Other tests' Pods would come here too: for the scheduler one virtual node is as good as another.
+            cluster.kubectl("cordon", NAME)
+            yield running
+    finally:
+        cluster.kubectl("delete", "node", NAME, "--ignore-not-found")
     if request.session.testsfailed:
         print(f"\nlogs of operator and runners kept: {running.logs}")
     else:

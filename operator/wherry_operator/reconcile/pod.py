@@ -16,7 +16,7 @@ from wherry_operator.models import Object, PodSpec
 from wherry_operator.objects import ObjectStore
 from wherry_operator.placement import Needs, NoRunner
 from wherry_operator.queue import Key
-from wherry_operator.references import References, is_immutable
+from wherry_operator.references import References
 from wherry_operator.resolve import pod as resolving
 from wherry_operator.resolve.downward import Host
 from wherry_operator.resolve.objects import ResolveError
@@ -78,6 +78,7 @@ class PodReconciler:
     def gone(self, key: Key, uid: str) -> None:
         """Note that the Pod with this UID exists no more."""
         self._gone[key].add(uid)
+        self._references.use(key, key.namespace, ())
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring the Pod of this key, and those of the same name that are gone, to what should be."""
@@ -123,7 +124,7 @@ class PodReconciler:
             return RETRY_SECONDS
         await self._deliveries.drop_copies(uid, keep=place.runner)
         try:
-            resolved, again = await self._resolve(pod, place)
+            resolved = await self._resolve(pod, place)
         except ResolveError as error:
             if place.status is not None:
                 # It runs, with what it had: a Secret that vanished stops no container, as on a kubelet.
@@ -159,7 +160,7 @@ class PodReconciler:
                     await self._write(pod, self._observed(place, problem=problem))
                 return RETRY_SECONDS
         await self._write(pod, self._observed(place, status))
-        return again
+        return None
 
     async def _end(self, pod: Object) -> float | None:
         """A Pod that is being deleted: stop it, show its end, then confirm the deletion."""
@@ -198,19 +199,18 @@ class PodReconciler:
         self._deliveries.forget(uid, uid)
         return None
 
-    async def _resolve(self, pod: Object, place: Place) -> tuple[Resolved, float | None]:
+    async def _resolve(self, pod: Object, place: Place) -> Resolved:
         if refused := resolving.refusals(pod):
             raise ResolveError("; ".join(refused))
         wanted = resolving.references(pod)
         namespace = pod["metadata"]["namespace"]
+        self._references.use(_key(pod), namespace, wanted)
         objects = await self._references.read(namespace, wanted)
         try:
-            resolved = resolving.resolve(pod, objects, now=datetime.now(UTC), host=self._host(place))
+            return resolving.resolve(pod, objects, now=datetime.now(UTC), host=self._host(place))
         except ResolveError:
             self._references.doubt(namespace, wanted)
             raise
-        again = self._references.refresh_seconds if wanted and not is_immutable(objects.values()) else None
-        return resolved, again
 
     def _observed(
         self, place: Place, status: WorkloadStatus | None = None, *, problem: Problem | None = None

@@ -20,7 +20,7 @@ from wherry_operator.models import Object, WasmWorkloadSpec
 from wherry_operator.objects import ObjectStore
 from wherry_operator.placement import Needs, NoRunner
 from wherry_operator.queue import Key
-from wherry_operator.references import References, is_immutable
+from wherry_operator.references import References
 from wherry_operator.resolve import workload as resolving
 from wherry_operator.resolve.objects import Objects, ResolveError
 from wherry_operator.resolve.revision import Resolved
@@ -80,6 +80,7 @@ class WorkloadReconciler:
     def gone(self, key: Key, uid: str) -> None:
         """Note that the object with this UID exists no more, or is no longer ours."""
         self._gone[key].add(uid)
+        self._references.use(key, key.namespace, ())
         self._looked.pop(uid, None)
 
     async def reconcile(self, key: Key) -> float | None:
@@ -151,6 +152,7 @@ class _Round:
         self._uid: str = workload["metadata"]["uid"]
         self._name: str = workload["metadata"]["name"]
         self._namespace: str = workload["metadata"]["namespace"]
+        self._key = Key(KIND, self._namespace, self._name)
         self._live: Object = workload.get("status") or {}
         self._entries: dict[Slot, Object] = {
             slot: entry
@@ -199,7 +201,7 @@ class _Round:
         if any(self._unsettled(item, wanted) for item in seen.values()):
             self._soonest.after(RETRY_SECONDS)
         if any(item.problem or item.instance.silent for item in seen.values()):
-            self._deliveries.wait(Key(KIND, self._namespace, self._name))
+            self._deliveries.wait(self._key)
         return self._soonest.seconds
 
     def _decide(self, seen: Mapping[Slot, Seen]) -> Plan:
@@ -289,6 +291,7 @@ class _Round:
         if not plan.run:
             return
         wanted = resolving.references(self._workload)
+        self._references.use(self._key, self._namespace, wanted)
         objects = await self._references.read(self._namespace, wanted)
         deadline = completion.deadline(self._wanted, plan.memory)
         new = [slot for slot in plan.run if slot not in seen]
@@ -305,9 +308,6 @@ class _Round:
                 if seen[slot].status is None and not seen[slot].instance.silent:
                     seen[slot] = dataclasses.replace(seen[slot], problem=problem)
             return
-        if wanted and not is_immutable(objects.values()):
-            self._soonest.after(self._references.refresh_seconds)
-
         needs = Needs.of(self._spec, shared.workload)
 
         async def ensure(slot: Slot) -> Seen:
