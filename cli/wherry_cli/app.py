@@ -42,7 +42,7 @@ def _do(given: argparse.Namespace) -> int:
         from wherry_cli import push
 
         return push.run(given)
-    from wherry_cli import logs, run
+    from wherry_cli import logs, rollout, run
     from wherry_cli.cluster import Cluster
     from wherry_cli.why import why
 
@@ -50,6 +50,8 @@ def _do(given: argparse.Namespace) -> int:
     match given.command:
         case "logs":
             return logs.run(cluster, given)
+        case "rollout":
+            return rollout.run(cluster, given)
         case "run":
             return run.run(cluster, given)
         case _:
@@ -108,6 +110,17 @@ def _parser() -> argparse.ArgumentParser:
     push.add_argument("file")
     push.add_argument("reference", help="REGISTRY/REPOSITORY:TAG")
     push.add_argument("--insecure", action="store_true", help="http rather than https; loopback is always asked so")
+
+    rollout = commands.add_parser(
+        "rollout", parents=[shared], help="follow a changed spec, list revisions, go back to one", allow_abbrev=False
+    )
+    verbs = rollout.add_subparsers(dest="verb", required=True, metavar="status|history|undo")
+    status = verbs.add_parser("status", parents=[shared], help="wait until the spec is rolled out", allow_abbrev=False)
+    history = verbs.add_parser("history", parents=[shared], help="list the revisions there are", allow_abbrev=False)
+    undo = verbs.add_parser("undo", parents=[shared], help="go back to a revision", allow_abbrev=False)
+    undo.add_argument("--to-revision", type=int, default=0, metavar="NUMBER", help="default: the last one before")
+    for verb in (status, history, undo):
+        verb.add_argument("name")
 
     why = commands.add_parser(
         "why", parents=[shared], help="say in one sentence what a WasmWorkload waits for", allow_abbrev=False

@@ -19,6 +19,7 @@ READ_SECONDS = 60.0
 """Of an answer that has an end."""
 
 WORKLOADS = "/apis/wherry.dev/v1alpha1/namespaces/{namespace}/wasmworkloads"
+REVISIONS = "/apis/apps/v1/namespaces/{namespace}/controllerrevisions"
 LOG = "/apis/subresources.wherry.dev/v1alpha1/namespaces/{namespace}/wasmworkloads/{name}/log"
 
 
@@ -44,6 +45,28 @@ class Cluster:
     def create(self, body: Object) -> Object:
         """Create a WasmWorkload; the API server refuses fields that it does not know. Raises ServerError."""
         return self._call("POST", self._workloads(), query={"fieldValidation": "Strict"}, body=body)
+
+    def patch(self, name: str, operations: list[Object]) -> Object:
+        """Change a WasmWorkload by a JSON Patch. Raises ServerError."""
+        media_type = "application/json-patch+json"
+        return self._call("PATCH", f"{self._workloads()}/{name}", body=operations, media_type=media_type)
+
+    def revisions(self, uid: str) -> list[Object]:
+        """The ControllerRevisions of the WasmWorkload with this UID, the oldest first. Raises ServerError."""
+        query = {"labelSelector": f"wherry.dev/workload={uid}"}
+        found = self._call("GET", REVISIONS.format(namespace=self.namespace), query=query)["items"]
+        return sorted(found, key=lambda item: int(item["revision"]))
+
+    def changes(self, workload: Object) -> Iterator[Object]:
+        """The object as it is given, and whenever it changes after that. Raises ServerError; CliError once it is another."""
+        name, uid = workload["metadata"]["name"], workload["metadata"]["uid"]
+        while True:
+            yield workload
+            for workload in self.watch(name, workload["metadata"]["resourceVersion"]):  # noqa: B020 - the newest goes on
+                yield workload
+            workload = self.get(name)
+            if workload["metadata"]["uid"] != uid:
+                raise CliError(f'error: wasmworkload "{name}" was deleted, and made again by somebody else')
 
     def delete(self, name: str, uid: str) -> None:
         """Delete that WasmWorkload; one that is gone is no failure. Raises ServerError."""
@@ -86,9 +109,17 @@ class Cluster:
         return WORKLOADS.format(namespace=self.namespace)
 
     def _call(
-        self, method: str, path: str, *, query: Mapping[str, str] | None = None, body: Object | None = None
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        body: Object | list[Object] | None = None,
+        media_type: str = "application/json",
     ) -> Object:
-        with self._open(method, path, query=query, body=body, read_seconds=READ_SECONDS) as pieces:
+        with self._open(
+            method, path, query=query, body=body, media_type=media_type, read_seconds=READ_SECONDS
+        ) as pieces:
             answer: Object = json.loads(b"".join(pieces))
         return answer
 
@@ -99,7 +130,8 @@ class Cluster:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Object | None = None,
+        body: Object | list[Object] | None = None,
+        media_type: str = "application/json",
         read_seconds: float | None = None,
     ) -> Iterator[Iterator[bytes]]:
         try:
@@ -107,7 +139,7 @@ class Cluster:
                 method,
                 path,
                 query_params=list((query or {}).items()),
-                header_params={"Accept": "application/json, */*", "Content-Type": "application/json"},
+                header_params={"Accept": "application/json, */*", "Content-Type": media_type},
                 body=body,
                 auth_settings=["BearerToken"],
             )

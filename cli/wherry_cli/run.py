@@ -8,7 +8,6 @@ import secrets
 import signal
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 
 from wherry_cli import logs
@@ -100,7 +99,7 @@ def _stem(module: str) -> str:
 def _follow(cluster: Cluster, workload: Object) -> Object:
     """Show its log once it has one, and return the object as it ended."""
     shown, told = False, ""
-    for current in _changes(cluster, workload):
+    for current in cluster.changes(workload):
         status = current.get("status") or {}
         ended = status.get("phase") in _ENDED
         if not shown and (ended or any(item.get("state") == "Running" for item in status.get("instances") or [])):
@@ -123,18 +122,6 @@ def _show(cluster: Cluster, workload: Object) -> bool:
         if error.status != 400:
             raise
         return False  # it may just not have begun, or its module never ran: the status tells
-
-
-def _changes(cluster: Cluster, workload: Object) -> Iterator[Object]:
-    """The object now, and whenever it changes."""
-    name, uid = workload["metadata"]["name"], workload["metadata"]["uid"]
-    while True:
-        yield workload
-        for workload in cluster.watch(name, workload["metadata"]["resourceVersion"]):  # noqa: B020 - the newest goes on
-            yield workload
-        workload = cluster.get(name)
-        if workload["metadata"]["uid"] != uid:
-            raise CliError(f'error: wasmworkload "{name}" was deleted, and made again by somebody else')
 
 
 def _exit_code(workload: Object) -> int:

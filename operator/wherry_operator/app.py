@@ -29,6 +29,7 @@ from wherry_operator.queue import Fatal, Key, WorkQueue
 from wherry_operator.reconcile import pod, workload
 from wherry_operator.reconcile.node import NodeKeeper
 from wherry_operator.reconcile.resync import Collection, Resync
+from wherry_operator.reconcile.revisions import Revisions
 from wherry_operator.references import References
 from wherry_operator.runners.delivery import Deliveries
 from wherry_operator.runners.discovery import Discovery
@@ -133,12 +134,14 @@ class Operator:
             events=self._pod_events,
             node_address=settings.kubelet.address,
         )
+        self._revisions = Revisions(self._kube, self._workloads)
         self._workload_reconciler = workload.WorkloadReconciler(
             kube=self._kube,
             store=self._workloads,
             references=self._workload_references,
             deliveries=self._deliveries,
             events=self._workload_events,
+            revisions=self._revisions,
         )
         self._metrics = Metrics()
         self._metrics.follow(self._state)
@@ -195,6 +198,7 @@ class Operator:
             asyncio.create_task(self._node.run(), name="node"),
             asyncio.create_task(self._pod_events.run(), name="events of Pods"),
             asyncio.create_task(self._workload_events.run(), name="events of WasmWorkloads"),
+            asyncio.create_task(self._revisions.run(), name="revisions"),
             asyncio.create_task(self._queue.run(), name="queue"),
             asyncio.create_task(self._resync.run(), name="resync"),
             asyncio.create_task(self._pod_references.run(), name="references of Pods"),

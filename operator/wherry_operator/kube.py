@@ -98,11 +98,11 @@ class Kube:
                 return found
         raise NotFound(404, "NotFound", f"{path} not found")
 
-    async def list_metadata(self, path: str, *, field_selector: str = "") -> list[Object]:
+    async def list_metadata(self, path: str, *, field_selector: str = "", label_selector: str = "") -> list[Object]:
         """The metadata of all objects of a collection: what a comparison needs, at a fraction of the bytes."""
         accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
         found: list[Object] = []
-        async for page in self._pages(path, field_selector, "", accept=accept):
+        async for page in self._pages(path, field_selector, label_selector, accept=accept):
             found += page["items"] or []  # null where there are none
         return found
 
@@ -162,9 +162,13 @@ class Kube:
         """Change some fields of an object."""
         return await self._call("PATCH", path, body=body, headers={"Content-Type": kind.value})
 
-    async def delete(self, path: str, *, uid: str, grace_seconds: int | None = None) -> None:
-        """Delete the object with this UID, no other of the same name. Gone already is success."""
-        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": {"uid": uid}}
+    async def delete(
+        self, path: str, *, uid: str, resource_version: str = "", grace_seconds: int | None = None
+    ) -> None:
+        """Delete the object with this UID, no other of the same name; with a `resource_version` only if nobody changed it since
+        (else Conflict). Gone already is success."""
+        preconditions = {"uid": uid, **({"resourceVersion": resource_version} if resource_version else {})}
+        options: Object = {"apiVersion": "v1", "kind": "DeleteOptions", "preconditions": preconditions}
         if grace_seconds is not None:
             options["gracePeriodSeconds"] = grace_seconds
         try:

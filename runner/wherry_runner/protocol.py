@@ -5,7 +5,7 @@ HTTP/1.1 with JSON bodies over mutual TLS, served by the runner (`api.py`), call
     GET    /v1/info                                      → RunnerInfo
     PUT    /v1/workloads/{id}          WorkloadPut       → WorkloadStatus | Refusal
     GET    /v1/workloads/{id}                            → WorkloadStatus | Refusal
-    DELETE /v1/workloads/{id}?epoch&sequence&grace       → WorkloadStatus | Refusal   (202 while it still stops, 200 when gone)
+    DELETE /v1/workloads/{id}?epoch&sequence&grace&keepEnded  → WorkloadStatus | Refusal  (202 while it is there, 200 when gone)
     GET    /v1/workloads/{id}/containers/{name}/log?…    → text/plain | Refusal       (LogOptions as the query)
     PUT    /v1/workloads/{id}/containers/{name}/stdin    → 204 | Refusal              (the body, as it comes, is its input)
     GET    /v1/watch                                     → WatchEvent, one JSON object per line
@@ -19,6 +19,10 @@ workload within an epoch: an older one is refused (`StaleSequence`), so a delaye
 **Change.** `template_hash` covers what a container can't change while it runs: another value restarts the containers.
 `content_revision` covers the files of volumes and the credentials: another value swaps them in place. A PUT that changes
 neither is a no-op.
+
+**Delete.** The first one stops what runs; asked again once it has ended, the runner forgets it. With `keepEnded` it keeps one
+that ended by itself: whoever counts ends may not have heard of it yet. A life that was stopped leaves nothing to the next one
+under its id: neither its runs nor how they ended.
 
 **Watch.** First one `status` event for every workload the runner has, then `synced`, then changes, with a `heartbeat` after
 `HEARTBEAT_SECONDS` of silence. A slow reader gets each workload's newest status, never a growing queue.
@@ -366,6 +370,8 @@ class WorkloadStatus(Wire):
     containers: tuple[ContainerStatus, ...]
     failure: Failure | None = None
     """Set when it was ended for a reason that no single container has."""
+    stopped: bool = False
+    """A DELETE ended it, or is about to: however it ends is not its own doing."""
 
 
 class Confinement(Wire):

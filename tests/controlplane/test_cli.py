@@ -159,3 +159,37 @@ def test_why(space: Workspace, wherry: Wherry) -> None:
     space.workload("done", module={"inline": wat.exits(0)}, restartPolicy="Never")
     space.wait_phase("done", "Succeeded", kind="wasmworkload")
     assert wherry("why", "done").stdout == "done is done: it ended well and will not run again\n"
+
+
+def test_a_rollout_is_followed_and_taken_back(space: Workspace, wherry: Wherry) -> None:
+    space.workload("rolls", module={"inline": wat.sleeps()}, args=["first"], replicas=2)
+    assert wherry("rollout", "status", "rolls").stdout.endswith('wasmworkload "rolls" successfully rolled out\n')
+    missing = wherry("rollout", "undo", "rolls", "--to-revision=7")
+    assert (missing.returncode, missing.stdout) == (1, "")
+
+    def numbers() -> list[str]:
+        rows = wherry("rollout", "history", "rolls").stdout.splitlines()[1:]
+        return [row.split()[0] for row in rows]
+
+    space.wait(lambda: numbers() == ["1*"], "the first revision is remembered")
+    space.workload("rolls", module={"inline": wat.sleeps()}, args=["second"], env=[{"name": "A", "value": "1"}])
+    assert wherry("rollout", "status", "rolls").returncode == 0
+    space.wait(lambda: numbers() == ["1", "2*"], "so is the second")
+    space.workload("rolls", module={"inline": "(module)"}, progressDeadlineSeconds=2)
+    stuck = wherry("rollout", "status", "rolls")
+    assert stuck.returncode == 1
+    assert "ProgressDeadlineExceeded" in stuck.stderr
+    space.kubectl("scale", "ww/rolls", "--replicas=3")
+    undone = wherry("rollout", "undo", "rolls")
+    assert (undone.stdout, undone.stderr) == ("wasmworkload.wherry.dev/rolls rolled back to revision 2\n", "")
+    assert wherry("rollout", "status", "rolls").returncode == 0
+    spec = (space.get("ww", "rolls") or {})["spec"]
+    assert (spec["args"], spec["replicas"], spec["env"]) == (["second"], 3, [{"name": "A", "value": "1"}])
+    assert wherry("rollout", "undo", "rolls", "--to-revision", "1").returncode == 0
+    assert wherry("rollout", "status", "rolls").returncode == 0
+    spec = (space.get("ww", "rolls") or {})["spec"]
+    assert (spec["args"], spec["replicas"], spec.get("env")) == (["first"], 3, None)
+    space.wait(lambda: numbers() == ["2", "3*"], "what came back is the newest")
+    space.kubectl("delete", "ww", "rolls")
+    listed = ["get", "controllerrevisions", "-n", space.namespace, "-o", "name"]
+    space.wait(lambda: not space.cluster.kubectl(*listed).stdout, "its revisions went with it")

@@ -86,7 +86,6 @@ def test_it_can_write_nothing_that_is_not_its_own(space: Workspace, operator: _O
     space.workload("theirs", module={"inline": wat.sleeps()})
     for arguments in (
         ["delete", "pod", "theirs"],
-        ["delete", "ww", "theirs"],
         ["label", "ww", "theirs", "a=b"],
         ["annotate", "pod", "theirs", "a=b"],
         ["delete", "configmap", "theirs"],
@@ -113,6 +112,13 @@ def test_every_rule_was_used_by_some_test(cluster: LocalCluster, installation: I
         for kind in ("secret", "configMap")
     ]
     space.apply(workload("uses", module={"inline": wat.exits(3)}, env=env, restartPolicy="Always"))
+    space.workload("expires", module={"inline": wat.exits(0)}, restartPolicy="Never", ttlSecondsAfterFinished=1)
+    space.wait(lambda: space.get("ww", "expires") is None, "it is deleted after its time")
+    # With no history to keep, the revision before is deleted.
+    for number in (1, 2):
+        args = [str(number)]
+        space.workload("revised", module={"inline": wat.sleeps()}, args=args, revisionHistoryLimit=0)
+        _wait_for_revision(space, f"/revised-{number}-")
     space.apply(pod("uses", space.push(wat.exits(0)), spec={"restartPolicy": "Never"}))
     space.wait_phase("uses", "Succeeded")
     space.wait(lambda: any(r == "CrashLoopBackOff" for r, _ in space.events("uses")), "an Event about the workload")
@@ -163,11 +169,16 @@ def test_every_rule_was_used_by_some_test(cluster: LocalCluster, installation: I
 
 async def _discover_nobody(installation: Installation) -> None:
     """Follow the EndpointSlices of the runners' Service: this installation's runners are named by flags."""
-    async with slices.discovering(installation) as found:
+    async with slices.discovering(installation) as (found, _):
         await found.until()
         slices.put(installation, "runners-1", "192.0.2.1", "n-1")
         await found.until(n_1="192.0.2.1")
     slices.remove(installation, "runners-1")
+
+
+def _wait_for_revision(space: Workspace, name: str) -> None:
+    listed = ["get", "controllerrevisions", "-n", space.namespace, "-o", "name"]
+    space.wait(lambda: name in space.cluster.kubectl(*listed).stdout, "it is remembered")
 
 
 def _ask_with_token(port: int, token: str) -> None:

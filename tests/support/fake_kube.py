@@ -46,7 +46,7 @@ class FakeKube:
         self._call("FIND", path)
         return copy.deepcopy(self._there(path))
 
-    async def list_metadata(self, path: str, *, field_selector: str = "") -> list[Object]:
+    async def list_metadata(self, path: str, *, field_selector: str = "", label_selector: str = "") -> list[Object]:
         self._call("LIST", path)
         *_, plural = path.split("/")
         return [
@@ -57,7 +57,10 @@ class FakeKube:
 
     async def create(self, path: str, body: Object) -> Object:
         self._call("POST", path)
-        return self.put(f"{path}/{body['metadata']['name']}", body)
+        name = body["metadata"]["name"]
+        if f"{path}/{name}" in self.objects:
+            raise Conflict(409, "AlreadyExists", f"{name} already exists")
+        return self.put(f"{path}/{name}", {**body, "metadata": {"uid": f"uid-of-{name}", **body["metadata"]}})
 
     async def patch(self, path: str, body: Object, kind: PatchKind = PatchKind.MERGE) -> Object:
         self._call("PATCH", path)
@@ -74,8 +77,13 @@ class FakeKube:
             raise Invalid(422, "Invalid", "status.hostIPs: may specify no more than one IP for each IP family")
         return copy.deepcopy(before) if after == before else self.put(of, after)
 
-    async def delete(self, path: str, *, uid: str, grace_seconds: int | None = None) -> None:
+    async def delete(
+        self, path: str, *, uid: str, resource_version: str = "", grace_seconds: int | None = None
+    ) -> None:
         self._call("DELETE", path)
+        version = self.objects.get(path, {}).get("metadata", {}).get("resourceVersion")
+        if resource_version and version not in (None, resource_version):
+            raise Conflict(409, "Conflict", "the ResourceVersion in the precondition does not match that in record")
         if path in self.objects and self.objects[path]["metadata"]["uid"] == uid:
             self.remove(path)
 

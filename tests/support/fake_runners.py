@@ -51,6 +51,7 @@ class FakeRunner:
     deletes: list[tuple[str, int]] = field(default_factory=list)
     orders: list[tuple[int, int]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
+    stopped: set[str] = field(default_factory=set)
     on_delete: Callable[[str], None] | None = None
     """Instead of: it ends at once, and the watch has told so before the answer."""
 
@@ -71,7 +72,8 @@ class FakeRunner:
     def says(self, workload_id: str, *containers: protocol.ContainerStatus, phase: Phase = Phase.ACTIVE) -> None:
         """The watch brings a workload's new status."""
         newest = next(put for name, put in reversed(self.puts) if name == workload_id)
-        self.state.statuses[workload_id] = status_of(workload_id, newest, containers=containers, phase=phase)
+        status = status_of(workload_id, newest, containers=containers, phase=phase)
+        self.state.statuses[workload_id] = status.model_copy(update={"stopped": workload_id in self.stopped})
 
     def restart(self) -> None:
         """Another process: it knows of nothing that it was not told."""
@@ -89,18 +91,24 @@ class FakeRunner:
     async def put(self, workload_id: str, put: WorkloadPut) -> WorkloadStatus:
         self._order(put.epoch, put.sequence)
         self.puts.append((workload_id, put))
+        self.stopped.discard(workload_id)
         status = status_of(workload_id, put)
         self.state.statuses[workload_id] = status
         return status
 
-    async def delete(self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: int) -> WorkloadStatus | None:
+    async def delete(
+        self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: int, keep_ended: bool = False
+    ) -> WorkloadStatus | None:
         self._order(epoch, sequence)
         self.deletes.append((workload_id, grace_seconds))
         status = self.state.statuses.get(workload_id)
+        if status is not None and status.phase is Phase.ENDED and keep_ended and not status.stopped:
+            return status
         if status is None or status.phase is Phase.ENDED:
             self.state.statuses.pop(workload_id, None)
             return None
         if self.on_delete is not None:
+            self.stopped.add(workload_id)
             self.on_delete(workload_id)
             return status.model_copy(update={"phase": Phase.STOPPING})
         del self.state.statuses[workload_id]

@@ -128,8 +128,10 @@ class Runner:
     def put(self, *, id: str = ID, **kwargs: Any) -> WorkloadStatus:
         return self.supervisor.put(id, put(**kwargs))
 
-    def delete(self, *, sequence: int = 100, epoch: int = 1, grace: float = 30, id: str = ID) -> WorkloadStatus | None:
-        return self.supervisor.delete(id, epoch=epoch, sequence=sequence, grace_seconds=grace)
+    def delete(
+        self, *, sequence: int = 100, epoch: int = 1, grace: float = 30, id: str = ID, keep_ended: bool = False
+    ) -> WorkloadStatus | None:
+        return self.supervisor.delete(id, epoch=epoch, sequence=sequence, grace_seconds=grace, keep_ended=keep_ended)
 
     def life(self, name: str = "main", id: str = ID) -> ContainerLife:
         return self.supervisor.container(id, name)

@@ -13,6 +13,7 @@ from typing import Any
 from kubernetes.aio import client, config
 
 from tests.support.installation import Installation
+from tests.support.relay import Relay
 from wherry_operator.kube import Kube
 from wherry_operator.runners.discovery import Discovery
 
@@ -57,12 +58,14 @@ class Found:
 
 
 @contextlib.asynccontextmanager
-async def discovering(installation: Installation) -> AsyncIterator[Found]:
-    """Follow the slices of `SERVICE`, as an operator does."""
+async def discovering(installation: Installation) -> AsyncIterator[tuple[Found, Relay]]:
+    """Follow the slices of `SERVICE`, as an operator does; and the way to the API server."""
     configuration = client.Configuration()
     await config.load_kube_config(
         str(installation.operator_kubeconfig), client_configuration=configuration, persist_config=False
     )
+    way = Relay(configuration.host.removeprefix("https://"))
+    configuration.host = f"https://{way.address}"
     kube, found = Kube(configuration), Found()
 
     def tell(runners: Any) -> None:
@@ -71,9 +74,10 @@ async def discovering(installation: Installation) -> AsyncIterator[Found]:
     discovery = Discovery(kube, namespace=installation.namespace, service=SERVICE, on_discovered=tell)
     task = asyncio.create_task(discovery.run())
     try:
-        yield found
+        yield found, way
         assert discovery.complaint() == ""
     finally:
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
         await kube.close()
+        way.close()

@@ -13,6 +13,7 @@ from tests.support.told import START, Recorder, end
 from wherry_operator.kube import Kube
 from wherry_operator.objects import ObjectStore
 from wherry_operator.queue import Key
+from wherry_operator.reconcile.revisions import Revisions
 from wherry_operator.reconcile.workload import WorkloadReconciler, path_of
 from wherry_operator.references import References
 from wherry_runner import protocol
@@ -61,12 +62,14 @@ class Scene:
         """A new operator takes over, with empty caches."""
         kube = cast("Kube", self.kube)
         self.deliveries = deliveries(self.registry, nodes=self.nodes, clock=self.time.clock)
+        self.revisions = Revisions(kube, self.store, clock=self.time.clock)
         self.reconciler = WorkloadReconciler(
             kube=kube,
             store=self.store,
             references=References(kube, who="the operator", retry_forbidden=False, ttl_seconds=60),
             deliveries=self.deliveries,
             events=Recorder(kube, self.events),
+            revisions=self.revisions,
             clock=self.time.clock,
         )
         for workload_id in self.ids:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from wherry_cli import logs, push, run
+from wherry_cli import logs, push, rollout, run
 from wherry_cli.app import main, parse
 from wherry_cli.errors import CliError
 from wherry_cli.why import why
@@ -184,3 +184,86 @@ def test_without_a_cluster_the_words_are_kubectls(tmp_path: Path, capsys: pytest
     assert ended.value.code == 1
     error = capsys.readouterr().err
     assert error.startswith("error: ") and "Traceback" not in error
+
+
+# --- rollout ----------------------------------------------------------------------------------------------------------
+
+
+def revised(number: int, **spec: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"labels": {"wherry.dev/revision": f"hash{number}"}, "creationTimestamp": "2026-01-02T03:04:05Z"},
+        "revision": number,
+        "data": {"spec": spec, "outside": ["replicas"]},
+    }
+
+
+HISTORY = [revised(1, module={"inline": "x"}, args=["a"]), revised(4, module={"image": "i"})]
+
+
+def live(**spec: Any) -> dict[str, Any]:
+    return {"metadata": {"name": "x", "generation": 2}, "spec": {"replicas": 3, **spec}}
+
+
+def test_the_way_back_replaces_whole_fields_and_keeps_what_is_no_part_of_a_revision() -> None:
+    assert rollout.way_back(live(module={"image": "i"}), HISTORY[0]) == [
+        {"op": "add", "path": "/spec/args", "value": ["a"]},
+        {"op": "add", "path": "/spec/module", "value": {"inline": "x"}},
+    ]
+    assert rollout.way_back(live(module={"image": "i"}, env=[]), HISTORY[1]) == [{"op": "remove", "path": "/spec/env"}]
+    assert rollout.way_back(live(module={"image": "i"}), HISTORY[1]) == []
+
+
+@pytest.mark.parametrize(
+    ("spec", "number", "chosen"),
+    [
+        ({"module": {"image": "i"}}, 0, 1),
+        ({"module": {"image": "bad"}}, 0, 4),  # never ready, so never written down
+        ({"module": {"image": "bad"}}, 1, 1),
+        ({"module": {"image": "i"}}, 4, 4),
+    ],
+)
+def test_which_revision_is_gone_back_to(spec: dict[str, Any], number: int, chosen: int) -> None:
+    assert rollout.choose(live(**spec), HISTORY, number)["revision"] == chosen
+
+
+@pytest.mark.parametrize(
+    ("revisions", "number", "words"),
+    [
+        ([], 0, "no rollout history found"),
+        (HISTORY, 2, "unable to find specified revision 2"),
+        (HISTORY[1:], 0, "no revision before the present one"),
+    ],
+)
+def test_where_there_is_no_way_back_it_says_so(revisions: list[dict[str, Any]], number: int, words: str) -> None:
+    with pytest.raises(CliError, match=words):
+        rollout.choose(live(module={"image": "i"}), revisions, number)
+
+
+def test_the_history_is_a_table() -> None:
+    assert rollout.history(live(module={"image": "i"}), HISTORY).splitlines() == [
+        "REVISION   HASH    MODULE   CREATED",
+        "1          hash1   inline   2026-01-02T03:04:05Z",
+        "4*         hash4   i        2026-01-02T03:04:05Z",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "done"),
+    [
+        ({}, "Waiting for wasmworkload spec update to be observed...", False),
+        ({"observedGeneration": 2, "updatedReplicas": 1}, "1 out of 3 new instances have been updated", False),
+        ({"observedGeneration": 2, "updatedReplicas": 3, "replicas": 4}, "1 old instances are pending", False),
+        ({"observedGeneration": 2, "updatedReplicas": 3, "replicas": 3}, "0 of 3 updated instances", False),
+        ({"observedGeneration": 2, "conditions": [{"type": "Ready", "status": "True"}]}, "successfully", True),
+    ],
+)
+def test_how_far_a_rollout_is(status: dict[str, Any], text: str, done: bool) -> None:
+    said, is_done = rollout.progress({**live(), "status": status})
+    assert text in said
+    assert is_done is done
+
+
+def test_a_rollout_that_is_stuck_is_an_error() -> None:
+    stalled = {"type": "Stalled", "status": "True", "reason": "ProgressDeadlineExceeded", "message": "no such image"}
+    with pytest.raises(CliError, match="no such image"):
+        rollout.progress({**live(), "status": {"observedGeneration": 2, "conditions": [stalled]}})

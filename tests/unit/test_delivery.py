@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, TypeVar
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.support.fake_runners import AT, FakeNodes, FakeRegistry, FakeRunner, FakeTerm, deliveries
@@ -360,6 +360,7 @@ def test_a_runner_that_has_run_a_module_is_known_to_have_it() -> None:
     assert choose(to, "y", module="other") == "one"
 
 
+@settings(deadline=None)
 @given(st.data())
 def test_the_ledger_adds_up_whatever_comes_and_goes(data: st.DataObject) -> None:
     """Against a table of what is there."""

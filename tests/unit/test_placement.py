@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wherry_operator.models import Container, PodSpec, Toleration, WasmWorkloadSpec
@@ -258,6 +258,7 @@ NEEDS = st.builds(
 FLEETS = st.lists(FACTS, min_size=1, max_size=6, unique_by=lambda facts: facts.name)
 
 
+@settings(deadline=None)
 @given(FLEETS, NEEDS, st.randoms())
 def test_whoever_is_chosen_fits_and_the_order_of_the_runners_does_not_matter(
     runners: list[RunnerFacts], needs: Needs, random: Any
@@ -299,6 +300,7 @@ def _fits(facts: RunnerFacts, needs: Needs) -> bool:
     )
 
 
+@settings(deadline=None)
 @given(st.integers(1, 6), st.integers(1, 40), st.booleans())
 def test_instances_that_come_one_by_one_end_up_evenly(runners: int, instances: int, compiled: bool) -> None:
     fleet = {name: runner(name, most=100, has_module=compiled and name == "a") for name in "abcdef"[:runners]}

@@ -300,6 +300,18 @@ def test_too_late_it_is_ended_and_later_still_deleted() -> None:
     assert PATH not in scene.kube.objects
 
 
+def test_one_that_was_changed_at_the_last_moment_is_not_deleted() -> None:
+    scene = sweep(1, ttlSecondsAfterFinished=60).settle()
+    finish(scene)
+    scene.reconcile()
+    seen = scene.kube.objects[PATH]["metadata"]["resourceVersion"]
+    # The user wants it to stay, and the operator has not heard of it.
+    scene.kube.put(PATH, {**scene.kube.objects[PATH], "spec": {**scene.kube.objects[PATH]["spec"], "suspend": True}})
+    assert scene.kube.objects[PATH]["metadata"]["resourceVersion"] != seen
+    assert scene.reconcile(after=61) == RETRY_SECONDS
+    assert PATH in scene.kube.objects
+
+
 def test_an_unwritten_success_is_not_forgotten_by_its_runner() -> None:
     scene = sweep(3, replicas=1)
     scene.reconcile()

@@ -353,8 +353,7 @@ def test_a_workload_that_is_being_deleted_ends_at_its_own_time(tmp_path: Path) -
             return
 
         await during(first.die(grace=3600), nothing)
-        second = Runner(tmp_path)
-        second.put(sequence=101, policy=NEVER)
-        assert summary(await second.ended()) == "main=Error:137"
+        assert summary(first.supervisor.status(ID)) == "main=Error:137"
+        assert first.supervisor.status(ID).phase is Phase.ENDED
 
     run(scenario())

@@ -63,6 +63,7 @@ class Delete:
     epoch: int
     step: int
     grace: int
+    keep_ended: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,7 +116,12 @@ deaths = st.builds(
     Die, gently=st.booleans(), code=st.sampled_from((0, 1)), forgotten=st.sampled_from((False, False, False, True))
 )
 deletes = st.builds(
-    Delete, id=ids, epoch=st.sampled_from((0, 0, 0, 0, 1, -1)), step=st.sampled_from((1, 1, 1, 0, -1)), grace=graces
+    Delete,
+    id=ids,
+    epoch=st.sampled_from((0, 0, 0, 0, 1, -1)),
+    step=st.sampled_from((1, 1, 1, 0, -1)),
+    grace=graces,
+    keep_ended=st.booleans(),
 )
 spoils = st.builds(Spoil, how=st.sampled_from(("pull", "refused", "lost", "perhaps begun")))
 steps: st.SearchStrategy[Step] = st.one_of(
@@ -191,6 +197,15 @@ class Known:
     """It had another template before."""
     done: set[str] = field(default_factory=set)
     """Containers that ended well by themselves under OnFailure: never again."""
+
+    def begin_anew(self) -> None:
+        """Asked for again after a DELETE and the runner's death: another life, unless the first had ended by itself."""
+        self.deleted = False
+        if self.ended is not None and (self.ended.failure is not None or not self.ended.stopped):
+            return
+        self.ended, self.changed, self.template = None, False, 0
+        for forgotten in (self.statuses, self.starts, self.done):
+            forgotten.clear()
 
 
 class Play:
@@ -274,7 +289,7 @@ class Play:
             known = Known(step.policy, step.shape)  # a Pod can change its images, and neither of these
         if refusal is None and self._orders.newer(step, order):
             if known.deleted and step.id not in self.seen:
-                known.deleted, known.ended = False, None
+                known.begin_anew()
             self._known[step.id] = known
             if known.ended is None:
                 known.changed = known.changed or known.template not in (0, step.template)
@@ -305,14 +320,21 @@ class Play:
         order = self._orders.next(step)
         refusal = self._orders.refusal(step, order)
         try:
-            status = self.runner.delete(id=step.id, epoch=order[0], sequence=order[1], grace=step.grace)
+            status = self.runner.delete(
+                id=step.id, epoch=order[0], sequence=order[1], grace=step.grace, keep_ended=step.keep_ended
+            )
         except Refused as error:
             assert error.refusal.reason is refusal, error
             return
         assert refusal is None
-        if status is not None:
+        if status is not None and status.phase is Phase.ENDED:
+            assert step.keep_ended
+            assert not status.stopped
+        elif status is not None:
             self._orders.accept(step.id, order)
             self._known[step.id].deleted = True
+        elif step.keep_ended and self.runner.journals.known(step.id):
+            assert step.id not in self.seen, "it ended with the last process, and its end is still to be told"
         else:
             self._orders.delete(step.id, order)
             self._known.pop(step.id, None)

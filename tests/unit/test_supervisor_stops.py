@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from tests.support.operator_fakes import settle
 from tests.support.runner_scene import (
+    ALWAYS,
     ID,
+    NEVER,
     STUCK,
     Runner,
     code,
@@ -23,10 +26,14 @@ from tests.support.runner_scene import (
 from wherry_runner.lives.backoff import BackOffSettings
 from wherry_runner.modules.errors import PullError
 from wherry_runner.protocol import (
+    History,
     Phase,
     RefusalReason,
+    RestartPolicy,
     Terminated,
 )
+
+AT = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
 # --- stopping ---------------------------------------------------------------------------------------------------------
 
@@ -213,5 +220,97 @@ def test_a_put_while_it_stops_does_not_start_it_again(tmp_path: Path) -> None:
         guest.exit(0)
         await runner.ended()
         assert len(runner.engine.guests) == 1
+
+    run(scenario())
+
+
+# --- whose doing the end was ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("policy", "ends", "stopped"), [(NEVER, 0, False), (NEVER, 3, True), (ALWAYS, 0, True)])
+def test_one_that_was_stopped_says_so_unless_it_came_to_its_own_end(
+    tmp_path: Path, policy: RestartPolicy, ends: int, stopped: bool
+) -> None:
+    async def scenario() -> None:
+        runner = Runner(tmp_path)
+        assert not runner.put(policy=policy).stopped
+        guest = await runner.engine.guest(0)
+        status = runner.delete(grace=3600)
+        assert status is not None
+        assert status.stopped
+        guest.exit(ends)
+        assert (await runner.ended()).stopped is stopped
+
+    run(scenario())
+
+
+def test_one_that_was_evicted_before_it_was_stopped_does_not_say_that_it_was_stopped(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = Runner(tmp_path)
+        runner.put(policy=NEVER)
+        await runner.running()
+        runner.supervisor.evict(ID, "it took too much")
+        runner.delete(grace=0)
+        status = await runner.ended()
+        assert status.failure is not None
+        assert not status.stopped
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("code_", [0, 3])
+def test_an_end_that_may_not_have_been_heard_of_is_kept_where_that_is_asked_for(tmp_path: Path, code_: int) -> None:
+    async def scenario() -> None:
+        runner = Runner(tmp_path)
+        runner.put(policy=NEVER)
+        (await runner.engine.guest(0)).exit(code_)
+        await runner.ended()
+        status = runner.delete(grace=0, keep_ended=True)
+        assert status is not None
+        assert code(status) == code_
+        await runner.die()
+        second = Runner(tmp_path)
+        assert second.delete(grace=0, sequence=101, keep_ended=True) is None
+        second.put(sequence=102, policy=NEVER)
+        assert code(await second.ended()) == code_, "its journal was kept"
+        assert second.delete(sequence=103) is None
+
+    run(scenario())
+
+
+def test_one_that_ended_because_it_was_stopped_is_not_kept(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = Runner(tmp_path)
+        runner.put(policy=NEVER)
+        await runner.running()
+        runner.delete(grace=0, keep_ended=True)
+        await runner.ended()
+        assert runner.delete(grace=0, sequence=101, keep_ended=True) is None
+
+    run(scenario())
+
+
+@pytest.mark.parametrize("how", ["the runner dies at once", "it ended before", "it was forgotten before"])
+def test_a_life_that_was_stopped_leaves_nothing_to_the_next(tmp_path: Path, how: str) -> None:
+    """An operator that died between the stop and its note of it tells of the old run: that is no lost one."""
+
+    async def scenario() -> None:
+        first = Runner(tmp_path)
+        first.put(policy=NEVER)
+        status = await first.running()
+        told = (History(container="main", container_id=status.containers[0].container_id, started_at=AT),)
+        runner = first
+        first.delete(grace=3600 if how == "the runner dies at once" else 0)
+        if how != "the runner dies at once":
+            await first.ended()
+        if how == "it was forgotten before":
+            assert first.delete(grace=0, sequence=101) is None
+        else:
+            await first.die()
+            runner = Runner(tmp_path)
+        runner.put(sequence=102, policy=NEVER, history=told)
+        status = await runner.running()
+        assert status.containers[0].restart_count == 0
+        assert not status.stopped
 
     run(scenario())

@@ -15,11 +15,12 @@ from typing import TypeVar
 
 from wherry_operator.clock import Clock
 from wherry_operator.events import EventRecorder
-from wherry_operator.kube import Kube, NotFound
+from wherry_operator.kube import Conflict, Kube, NotFound
 from wherry_operator.models import Object, WasmWorkloadSpec
 from wherry_operator.objects import ObjectStore
 from wherry_operator.placement import Needs, NoRunner
 from wherry_operator.queue import Key
+from wherry_operator.reconcile.revisions import Revisions
 from wherry_operator.references import References
 from wherry_operator.resolve import workload as resolving
 from wherry_operator.resolve.objects import Objects, ResolveError
@@ -65,6 +66,7 @@ class WorkloadReconciler:
         references: References,
         deliveries: Deliveries,
         events: EventRecorder,
+        revisions: Revisions,
         clock: Clock | None = None,
     ) -> None:
         self._kube = kube
@@ -72,6 +74,7 @@ class WorkloadReconciler:
         self._references = references
         self._deliveries = deliveries
         self._events = events
+        self._revisions = revisions
         self._clock = clock or Clock()
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
         self._looked: dict[str, float] = {}
@@ -81,6 +84,7 @@ class WorkloadReconciler:
         """Note that the object with this UID exists no more, or is no longer ours."""
         self._gone[key].add(uid)
         self._references.use(key, key.namespace, ())
+        self._revisions.gone(uid)
         self._looked.pop(uid, None)
 
     async def reconcile(self, key: Key) -> float | None:
@@ -175,8 +179,7 @@ class _Round:
         strangers, seen = self._observe()
         plan = self._decide(seen)
         if plan.expired:
-            await self._reconciler._kube.delete(path_of(self._namespace, self._name), uid=self._uid)
-            return None
+            return await self._expire()
         await self._each(strangers, self._delete)
         if await self._stop(plan, seen):
             # What is gone makes room. What may be stopped because of that is seen when it was written what runs.
@@ -192,6 +195,8 @@ class _Round:
             raise self._errors[0]
         if written is None:
             return None
+        if workload_status.is_ready(written):
+            self._reconciler._revisions.ready(written)
         waits = workload_status.progress_seconds(
             self._wanted, written.get("status") or {}, self._reconciler._clock.now()
         )
@@ -203,6 +208,16 @@ class _Round:
         if any(item.problem or item.instance.silent for item in seen.values()):
             self._deliveries.wait(self._key)
         return self._soonest.seconds
+
+    async def _expire(self) -> float | None:
+        """Delete the object: its ttlSecondsAfterFinished are over."""
+        version = self._workload["metadata"]["resourceVersion"]
+        path = path_of(self._namespace, self._name)
+        try:
+            await self._reconciler._kube.delete(path, uid=self._uid, resource_version=version)
+        except Conflict:
+            return RETRY_SECONDS  # somebody changed it: it may be to stay longer
+        return None
 
     def _decide(self, seen: Mapping[Slot, Seen]) -> Plan:
         instances = [item.instance for item in seen.values()]
@@ -240,8 +255,7 @@ class _Round:
         if place.status is None:
             instance = by_status(slot, entry, silent=not place.reachable, lost=place.lost)
         else:
-            stopping = self._deliveries.is_stopping(workload_id)
-            instance = by_runner(slot, place.status, silent=not place.reachable, lost=place.lost, stopping=stopping)
+            instance = by_runner(slot, place.status, silent=not place.reachable, lost=place.lost)
         if place.copies:
             self._copied.add(slot)
         if place.lost_in_seconds is not None:
@@ -265,7 +279,7 @@ class _Round:
                     # Should its runner come back, it is seen again.
                     self._deliveries.forget(self._uid, slot.within(self._uid))
                 return instance.lost
-            return await self._delete(slot.within(self._uid))
+            return await self._delete(slot.within(self._uid), slot, keep_ended=self._counts_end_of(instance))
 
         ends = await self._each(leaving, end)
         gone = [slot for slot, done in zip(leaving, ends, strict=True) if done]
@@ -275,11 +289,17 @@ class _Round:
         self._tell_of_many("SuccessfulDelete", "Deleted", stopped)
         return bool(gone)
 
-    async def _delete(self, workload_id: str) -> bool:
-        place = self._deliveries.locate(workload_id)
+    def _counts_end_of(self, instance: Instance) -> bool:
+        """Whether its end counts, should it have come before it is stopped: nobody has heard of it yet."""
+        return not self._wanted.service and not instance.ended and instance.slot.revision == self._wanted.revision
+
+    async def _delete(self, workload_id: str, slot: Slot | None = None, *, keep_ended: bool = False) -> bool:
+        # Also where only the status tells where it was: that runner may have notes of it.
+        last = workload_status.last_runner(self._entries.get(slot, {})) if slot is not None else ""
+        place = self._deliveries.locate(workload_id, last_runner=last)
         if place is not None and place.reachable:
             # At once: a module can't be asked to stop, so waiting would only take its time.
-            if not await self._deliveries.delete(workload_id, place.runner, grace_seconds=0):
+            if not await self._deliveries.delete(workload_id, place.runner, grace_seconds=0, keep_ended=keep_ended):
                 return False
         elif place is not None:
             return False
@@ -340,7 +360,7 @@ class _Round:
                 "TaintManagerEviction", f"runner {seen.runner} has to be left: its node has the taint {{{taint}}}"
             )
         if seen.instance.stopping or taint is not None:
-            if not await self._delete(workload_id):
+            if not await self._delete(workload_id, slot, keep_ended=self._counts_end_of(seen.instance)):
                 return seen
             entry = {}  # another life begins
             seen = Seen(instance=Instance(slot=slot, on_runner=False))

@@ -54,9 +54,14 @@ class Identity:
     index: int
 
 
+def template(workload: Object) -> Object:
+    """The part of the spec that says what is run."""
+    return {key: value for key, value in workload["spec"].items() if key not in OUTSIDE_THE_TEMPLATE}
+
+
 def template_hash(workload: Object) -> str:
     """A name for what is run; instances of another one are replaced."""
-    return revision.digest({key: value for key, value in workload["spec"].items() if key not in OUTSIDE_THE_TEMPLATE})
+    return revision.digest(template(workload))
 
 
 def revision_of(workload: Object) -> str:

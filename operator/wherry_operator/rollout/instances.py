@@ -105,16 +105,14 @@ def keep_order(instance: Instance) -> tuple[bool, bool, bool, int]:
     return (not instance.ready, instance.state is not State.RUNNING, not instance.on_runner, instance.slot.index)
 
 
-def by_runner(
-    slot: Slot, status: protocol.WorkloadStatus, *, silent: bool = False, lost: bool = False, stopping: bool = False
-) -> Instance:
-    """An instance as its runner tells. `stopping`: we told it to stop, so that a bad end is no failure."""
+def by_runner(slot: Slot, status: protocol.WorkloadStatus, *, silent: bool = False, lost: bool = False) -> Instance:
+    """An instance as its runner tells. One that was stopped has not failed, whoever is told of its end."""
     (container,) = status.containers[:1]
     last = container.state if isinstance(container.state, protocol.Terminated) else container.last_terminated
     state, ready_since = State.WAITING, None
     if status.phase is protocol.Phase.ENDED:
         good = status.failure is None and last is not None and last.exit_code == 0
-        state = State.SUCCEEDED if good else State.STOPPING if stopping else State.FAILED
+        state = State.STOPPING if status.stopped else State.SUCCEEDED if good else State.FAILED
     elif status.phase is protocol.Phase.STOPPING:
         state = State.STOPPING
     elif isinstance(container.state, protocol.Running):

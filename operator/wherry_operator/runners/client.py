@@ -115,9 +115,14 @@ class RunnerClient:
         """A workload as it is. Raises Refused (NotFound) where it is not."""
         return await self._call(WorkloadStatus, "GET", _workload(workload_id))
 
-    async def delete(self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: int) -> WorkloadStatus | None:
-        """Stop and forget a workload: its status while it still stops, None when it is gone."""
+    async def delete(
+        self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: int, keep_ended: bool = False
+    ) -> WorkloadStatus | None:
+        """Stop and forget a workload: its status while it is there, None when it is gone. `keep_ended`: don't forget one that
+        ended by itself."""
         query = {"epoch": str(epoch), "sequence": str(sequence), "grace": str(grace_seconds)}
+        if keep_ended:
+            query["keepEnded"] = "true"
         try:
             async with self._open("DELETE", _workload(workload_id), query=query) as response:
                 if response.status_code != httpx.codes.ACCEPTED:

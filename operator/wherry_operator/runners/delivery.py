@@ -231,15 +231,20 @@ class Deliveries:
                 self.forget(owner.uid, workload_id)  # that one is full; another may not be
             raise
 
-    async def delete(self, workload_id: str, runner: str, *, grace_seconds: int) -> bool:
-        """Stop and forget the workload on the runner; True once it is gone. Raises RunnerError, Deposed."""
+    async def delete(self, workload_id: str, runner: str, *, grace_seconds: int, keep_ended: bool = False) -> bool:
+        """Stop and forget the workload on the runner; True once it is gone. `keep_ended`: one that ended by itself, perhaps
+        unheard as yet, stays. Raises RunnerError, Deposed."""
         client = self._registry.client(runner)
         if client is None:
             return True
 
         async def send() -> protocol.WorkloadStatus | None:
             return await client.delete(
-                workload_id, epoch=self._term.epoch, sequence=next(self._sequences), grace_seconds=grace_seconds
+                workload_id,
+                epoch=self._term.epoch,
+                sequence=next(self._sequences),
+                grace_seconds=grace_seconds,
+                keep_ended=keep_ended,
             )
 
         self._stopping.add(workload_id)

@@ -119,6 +119,13 @@ def last_runner(entry: Json) -> str:
     return containers.parse_container_id(entry.get("containerID", ""))[0] or str(entry.get("runner", ""))
 
 
+def is_ready(workload: Object) -> bool:
+    """Whether its status says that its present spec is so."""
+    ready = _by_type(workload.get("status") or {}).get("Ready", {})
+    current = ready.get("observedGeneration") == workload["metadata"].get("generation", 1)
+    return current and ready.get("status") == "True"
+
+
 def progress_seconds(wanted: Wanted, status: Json, now: datetime) -> float | None:
     """How long a status that says Progressing may stay as it is; None: for ever."""
     progressing = _by_type(status).get("Progressing", {})

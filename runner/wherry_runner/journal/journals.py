@@ -43,7 +43,7 @@ NOTHING = Past()
 class Journal:
     """What is known of one workload, and the way to note more. Every call but `synced` is short."""
 
-    __slots__ = ("_files", "_id", "failure", "order", "past")
+    __slots__ = ("_files", "_id", "failure", "order", "past", "stopped")
 
     def __init__(self, workload_id: str, files: JournalFiles) -> None:
         self._id = workload_id
@@ -54,11 +54,14 @@ class Journal:
         """The newest run of each container that ran."""
         self.failure: protocol.Failure | None = None
         """Why the workload was ended as a whole: it never runs again."""
+        self.stopped = False
+        """It was to stop before it had ended: what is noted of its runs says nothing about another life."""
 
-    def accepted(self, epoch: int, sequence: int) -> None:
-        """Note the order of an accepted change. Raises OSError, and then nothing is noted."""
-        self._append("accepted", epoch=epoch, sequence=sequence)
+    def accepted(self, epoch: int, sequence: int, *, stop: bool = False) -> None:
+        """Note the order of an accepted change; `stop`: that it is to stop. Raises OSError, and then nothing is noted."""
+        self._append("accepted", epoch=epoch, sequence=sequence, **({"stop": True} if stop else {}))
         self.order = (epoch, sequence)
+        self.stopped = self.stopped or stop
 
     def started(self, container: str, *, container_id: str, restart_count: int, at: datetime) -> None:
         """Note that a run is about to begin. Raises OSError, and then nothing is noted."""
@@ -116,6 +119,7 @@ class Journal:
         match record["event"]:
             case "accepted":
                 self.order = (int(record["epoch"]), int(record["sequence"]))
+                self.stopped = self.stopped or record.get("stop") is True
             case "started":
                 self.past[record["container"]] = _past(record)
             case "withdrawn":
@@ -129,11 +133,12 @@ class Journal:
                 past = {name: _past(found) for name, found in record["past"].items()}
                 failure = record["failure"] and protocol.Failure.model_validate(record["failure"])
                 self.order = (int(record["epoch"]), int(record["sequence"]))
-                self.past, self.failure = past, failure or None
+                self.past, self.failure, self.stopped = past, failure or None, record.get("stop") is True
 
     def snapshot(self) -> Callable[[], Record]:
         """What makes one record of all that is known now, in any thread."""
         workload_id, order, past, failure = self._id, self.order, dict(self.past), self.failure
+        stopped = self.stopped
 
         def record() -> Record:
             return {
@@ -143,6 +148,7 @@ class Journal:
                 "sequence": order[1],
                 "past": {name: _past_record(found) for name, found in past.items()},
                 "failure": failure and _wire(failure),
+                **({"stop": True} if stopped else {}),
             }
 
         return record

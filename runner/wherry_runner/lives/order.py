@@ -142,6 +142,14 @@ def resume(workload: protocol.Workload, past: Mapping[str, Past]) -> Resumption:
     return Resumption(stay=frozenset(done))
 
 
+def ended_well(workload: protocol.Workload, past: Mapping[str, Past]) -> bool:
+    """Whether all that it is for has run to its end, with 0."""
+    if workload.restart_policy is RestartPolicy.ALWAYS:
+        return False
+    ends = [found.terminated for item in workload.containers if (found := past.get(item.name)) is not None]
+    return len(ends) == len(workload.containers) and all(end is not None and end.exit_code == 0 for end in ends)
+
+
 def _failure(workload: protocol.Workload, ran: Mapping[str, protocol.Terminated | None]) -> Failure | None:
     """Under Never: why it can't go on, unless a container that failed or was lost tells that already."""
     told: Iterable[protocol.Terminated | None] = (

@@ -13,9 +13,10 @@ from pathlib import Path
 
 from wherry_runner import protocol
 from wherry_runner.execution.engine import Guest
-from wherry_runner.journal.journals import Journals
+from wherry_runner.journal.journals import Journal, Journals
 from wherry_runner.lives.check import Invalid, check, check_order
 from wherry_runner.lives.container import ContainerLife
+from wherry_runner.lives.order import ended_well
 from wherry_runner.lives.surroundings import Room
 from wherry_runner.lives.workload import EVICTED, WorkloadLife
 from wherry_runner.logs.budget import TooManyLogs
@@ -59,6 +60,18 @@ class RunningGuest:
     """Memory that it may use."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tombstone:
+    """What is remembered of a workload that was deleted."""
+
+    order: tuple[int, int]
+    runs: frozenset[str]
+    """Ids of its containers' newest runs: an operator that died before it wrote down their end still tells of them."""
+
+
+NO_TOMBSTONE = Tombstone(order=(0, 0), runs=frozenset())
+
+
 class Subscription:
     """One reader of the watch: the newest status of each workload that changed since it last looked."""
 
@@ -94,7 +107,7 @@ class Supervisor:
         self._admission = admission
         self._max_workloads = max_workloads
         self._lives: dict[str, WorkloadLife] = {}
-        self._tombstones: OrderedDict[str, tuple[int, int]] = OrderedDict()
+        self._tombstones: OrderedDict[str, Tombstone] = OrderedDict()
         self._subscriptions: set[Subscription] = set()
         self._forgetting: asyncio.TimerHandle | None = None
         self._stopping = False
@@ -126,7 +139,7 @@ class Supervisor:
         life = self._lives.get(workload_id)
         order = (put.epoch, put.sequence)
         self._accept_order(workload_id, order, life)
-        if life is None and self._tombstones.get(workload_id) == order:
+        if life is None and (deleted := self._tombstones.get(workload_id)) is not None and deleted.order == order:
             raise Refused(RefusalReason.STALE_SEQUENCE, f"{order} deleted this workload")
         if self._stopping:
             raise Refused(RefusalReason.STOPPING, "the runner is stopping")
@@ -151,6 +164,14 @@ class Supervisor:
             raise Refused(RefusalReason.TOO_LARGE, f"the runner has its maximum of {self._max_workloads} workloads")
         known = self._journals.known(workload_id)
         journal = self._journals.open(workload_id)
+        if order >= journal.order and journal.stopped and not _ended_by_itself(put.workload, journal):
+            # It was stopped before the runner's last process ended; what comes now is another life.
+            self._bury(workload_id, journal.order)
+            known, journal = False, self._journals.open(workload_id)
+        buried = self._tombstones.get(workload_id, NO_TOMBSTONE).runs
+        if any(item.container_id in buried for item in put.history):
+            history = tuple(item for item in put.history if item.container_id not in buried)
+            put = put.model_copy(update={"history": history})
         try:
             if order < journal.order:
                 raise Refused(
@@ -173,9 +194,10 @@ class Supervisor:
         life.put(put)
 
     def delete(
-        self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: float
+        self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: float, keep_ended: bool = False
     ) -> protocol.WorkloadStatus | None:
-        """Stop a workload; once it has ended, forget it. None: it is gone. Raises Refused."""
+        """Stop a workload; once it has ended, forget it: with `keep_ended` only if it did so because it was stopped. None:
+        it is gone. Raises Refused."""
         if self._closed:
             raise Refused(RefusalReason.STOPPING, "the runner has stopped")
         self._accept_epoch(epoch, sequence)
@@ -184,8 +206,19 @@ class Supervisor:
         if life is not None and not life.ended:
             life.stop(epoch=epoch, sequence=sequence, grace_seconds=grace_seconds)
             return life.status
+        if keep_ended and life is not None and not life.stopped:
+            return life.status
+        if keep_ended and life is None and self._ended_before(workload_id):
+            return None  # it ended with the runner's last process: whoever asks for it again will hear how
         self._forget(workload_id, (epoch, sequence))
         return None
+
+    def _ended_before(self, workload_id: str) -> bool:
+        if not self._journals.known(workload_id):
+            return False
+        journal = self._journals.open(workload_id)
+        ends = [found.terminated for found in journal.past.values()]
+        return not journal.stopped and (journal.failure is not None or any(end is not None for end in ends))
 
     def evict(self, workload_id: str, message: str) -> bool:
         """End a workload at once because it took more than it may; it never runs again. Whether there was one to end."""
@@ -213,7 +246,7 @@ class Supervisor:
                 raise Refused(RefusalReason.INTERNAL, f"the runner's disk: {error.strerror}") from error
 
     def _accept_order(self, workload_id: str, order: tuple[int, int], life: WorkloadLife | None) -> None:
-        newest = life.order if life is not None else self._tombstones.get(workload_id, (0, 0))
+        newest = life.order if life is not None else self._tombstones.get(workload_id, NO_TOMBSTONE).order
         if order < newest:
             raise Refused(RefusalReason.STALE_SEQUENCE, f"{order} is older than {newest}, which was accepted")
 
@@ -223,13 +256,21 @@ class Supervisor:
             life.forget()
         self._room.logs.retire(workload_id)
         self._admission.release(workload_id)
+        self._bury(workload_id, order)
+        if life is not None:
+            self._on_change(workload_id)
+
+    def _bury(self, workload_id: str, order: tuple[int, int]) -> None:
+        """Forget a workload but for its order, and which runs were its own."""
+        known = self._journals.known(workload_id)
+        past = self._journals.open(workload_id).past if known else {}
+        runs = frozenset(found.container_id for found in past.values() if found.ran)
+        runs |= self._tombstones.get(workload_id, NO_TOMBSTONE).runs if not known else frozenset()
         self._journals.drop(workload_id)
-        self._tombstones[workload_id] = order
+        self._tombstones[workload_id] = Tombstone(order=order, runs=runs)
         self._tombstones.move_to_end(workload_id)
         while len(self._tombstones) > TOMBSTONES:
             self._tombstones.popitem(last=False)
-        if life is not None:
-            self._on_change(workload_id)
 
     def forget_unclaimed(self) -> None:
         """Drop what is journaled of workloads that no operator asked for."""
@@ -320,6 +361,10 @@ class Supervisor:
             self._admission.ended(workload_id)
         for subscription in self._subscriptions:
             subscription.mark(workload_id)
+
+
+def _ended_by_itself(workload: protocol.Workload, journal: Journal) -> bool:
+    return journal.failure is not None or ended_well(workload, journal.past)
 
 
 def _in_batches(ids: list[str]) -> Iterator[list[str]]:

@@ -18,7 +18,7 @@ from wherry_runner.lives.container import CREATING, INITIALIZING, ContainerLife
 from wherry_runner.lives.order import Role, resume, to_begin, to_end
 from wherry_runner.lives.packed import Packed
 from wherry_runner.lives.surroundings import Room
-from wherry_runner.protocol import Failure, Phase
+from wherry_runner.protocol import Failure, Phase, RestartPolicy
 from wherry_runner.volumes.empty_dir import limit_in_memory
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,10 @@ class WorkloadLife:
         "_next",
         "_on_change",
         "_phase",
+        "_policy",
         "_shared",
         "_stay",
+        "_stopped",
         "_template_hash",
         "_volumes_written",
         "id",
@@ -82,6 +84,8 @@ class WorkloadLife:
         self._phase = Phase.ACTIVE
         self._failure = journal.failure
         self._failing: asyncio.Task[None] | None = None
+        self._stopped = False
+        self._policy = put.workload.restart_policy
         self._containers: list[ContainerLife] = []
         """In the order of the spec, init containers first."""
         self._next: protocol.Workload | None = None
@@ -133,7 +137,17 @@ class WorkloadLife:
             init_containers=tuple(each.status for each in self._containers if each.role is not Role.MAIN),
             containers=tuple(each.status for each in self._containers if each.role is Role.MAIN),
             failure=self._failure,
+            stopped=self.stopped,
         )
+
+    @property
+    def stopped(self) -> bool:
+        """It was told to stop before it had ended by itself. One that ends well all the same has ended by itself."""
+        if not self._stopped or self._failure is not None or self._failing is not None:
+            return False
+        if self._policy is RestartPolicy.ALWAYS or not self.ended:
+            return True
+        return not all(each.succeeded for each in self._containers if each.role is Role.MAIN)
 
     @property
     def containers(self) -> Sequence[ContainerLife]:
@@ -188,10 +202,11 @@ class WorkloadLife:
         """Start nothing more, and kill what still runs after the grace period. Again: a shorter period counts."""
         self.order = (epoch, sequence)
         try:
-            self.journal.accepted(epoch, sequence)
+            self.journal.accepted(epoch, sequence, stop=True)
         except OSError as error:
             log.error("workload %s: its end is not journaled: %s", self.id, error)  # it must stop all the same
         self._next = None
+        self._stopped = True
         if self._end(grace_seconds) or self._phase is Phase.ACTIVE:
             self._phase = Phase.STOPPING
             self.on_change()
@@ -394,6 +409,7 @@ class WorkloadLife:
         workload = put.workload
         self._name(put)
         self.owner = workload.owner
+        self._policy = workload.restart_policy
         self._grace_seconds = float(min(workload.termination_grace_period_seconds, MAX_SECONDS))
         shared = _Shared(volumes=_lean(workload), credentials=workload.credentials)
         self._shared = Packed(shared) if shared.volumes or shared.credentials else None

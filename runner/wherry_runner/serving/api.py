@@ -168,7 +168,11 @@ class _Api:
     async def delete(self, request: web.Request) -> web.Response:
         query = _DeleteQuery.model_validate(dict(request.query))
         status = self._supervisor.delete(
-            _workload_id(request), epoch=query.epoch, sequence=query.sequence, grace_seconds=query.grace
+            _workload_id(request),
+            epoch=query.epoch,
+            sequence=query.sequence,
+            grace_seconds=query.grace,
+            keep_ended=query.keep_ended,
         )
         return web.Response(status=200) if status is None else _json(status, 202)
 
@@ -252,6 +256,7 @@ class _DeleteQuery(protocol.Wire):
     epoch: int
     sequence: int
     grace: Annotated[float, Field(allow_inf_nan=False)] = 30.0
+    keep_ended: bool = False
 
 
 def _workload_id(request: web.Request) -> str:

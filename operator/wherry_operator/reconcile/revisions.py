@@ -1,0 +1,148 @@
+"""Earlier revisions of WasmWorkloads, as ControllerRevisions that they own: what `kubectl wherry rollout undo` goes back to.
+
+They are written after an object is ready, one at a time and at leisure: no start waits for them. Garbage collection deletes
+them with their object.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import defaultdict
+
+from wherry_operator.clock import Clock
+from wherry_operator.kube import Kube, KubeError
+from wherry_operator.models import Object
+from wherry_operator.objects import ObjectStore
+from wherry_operator.resolve import workload as resolving
+from wherry_operator.rollout.revisions import DEFAULT_LIMIT, Remembered, changes
+
+log = logging.getLogger(__name__)
+
+ALL_PATH = "/apis/apps/v1/controllerrevisions"
+OWNER_LABEL = "wherry.dev/workload"
+"""The UID of the object whose revision it is."""
+
+LEISURE_SECONDS = 2.0
+"""After an object became ready, and between two tries: a burst of thousands has its starts behind it."""
+
+PAUSE_SECONDS = 0.02
+"""Between two of them: ten thousand objects must not keep the API server from its work."""
+
+NAME_CHARACTERS = 220
+"""Of the object's name in that of its revision, which has at most 253."""
+
+
+class Revisions:
+    """Writes down what runs."""
+
+    def __init__(self, kube: Kube, store: ObjectStore, *, clock: Clock | None = None) -> None:
+        self._kube = kube
+        self._store = store
+        self._clock = clock or Clock()
+        self._known: defaultdict[str, list[Remembered]] = defaultdict(list)
+        """What is written down, by the object's UID."""
+        self._loaded = False
+        self._due: dict[tuple[str, str], Object] = {}
+        """Objects to be looked at, by UID and revision, the first to be first."""
+        self._wake = asyncio.Event()
+
+    def ready(self, workload: Object) -> None:
+        """Note that this is what runs. Returns at once."""
+        uid, revision = workload["metadata"]["uid"], resolving.revision_of(workload)
+        if self._loaded:
+            todo = changes(self._known.get(uid, ()), revision, _limit(workload))
+            if todo.number is None and not todo.delete:
+                return
+        self._due[uid, revision] = workload
+        self._wake.set()
+
+    def gone(self, uid: str) -> None:
+        """Forget an object: what was written down of it goes with it."""
+        self._known.pop(uid, None)
+
+    async def run(self) -> None:
+        """Work until cancelled."""
+        while not self._loaded:
+            try:
+                await self.load()
+            except KubeError as error:
+                log.warning("revisions are not known yet: %s", error)
+                await self._clock.sleep(LEISURE_SECONDS)
+        while True:
+            while not self._due:
+                self._wake.clear()
+                await self._wake.wait()
+            await self._clock.sleep(LEISURE_SECONDS)
+            for key in list(self._due):
+                await self.write(self._due.pop(key))
+                await self._clock.sleep(PAUSE_SECONDS)
+
+    async def load(self) -> None:
+        """Learn what is written down already. Raises KubeError."""
+        self._known.clear()
+        for item in await self._kube.list_metadata(ALL_PATH, label_selector=OWNER_LABEL):
+            metadata = item["metadata"]
+            *_, number, revision = metadata["name"].split("-")
+            if number.isdecimal():
+                found = Remembered(int(number), revision, metadata["name"], metadata["uid"])
+                self._known[metadata["labels"][OWNER_LABEL]].append(found)
+        self._loaded = True
+
+    async def write(self, workload: Object) -> None:
+        """Write down what runs, and delete what is too old. What can't be done is tried again later."""
+        metadata = workload["metadata"]
+        uid, revision = metadata["uid"], resolving.revision_of(workload)
+        now = self._store.get(metadata["namespace"], metadata["name"])
+        if now is None or now["metadata"]["uid"] != uid:
+            return
+        known = self._known[uid]
+        todo = changes(known, revision, _limit(workload))
+        path = f"/apis/apps/v1/namespaces/{metadata['namespace']}/controllerrevisions"
+        try:
+            for old in todo.delete:
+                await self._kube.delete(f"{path}/{old.name}", uid=old.uid)
+                known.remove(old)
+            if todo.number is not None:
+                made = (await self._kube.create(path, _body(workload, todo.number, revision)))["metadata"]
+                known.append(Remembered(todo.number, revision, made["name"], made["uid"]))
+        except KubeError as error:
+            if error.status == 404 or (error.status == 403 and "being terminated" in error.message):
+                return  # its namespace goes, and it as well
+            log.warning("%s/%s: its revision is not written down: %s", metadata["namespace"], metadata["name"], error)
+            self._due.setdefault((uid, revision), workload)
+            self._wake.set()
+
+
+def _limit(workload: Object) -> int:
+    limit = workload["spec"].get("revisionHistoryLimit")
+    return DEFAULT_LIMIT if limit is None else int(limit)
+
+
+def _body(workload: Object, number: int, revision: str) -> Object:
+    metadata = workload["metadata"]
+    name = metadata["name"][:NAME_CHARACTERS].rstrip("-.")
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "ControllerRevision",
+        "metadata": {
+            "name": f"{name}-{number}-{revision}",
+            "namespace": metadata["namespace"],
+            "labels": {OWNER_LABEL: metadata["uid"], "wherry.dev/revision": revision},
+            "ownerReferences": [
+                {
+                    "apiVersion": "wherry.dev/v1alpha1",
+                    "kind": "WasmWorkload",
+                    "name": metadata["name"],
+                    "uid": metadata["uid"],
+                    "controller": True,
+                }
+            ],
+        },
+        "revision": number,
+        # What is no part of it is named: whoever goes back leaves those fields as they are.
+        "data": {
+            "spec": resolving.template(workload),
+            "outside": sorted(resolving.OUTSIDE_THE_TEMPLATE),
+        },
+    }
