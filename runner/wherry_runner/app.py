@@ -42,9 +42,6 @@ from wherry_runner.volumes import SizeWatch, Volumes, memory_bytes
 
 log = logging.getLogger("wherry_runner")
 
-GARBAGE_OBJECTS = 2_000
-"""So many new objects (700 by default) before cycles among them are looked for: a start makes hundreds, and no cycles."""
-
 AGAIN_SECONDS = 10.0
 """After an error of ours, a task that is to run for ever begins anew."""
 
@@ -69,10 +66,9 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _spare_the_collector() -> None:
-    """What is here now stays, and need not be looked through for garbage again and again; nor what each request makes."""
+    """What is here now stays, and need not be looked through for garbage again and again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(GARBAGE_OBJECTS, 10, 10)
 
 
 async def run(settings: Settings) -> None:
