@@ -291,6 +291,8 @@ def test_requests_at_random_are_refused_or_carried_out_and_nothing_is_left(
     now: dict[str, Any] = {}
     _warm_up(scene, inline)
     assert wait_for(lambda: len(remains.descendants(scene.pid)) == 1, timeout_seconds=SETTLE_SECONDS), "its executor"
+    # What is deleted is moved aside, and removed by another thread.
+    assert wait_for(lambda: "retired" not in repr(scene.holds()), timeout_seconds=SETTLE_SECONDS)
     before = scene.holds()
     sockets = remains.sockets(scene.pid)
 
