@@ -119,9 +119,16 @@ class Workspace:
                 raise AssertionError(f"not within {timeout:.0f} s: {what}\n{state}\n{tail}")
             time.sleep(0.1)
 
-    def wait_phase(self, name: str, phase: str, *, kind: str = "pod") -> Json:
+    def wait_phase(
+        self, name: str, phase: str, *, kind: str = "pod", meanwhile: Callable[[], None] = lambda: None
+    ) -> Json:
         """Wait until an object has a phase, and return it."""
-        self.wait(lambda: self.phase(name, kind=kind) == phase, f"{kind} {name} has phase {phase}")
+
+        def reached() -> bool:
+            meanwhile()
+            return self.phase(name, kind=kind) == phase
+
+        self.wait(reached, f"{kind} {name} has phase {phase}")
         found = self.get(kind, name)
         assert found is not None
         return found
