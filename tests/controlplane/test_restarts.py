@@ -159,14 +159,17 @@ def test_pods_on_a_silent_runner_are_not_ready_and_not_moved(space: Workspace, r
     _ready(space, "waits")
 
 
-def test_an_api_server_that_restarts_stops_nothing(space: Workspace, runner: RunnerProcess) -> None:
+def test_an_api_server_that_restarts_stops_nothing(
+    space: Workspace, operator: Installation, runner: RunnerProcess
+) -> None:
     space.pod("steady", space.push(wat.sleeps()))
     before = _ready(space, "steady")
     cluster = space.cluster
     cluster.stop_component("kube-apiserver", kill=True)  # type: ignore[attr-defined]
     cluster.start_component("kube-apiserver")  # type: ignore[attr-defined]
+    operator.keep_operator()
     space.pod("later", space.push(wat.exits(0)), spec={"restartPolicy": "Never"})
-    space.wait_phase("later", "Succeeded")
+    space.wait_phase("later", "Succeeded", meanwhile=operator.keep_operator)
     assert space.container("steady")["containerID"] == before["containerID"]
 
 

@@ -221,6 +221,11 @@ class Installation:
             timeout_seconds=START_SECONDS,
         )
 
+    def keep_operator(self) -> None:
+        """What its Deployment does: one that has ended is started again. It ends when it can't renew its Lease."""
+        if self.operator is not None and not self.operator.running:
+            self.start_operator(wait=False)
+
     def kill_operator(self) -> None:
         """SIGKILL."""
         if self.operator is not None:

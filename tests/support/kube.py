@@ -65,8 +65,8 @@ class Workspace:
         assert done.returncode == 0, done.stderr
 
     def pod(self, name: str, image: str, *, spec: Mapping[str, Any] | None = None, **container: Any) -> None:
-        """Create a Pod of one container for the virtual node."""
-        self.apply(pod(name, image, spec=spec, **container))
+        """Create a Pod of one container for the installation's virtual node."""
+        self.apply(pod(name, image, node=self.installation.node_name, spec=spec, **container))
 
     def workload(self, name: str, **spec: Any) -> None:
         """Create a WasmWorkload."""
@@ -119,9 +119,16 @@ class Workspace:
                 raise AssertionError(f"not within {timeout:.0f} s: {what}\n{state}\n{tail}")
             time.sleep(0.1)
 
-    def wait_phase(self, name: str, phase: str, *, kind: str = "pod") -> Json:
+    def wait_phase(
+        self, name: str, phase: str, *, kind: str = "pod", meanwhile: Callable[[], None] = lambda: None
+    ) -> Json:
         """Wait until an object has a phase, and return it."""
-        self.wait(lambda: self.phase(name, kind=kind) == phase, f"{kind} {name} has phase {phase}")
+
+        def reached() -> bool:
+            meanwhile()
+            return self.phase(name, kind=kind) == phase
+
+        self.wait(reached, f"{kind} {name} has phase {phase}")
         found = self.get(kind, name)
         assert found is not None
         return found
@@ -131,15 +138,17 @@ class Workspace:
         return str((self.get(kind, name) or {}).get("status", {}).get("phase", ""))
 
 
-def pod(name: str, image: str, *, spec: Mapping[str, Any] | None = None, **container: Any) -> Json:
-    """A Pod of one container for the virtual node."""
+def pod(
+    name: str, image: str, *, node: str = "wherry", spec: Mapping[str, Any] | None = None, **container: Any
+) -> Json:
+    """A Pod of one container for a virtual node. It names the node: another test's installation may have one as well."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name},
         "spec": {
             "tolerations": TOLERATIONS,
-            "nodeSelector": {"kubernetes.io/arch": "wasm32-wasi"},
+            "nodeSelector": {"kubernetes.io/arch": "wasm32-wasi", "kubernetes.io/hostname": node},
             "containers": [{"name": "main", "image": image, **container}],
             **(spec or {}),
         },
