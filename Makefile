@@ -194,6 +194,10 @@ node-down: venv ## Stop that cluster; nothing is left of it on the machine.
 bench: venv go executor ## Measure the runner against `wasmtime run` in one run; fails where a promised ratio is missed.
 	$(PY) -m bench.runner $(ARGS)
 
+.PHONY: bench-operator
+bench-operator: venv go executor ## Measure the operator on a control plane of its own; fails where a promise is missed.
+	$(PY) -m bench.operator $(ARGS)
+
 .PHONY: bench-containers
 bench-containers: venv go node-packages ## Measure how container Pods perform on a real node here (root); ARGS=--record.
 	$(PY) -m bench.container_pods $(ARGS)

@@ -35,7 +35,11 @@ async def measure(scene: Scene, report: Report) -> None:
                 began = now_ms()
                 await api.create_many([f"many-{number}" for number in range(OBJECTS)], **spec())
                 await api.when(lambda: api.running() == OBJECTS)
-                report.figure(f"{OBJECTS} objects on simulated runners, Running per second", OBJECTS * 1e3 / (now_ms() - began), "/s")
+                report.figure(
+                    f"{OBJECTS} objects on simulated runners, Running per second",
+                    OBJECTS * 1e3 / (now_ms() - began),
+                    "/s",
+                )
                 await asyncio.to_thread(installation.stop_operator)
                 began = now_ms()
                 installation.start_operator(wait=False)
@@ -81,14 +85,14 @@ async def _reconciled(installation: Installation) -> None:
 
 def _metrics(installation: Installation) -> dict[str, float] | None:
     try:
-        with urllib.request.urlopen(f"{installation.health_url}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://{installation.health_address}/metrics", timeout=5) as answer:
             lines = answer.read().decode().splitlines()
     except OSError:
         return None
     sums = {"looked": 0.0, "depth": 0.0}
     for line in lines:
         name, _, value = line.rpartition(" ")
-        if name.startswith("wherry_operator_reconciles_total"):
+        if name.startswith('wherry_operator_reconcile_duration_seconds_count{kind="WasmWorkload"'):
             sums["looked"] += float(value)
         elif name.startswith("wherry_operator_queue_depth"):
             sums["depth"] += float(value)

@@ -47,7 +47,9 @@ class Scene:
         folder = self._folder / f"installation-{number}"
         runners = () if simulated else ("runner-a",)
         flags = ("--log-level", "WARNING", "--max-workloads", "6000")
-        with Installation(self.cluster, folder, runners=runners, runner_flags=flags, serves_logs=False, **settings) as made:
+        with Installation(
+            self.cluster, folder, runners=runners, runner_flags=flags, serves_logs=False, **settings
+        ) as made:
             yield made
 
     @asynccontextmanager

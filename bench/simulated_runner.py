@@ -1,6 +1,6 @@
 """Runners whose guests are only noted: the real protocol, supervisor, journal and TLS, and an engine that starts nothing.
 
-    python -m bench.simulated_runner FOLDER CERT KEY CLIENT_CA NAME=PORT…
+python -m bench.simulated_runner FOLDER CERT KEY CLIENT_CA NAME=PORT…
 """
 
 from __future__ import annotations
