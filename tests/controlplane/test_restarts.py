@@ -201,3 +201,30 @@ def test_no_object_of_anybody_else_was_written(space: Workspace) -> None:
         others = [item for item in metadata["managedFields"] if item not in ours]
         assert ours
         assert all(item["manager"].startswith("kubectl") for item in others), others
+
+
+@pytest.mark.parametrize("resumed", ["while the operator is down", "afterwards"])
+def test_an_operator_that_dies_while_it_suspends_counts_no_failure(
+    space: Workspace, operator: Installation, resumed: str
+) -> None:
+    """At whatever step it died: an instance that was stopped has not failed, and none is stopped or counted twice."""
+    space.workload("paused", module={"inline": wat.sleeps()}, restartPolicy="Never", completions=6, replicas=6)
+
+    def status(**wanted: object) -> bool:
+        body = space.get("ww", "paused") or {}
+        found = body.get("status") or {}
+        looked_at = found.get("observedGeneration") == body["metadata"]["generation"]
+        return looked_at and wanted.items() <= found.items()
+
+    space.wait(lambda: status(ready="6/6"), "all six run")
+    change = ["patch", "ww", "paused", "--type=merge", "-p"]
+    space.kubectl(*change, '{"spec":{"suspend":true}}')
+    operator.kill_operator()
+    if resumed == "while the operator is down":
+        space.kubectl(*change, '{"spec":{"suspend":false}}')
+    operator.start_operator()
+    if resumed == "afterwards":
+        space.wait(lambda: status(phase="Suspended", replicas=0, failed=0), "it is suspended")
+        space.kubectl(*change, '{"spec":{"suspend":false}}')
+    space.wait(lambda: status(ready="6/6", phase="Running"), "all six run again")
+    assert status(failed=0, succeeded=0)
