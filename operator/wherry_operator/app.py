@@ -9,6 +9,7 @@ import logging
 import signal
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Sequence
 
 import kopf
@@ -21,6 +22,7 @@ from wherry_operator.health import HealthServer
 from wherry_operator.kube import Kube, KubeError, NotFound, load_configuration
 from wherry_operator.kubelet.server import KubeletServer
 from wherry_operator.leader import Leadership, LeadershipLost
+from wherry_operator.metrics import Metrics, State
 from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
 from wherry_operator.queue import Fatal, Key, WorkQueue
@@ -30,6 +32,8 @@ from wherry_operator.reconcile.resync import Collection, Resync
 from wherry_operator.reconcile.revisions import Revisions
 from wherry_operator.references import References
 from wherry_operator.runners.delivery import Deliveries
+from wherry_operator.runners.discovery import Discovery
+from wherry_operator.runners.nodes import ClusterNodes
 from wherry_operator.runners.registry import RunnerRegistry
 from wherry_operator.settings import Settings, SettingsError, parse
 from wherry_operator.tls import RunnerTls, TlsError
@@ -90,20 +94,42 @@ class Operator:
             RunnerTls(settings.runner_tls),
             on_change=self._workload_changed,
             on_runner_change=self._runner_changed,
+            loss_seconds=settings.runner_loss_seconds,
         )
+        self._discovery: Discovery | None = None
+        if settings.runner_service:
+            self._discovery = Discovery(
+                self._kube,
+                namespace=settings.namespace,
+                service=settings.runner_service,
+                on_discovered=self._registry.discovered,
+            )
+        self._nodes = ClusterNodes(self._kube, on_change=self._nodes_changed)
+        self._following: list[asyncio.Task[None]] = []
         self._leadership = Leadership.from_settings(self._kube, settings)
-        self._deliveries = Deliveries(self._registry, self._leadership)
+        self._deliveries = Deliveries(
+            self._registry, self._leadership, nodes=self._nodes, loss_seconds=settings.runner_loss_seconds
+        )
         self._pod_events = EventRecorder(self._kube_as_node, component="wherry", host=settings.node_name)
         self._workload_events = EventRecorder(self._kube, component="wherry", host=settings.node_name)
+        self._pod_references = References(
+            self._kube_as_node,
+            who=f"the virtual node {settings.node_name}",
+            retry_forbidden=True,
+            ttl_seconds=settings.reference_ttl_seconds,
+            on_change=self._reference_changed,
+        )
+        self._workload_references = References(
+            self._kube,
+            who="Wherry's operator",
+            retry_forbidden=False,
+            ttl_seconds=settings.reference_ttl_seconds,
+            on_change=self._reference_changed,
+        )
         self._pod_reconciler = pod.PodReconciler(
             kube_as_node=self._kube_as_node,
             store=self._pods,
-            references=References(
-                self._kube_as_node,
-                who=f"the virtual node {settings.node_name}",
-                retry_forbidden=True,
-                ttl_seconds=settings.reference_ttl_seconds,
-            ),
+            references=self._pod_references,
             deliveries=self._deliveries,
             events=self._pod_events,
             node_address=settings.kubelet.address,
@@ -112,14 +138,14 @@ class Operator:
         self._workload_reconciler = workload.WorkloadReconciler(
             kube=self._kube,
             store=self._workloads,
-            references=References(
-                self._kube, who="Wherry's operator", retry_forbidden=False, ttl_seconds=settings.reference_ttl_seconds
-            ),
+            references=self._workload_references,
             deliveries=self._deliveries,
             events=self._workload_events,
             revisions=self._revisions,
         )
-        self._queue = WorkQueue(self._reconcile)
+        self._metrics = Metrics()
+        self._metrics.follow(self._state)
+        self._queue = WorkQueue(self._reconcile, metrics=self._metrics)
         self._resync = Resync(
             self._kube,
             self._collections(),
@@ -136,10 +162,14 @@ class Operator:
             live={"loop": lambda: ""},
             ready={
                 "api": lambda: "" if self._checked else "the API server has not answered yet",
+                "leader": self._leadership.complaint,
+                "discovery": lambda: self._discovery.complaint() if self._discovery else "",
+                "nodes": self._nodes.complaint,
                 "resync": self._resync_complaint,
                 "kubelet": self._kubelet.complaint,
                 "node": self._node_complaint,
             },
+            metrics=self._metrics,
         )
         self._checked = False
         self._started = False
@@ -154,12 +184,16 @@ class Operator:
         port = await self._kubelet.start()
         api = await self._aggregated.start()
         self._registry.start()
+        self._following = [asyncio.create_task(self._nodes.run(), name="nodes")]
+        if self._discovery is not None:
+            self._following.append(asyncio.create_task(self._discovery.run(), name="discovery of runners"))
         log.info("kubelet API on port %d, aggregated API on port %d, health on port %d", port, api, health)
         if not await _unless(stop, self._leadership.acquire()):
             return
         self._node = NodeKeeper(self._kube_as_node, self._registry, self._settings, port)
-        await self._registry.wait_first_sync(FIRST_SYNC_SECONDS)
+        await self._know_runners()
         tasks = [
+            *self._following,
             asyncio.create_task(self._leadership.hold(), name="leader Lease"),
             asyncio.create_task(self._node.run(), name="node"),
             asyncio.create_task(self._pod_events.run(), name="events of Pods"),
@@ -167,6 +201,8 @@ class Operator:
             asyncio.create_task(self._revisions.run(), name="revisions"),
             asyncio.create_task(self._queue.run(), name="queue"),
             asyncio.create_task(self._resync.run(), name="resync"),
+            asyncio.create_task(self._pod_references.run(), name="references of Pods"),
+            asyncio.create_task(self._workload_references.run(), name="references of WasmWorkloads"),
         ]
         kopf_stop, kopf_ready = asyncio.Event(), asyncio.Event()
         # Last: on its end kopf cancels every task that was born after it (kopf.md §12).
@@ -211,12 +247,24 @@ class Operator:
     async def close(self) -> None:
         """Leave in order: nothing that runs is touched, and the next leader need not wait."""
         await self._leadership.release()
+        for task in self._following:
+            task.cancel()
+        await asyncio.gather(*self._following, return_exceptions=True)
         await self._registry.close()
         await self._kubelet.close()
         await self._aggregated.close()
         await self._health.close()
         await self._kube.close()
         await self._kube_as_node.close()
+
+    async def _know_runners(self) -> None:
+        """Wait until it is known which runners there are, where they are and what they have; for nobody for ever."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(FIRST_SYNC_SECONDS):
+                await self._nodes.synced.wait()
+                if self._discovery is not None:
+                    await self._discovery.synced.wait()
+        await self._registry.wait_first_sync(FIRST_SYNC_SECONDS)
 
     # --- wiring -------------------------------------------------------------------------------------------------------
 
@@ -240,13 +288,19 @@ class Operator:
             self._deliveries.observe(owner, workload_id)
             self._queue.add(Key(owner.kind, owner.namespace, owner.name))
 
+    def _reference_changed(self, key: Key) -> None:
+        self._queue.add(key)
+
     def _runner_changed(self, name: str) -> None:
         if self._node is not None:
             self._node.poke()
-        # Whatever waited for a runner, or was on this one, is looked at again.
-        for store in (self._pods, self._workloads):
-            for body in store.all():
-                self._queue.add(Key(store.kind, body["metadata"]["namespace"], body["metadata"]["name"]))
+        for key in self._deliveries.concerned(name):
+            self._queue.add(key)
+
+    def _nodes_changed(self, names: set[str]) -> None:
+        for state in self._registry.states():
+            if (state.info.node if state.info else state.node) in names:
+                self._runner_changed(state.name)
 
     def _is_our_pod(self, body: Object) -> bool:
         return bool(body["spec"].get("nodeName") == self._settings.node_name)
@@ -289,6 +343,22 @@ class Operator:
                     log.warning("waiting for the API server: %s", error.message)
                     told = error.message
                 await asyncio.sleep(1.0)
+
+    def _state(self) -> State:
+        """What metrics are made of."""
+        states = self._registry.states()
+        at = self._resync.completed_at
+        return State(
+            queue_depth=len(self._queue),
+            queue_delayed=self._queue.delayed,
+            workloads=Counter((body.get("status") or {}).get("phase", "Pending") for body in self._workloads.all()),
+            pods=Counter((body.get("status") or {}).get("phase", "Pending") for body in self._pods.all()),
+            runners=Counter(self._deliveries.state_of(state) for state in states),
+            instances=sum(len(state.statuses) for state in states if state.synced),
+            leader=self._leadership.held,
+            epoch=self._leadership.epoch,
+            resync_age_seconds=None if at is None else time.monotonic() - at,
+        )
 
     def _resync_complaint(self) -> str:
         if not self._started:

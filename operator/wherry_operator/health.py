@@ -1,4 +1,4 @@
-"""Plain HTTP for the kubelet's probes of our own pod: /livez and /readyz, each check by its name."""
+"""Plain HTTP: for the kubelet's probes of our own pod /livez and /readyz, each check by its name; for Prometheus /metrics."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import logging
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
+
+from wherry_operator.metrics import CONTENT_TYPE, Metrics
 
 log = logging.getLogger(__name__)
 
@@ -17,12 +19,22 @@ class HealthServer:
     """Answers 200 when every check passes, else 500; the text says which, as the API server's own
     /readyz?verbose."""
 
-    def __init__(self, listen: str, port: int, *, live: Mapping[str, Check], ready: Mapping[str, Check]) -> None:
+    def __init__(
+        self,
+        listen: str,
+        port: int,
+        *,
+        live: Mapping[str, Check],
+        ready: Mapping[str, Check],
+        metrics: Metrics | None = None,
+    ) -> None:
         self._listen = listen
         self._port = port
         app = web.Application()
         app.router.add_get("/livez", _handler("livez", live))
         app.router.add_get("/readyz", _handler("readyz", ready))
+        if metrics is not None:
+            app.router.add_get("/metrics", _exposition(metrics))
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
 
     async def start(self) -> int:
@@ -42,6 +54,13 @@ class HealthServer:
 def _handler(name: str, checks: Mapping[str, Check]) -> Callable[[web.Request], Awaitable[web.Response]]:
     async def answer(_request: web.Request) -> web.Response:
         return _answer(name, checks)
+
+    return answer
+
+
+def _exposition(metrics: Metrics) -> Callable[[web.Request], Awaitable[web.Response]]:
+    async def answer(_request: web.Request) -> web.Response:
+        return web.Response(body=metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
     return answer
 

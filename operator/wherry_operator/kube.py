@@ -1,14 +1,15 @@
 """Every call of our own to the API server: plain objects in and out, errors with their meaning.
 
 Objects travel as the dictionaries that JSON gives: the official client's generated classes cost several milliseconds and
-drop fields that a newer API server sends. Watching is kopf's (`handlers.py`).
+drop fields that a newer API server sends. What users make is watched by kopf (`handlers.py`).
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import AsyncIterator, Mapping
+import random
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from enum import StrEnum
 
 import aiohttp
@@ -20,6 +21,11 @@ from wherry_operator.models import Object
 
 REQUEST_TIMEOUT_SECONDS = 30.0
 """No single call of ours needs longer; a stuck connection must not hold a reconcile for ever."""
+
+WATCH_SECONDS = 600
+"""A watch is opened again after this, as all clients do it: so that load evens out after an API server came back."""
+
+WATCH_SILENCE_SECONDS = 150.0
 
 LIST_PAGE = 500
 """Objects asked for at once: a page stays small, and a continue token never grows old between two pages."""
@@ -100,6 +106,50 @@ class Kube:
             found += page["items"] or []  # null where there are none
         return found
 
+    async def list_objects(self, path: str, *, label_selector: str = "") -> tuple[list[Object], str]:
+        """All objects of a collection, and the version from which a watch goes on."""
+        found: list[Object] = []
+        version = ""
+        async for page in self._pages(path, "", label_selector, accept="application/json"):
+            found += page["items"] or []
+            version = page["metadata"]["resourceVersion"]
+        return found, version
+
+    async def watch(
+        self, path: str, version: str, *, label_selector: str = ""
+    ) -> AsyncGenerator[tuple[str, Object], None]:
+        """What happens in a collection after a version: ADDED, MODIFIED, DELETED or BOOKMARK, and the object. Ends when the
+        API server ends it, after some minutes. Raises KubeError: of status 410 where the version is too old."""
+        query = [
+            ("watch", "true"),
+            ("allowWatchBookmarks", "true"),
+            ("resourceVersion", version),
+            ("timeoutSeconds", str(random.randint(WATCH_SECONDS // 2, WATCH_SECONDS))),
+        ]
+        if label_selector:
+            query.append(("labelSelector", label_selector))
+        # Bookmarks come once a minute: who is silent for longer is not there any more.
+        patience = aiohttp.ClientTimeout(
+            total=None, sock_connect=REQUEST_TIMEOUT_SECONDS, sock_read=WATCH_SILENCE_SECONDS
+        )
+        response = await self._send("GET", path, query=query, timeout=patience)
+        try:
+            if response.status >= 300:
+                raise _error(response.status, await response.read())
+            rest = b""
+            async for chunk in response.content.iter_any():
+                *lines, rest = (rest + chunk).split(b"\n")
+                for line in lines:
+                    event = json.loads(line)
+                    if event["type"] == "ERROR":
+                        status = event["object"]
+                        raise _error(int(status.get("code") or 500), json.dumps(status).encode())
+                    yield event["type"], event["object"]
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(0, "Unavailable", f"the watch broke off: {text(error)}") from error
+        finally:
+            response.close()
+
     async def create(self, path: str, body: Object) -> Object:
         """Create an object in a collection. Raises Conflict where it exists."""
         return await self._call("POST", path, body=body)
@@ -157,6 +207,26 @@ class Kube:
         body: Object | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Object:
+        response = await self._send(method, path, query=query, body=body, headers=headers)
+        try:
+            raw = await response.read()
+        except (aiohttp.ClientError, TimeoutError, OSError) as error:
+            raise Unavailable(0, "Unavailable", f"the API server does not answer: {text(error)}") from error
+        if response.status >= 300:
+            raise _error(response.status, raw)
+        answer: Object = json.loads(raw) if raw else {}
+        return answer
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Sequence[tuple[str, str]] | None = None,
+        body: Object | None = None,
+        headers: Mapping[str, str] | None = None,
+        timeout: float | aiohttp.ClientTimeout = REQUEST_TIMEOUT_SECONDS,
+    ) -> aiohttp.ClientResponse:
         request = await self._api.param_serialize(
             method,
             path,
@@ -172,16 +242,11 @@ class Kube:
         method, url, header_params, sent_body = request[:4]
         sent_headers = CIMultiDict([*header_params.items(), *self._identity])
         try:
-            response = await self._api.call_api(
-                method, url, sent_headers, sent_body, _request_timeout=REQUEST_TIMEOUT_SECONDS
-            )
-            raw = await response.read()
+            answer = await self._api.call_api(method, url, sent_headers, sent_body, _request_timeout=timeout)
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise Unavailable(0, "Unavailable", f"the API server does not answer: {text(error)}") from error
-        if response.status >= 300:
-            raise _error(response.status, raw)
-        answer: Object = json.loads(raw) if raw else {}
-        return answer
+        response: aiohttp.ClientResponse = answer.response
+        return response
 
 
 def _error(status: int, raw: bytes) -> KubeError:

@@ -72,6 +72,7 @@ class Leadership:
         self._seen: tuple[object, ...] = ()
         self._seen_at = 0.0
         self._seen_duration = float(LEASE_DURATION_SECONDS)
+        self._looked_at = float("-inf")
         self._writing = asyncio.Lock()
         self.lost = asyncio.Event()
         """Set once leadership has ended in whatever way."""
@@ -93,6 +94,17 @@ class Leadership:
         yet."""
         renewed_for = self._clock.monotonic() - self._renewed
         return self._lease is not None and not self.lost.is_set() and renewed_for < LOST_SECONDS
+
+    def complaint(self) -> str:
+        """For a health check: why nobody is known to lead, "" if somebody is."""
+        if self.held:
+            return ""
+        now = self._clock.monotonic()
+        if now - self._looked_at > LOST_SECONDS:
+            return f"the Lease {self._name} can't be read"
+        if not self._seen or not self._seen[0] or self._expires_in(now) <= 0:
+            return f"nobody holds the Lease {self._name}"
+        return ""
 
     async def acquire(self) -> int:
         """Wait until we lead. Failures of the API server are logged and tried again.
@@ -201,6 +213,7 @@ class Leadership:
         return 0.0
 
     def _observe(self, spec: Object, moment: float) -> None:
+        self._looked_at = moment
         seen = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
         if seen != self._seen:
             if not self._seen or seen[0] != self._seen[0]:

@@ -225,6 +225,15 @@ class Container(Model):
     """Of an init container: `Always` makes it a sidecar."""
 
 
+class Toleration(Model):
+    """A taint of nodes that does not matter."""
+
+    key: str | None = None
+    operator: Literal["Exists", "Equal"] | None = None
+    value: str | None = None
+    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
+
+
 class PodSpec(Model):
     """What is read of a Pod's spec."""
 
@@ -237,6 +246,7 @@ class PodSpec(Model):
     termination_grace_period_seconds: int | None = None
     service_account_name: str | None = None
     node_name: str | None = None
+    tolerations: tuple[Toleration, ...] | None = None
 
 
 class ConfigMapKey(Model):
@@ -335,15 +345,6 @@ class Strategy(Model):
 
     type: Literal["RollingUpdate", "Recreate"] = "RollingUpdate"
     rolling_update: RollingUpdate | None = None
-
-
-class Toleration(Model):
-    """A taint of nodes that does not matter."""
-
-    key: str | None = None
-    operator: Literal["Exists", "Equal"] | None = None
-    value: str | None = None
-    effect: Literal["NoSchedule", "PreferNoSchedule", "NoExecute"] | None = None
 
 
 class Spread(Model):

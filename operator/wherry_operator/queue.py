@@ -11,11 +11,13 @@ import heapq
 import itertools
 import logging
 import random
+import time
 from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import NamedTuple
 
 from wherry_operator.errors import Expected, text
+from wherry_operator.metrics import Metrics, Result
 
 log = logging.getLogger(__name__)
 
@@ -45,11 +47,13 @@ it is logged, and tried again with back-off."""
 class WorkQueue:
     """Keys waiting to be reconciled."""
 
-    def __init__(self, reconcile: Reconcile, *, workers: int = WORKERS) -> None:
+    def __init__(self, reconcile: Reconcile, *, workers: int = WORKERS, metrics: Metrics | None = None) -> None:
         self._reconcile = reconcile
+        self._metrics = metrics or Metrics()
         self._workers = workers
         self._ready: deque[Key] = deque()
-        self._queued: set[Key] = set()
+        self._queued: dict[Key, float] = {}
+        """Keys in `_ready`, and since when."""
         self._active: set[Key] = set()
         self._again: set[Key] = set()
         self._failures: dict[Key, int] = {}
@@ -62,12 +66,17 @@ class WorkQueue:
     def __len__(self) -> int:
         return len(self._ready)
 
+    @property
+    def delayed(self) -> int:
+        """Keys that wait for a time to come."""
+        return len(self._due)
+
     def add(self, key: Key) -> None:
         """Reconcile the key soon."""
         if key in self._active:
             self._again.add(key)
         elif key not in self._queued:
-            self._queued.add(key)
+            self._queued[key] = time.monotonic()
             self._ready.append(key)
             self._wake.set()
 
@@ -99,7 +108,7 @@ class WorkQueue:
                 self._wake.clear()
                 await self._wake.wait()
             key = self._ready.popleft()
-            self._queued.discard(key)
+            self._metrics.waited(time.monotonic() - self._queued.pop(key))
             self._active.add(key)
             try:
                 await self._one(key)
@@ -111,11 +120,15 @@ class WorkQueue:
 
     async def _one(self, key: Key) -> None:
         self._due.pop(key, None)
+        started = time.monotonic()
+        result: Result = "ok"
         try:
             after = await self._reconcile(key)
+            result = "ok" if after is None else "again"
         except (asyncio.CancelledError, Fatal):
             raise
         except Exception as error:
+            result = "error"
             failures = self._failures[key] = self._failures.get(key, 0) + 1
             after = min(LAST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(failures - 1, 16)) * random.uniform(0.8, 1.2)
             # The traceback once, and only of what nobody foresaw.
@@ -123,6 +136,7 @@ class WorkQueue:
             log.warning("%s: %s; again in %.1f s", key, text(error), after, exc_info=traceback)
         else:
             self._failures.pop(key, None)
+        self._metrics.reconciled(key.kind, result, time.monotonic() - started)
         if after is not None:
             self.add_after(key, after)
 

@@ -22,12 +22,14 @@ NODE_LEASE_RENEW_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class StaticRunner:
-    """A runner named in the settings rather than found through EndpointSlices."""
+class RunnerAddress:
+    """A runner and where it is: named in the settings, or found through EndpointSlices."""
 
     name: str
     url: str
     """`https://host:port`."""
+    node: str = ""
+    """The node that it is on, where that is known before it answers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,12 +68,17 @@ class Settings:
     """Where the operator lives: its leader Lease is there."""
     identity: str
     """Who holds the leader Lease. A process with the same identity takes it over at once: never give one to two."""
-    runners: tuple[StaticRunner, ...]
+    runners: tuple[RunnerAddress, ...]
+    """Named one by one; none where `runner_service` finds them."""
     runner_tls: ClientTls
     kubelet: KubeletSettings
     health_listen: str
     health_port: int
     max_pods: int
+    runner_service: str = ""
+    """The headless Service, in `namespace`, whose EndpointSlices say where runners are; empty: `runners` says it."""
+    runner_loss_seconds: float = 60.0
+    """How long a runner is silent before what it has is started elsewhere (design §3.7)."""
     api_listen: str = "0.0.0.0"
     api_port: int = 8443
     """Of the aggregated API, which the API server calls; 0: any free one."""
@@ -99,7 +106,7 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     missing = [
         flag
         for flag, value in {
-            "--runner": runners,
+            "--runner or --runner-service": runners or given.runner_service,
             "--runner-ca": given.runner_ca,
             "--runner-cert": given.runner_cert,
             "--runner-key": given.runner_key,
@@ -111,6 +118,10 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     ]
     if missing:
         raise SettingsError(f"missing: {', '.join(missing)} (see wherry-operator --help)")
+    if runners and given.runner_service:
+        raise SettingsError("--runner and --runner-service: runners are either named or found, give one of the two")
+    if given.runner_loss_seconds <= 0:
+        raise SettingsError("--runner-loss-seconds must be above 0")
     if given.resync_seconds <= 0 or given.reference_ttl_seconds <= 0:
         raise SettingsError("--resync-seconds and --reference-ttl-seconds must be above 0")
     for flag, value in {"--node-name": given.node_name, "--class-name": given.class_name}.items():
@@ -148,6 +159,8 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         health_listen=given.health_listen,
         health_port=given.health_port,
         max_pods=given.max_pods,
+        runner_service=given.runner_service,
+        runner_loss_seconds=given.runner_loss_seconds,
         api_listen=given.api_listen,
         api_port=given.api_port,
         resync_seconds=given.resync_seconds,
@@ -156,11 +169,11 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     )
 
 
-def _static_runner(text: str) -> StaticRunner:
+def _static_runner(text: str) -> RunnerAddress:
     name, separator, url = text.partition("=")
     if not separator or not url.startswith("https://") or not _DNS_LABEL.fullmatch(name):
         raise SettingsError(f"--runner wants NAME=https://HOST:PORT, not {text!r}")
-    return StaticRunner(name=name, url=url.rstrip("/"))
+    return RunnerAddress(name=name, url=url.rstrip("/"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -193,6 +206,8 @@ def _parser() -> argparse.ArgumentParser:
     flag("--kubelet-client-ca", "", "CA of client certificates (PEM); without it the cluster's own is read")
     flag("--api-listen", "0.0.0.0", "address of the aggregated API (logs of WasmWorkloads)")
     flag("--api-port", 8443, "its port; 0 picks a free one. It shows the kubelet endpoint's certificate")
+    flag("--runner-service", "", "headless Service, in --namespace, whose EndpointSlices say where runners are")
+    flag("--runner-loss-seconds", 60.0, "silence of a runner after which what it has is started elsewhere")
     flag("--runner-ca", "", "CA of the runners' certificate (PEM)")
     flag("--runner-cert", "", "client certificate shown to runners (PEM)")
     flag("--runner-key", "", "its key (PEM)")

@@ -104,7 +104,22 @@ def test_nobody_poses_as_the_front_proxy(installation: Installation, space: Work
     assert _status(url, proxy, cluster.ca_file) == 200
 
 
+def test_an_operator_that_does_not_lead_serves_them_too(installation: Installation, space: Workspace) -> None:
+    cluster = space.cluster
+    assert cluster.front_proxy_ca is not None
+    proxy = cluster.front_proxy_ca.issue("front-proxy-client", client=True)
+    space.workload("talks", module={"inline": wat.sleeps("awake")})
+    space.kubectl("wait", "--for=condition=Ready", "ww/talks", "--timeout=60s")
+    with installation.second_operator() as second:
+        url = f"https://127.0.0.1:{second.api_port}{API}/namespaces/{space.namespace}/wasmworkloads/talks/log"
+        space.wait(lambda: _ask(url, proxy, cluster.ca_file) == (200, "awake\n"), "the log is there")
+
+
 def _status(url: str, certificate: CertificateFiles | None, ca_file: object) -> int:
+    return _ask(url, certificate, ca_file)[0]
+
+
+def _ask(url: str, certificate: CertificateFiles | None, ca_file: object) -> tuple[int, str]:
     context = ssl.create_default_context(cafile=str(ca_file))
     if certificate:
         context.load_cert_chain(certificate.cert, certificate.key)
@@ -112,7 +127,7 @@ def _status(url: str, certificate: CertificateFiles | None, ca_file: object) -> 
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context))
     try:
         with opener.open(urllib.request.Request(url, headers=headers), timeout=10) as answer:
-            return int(answer.status)
+            return int(answer.status), answer.read().decode()
     except urllib.error.HTTPError as error:
         error.close()
-        return error.code
+        return error.code, ""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Iterator
 from typing import Any
@@ -11,7 +12,7 @@ import yaml
 
 from tests.cluster import processes
 from tests.cluster.local import LocalCluster
-from tests.support import wat
+from tests.support import slices, wat
 from tests.support.installation import Installation
 from tests.support.kube import Workspace, pod, workload
 
@@ -125,6 +126,7 @@ def test_every_rule_was_used_by_some_test(cluster: LocalCluster, installation: I
     token = cluster.kubectl("create", "token", "default", "-n", space.namespace).stdout.strip()
     port = (cluster.get("node", "wherry") or {})["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
     _ask_with_token(port, token)
+    asyncio.run(_discover_nobody(installation))
 
     user = f"system:serviceaccount:{installation.namespace}:wherry-operator"
 
@@ -163,6 +165,15 @@ def test_every_rule_was_used_by_some_test(cluster: LocalCluster, installation: I
 
     processes.wait_for(lambda: not unused(), timeout_seconds=60)
     assert unused() == []
+
+
+async def _discover_nobody(installation: Installation) -> None:
+    """Follow the EndpointSlices of the runners' Service: this installation's runners are named by flags."""
+    async with slices.discovering(installation) as (found, _):
+        await found.until()
+        slices.put(installation, "runners-1", "192.0.2.1", "n-1")
+        await found.until(n_1="192.0.2.1")
+    slices.remove(installation, "runners-1")
 
 
 def _wait_for_revision(space: Workspace, name: str) -> None:

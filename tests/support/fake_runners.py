@@ -7,6 +7,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import cast
 
+from wherry_operator.clock import Clock
+from wherry_operator.placement import NodeFacts
 from wherry_operator.runners.client import RunnerClient
 from wherry_operator.runners.delivery import Deliveries
 from wherry_operator.runners.registry import RunnerRegistry, RunnerState
@@ -44,6 +46,7 @@ class FakeRunner:
 
     name: str
     max_workloads: int = 10
+    memory_bytes: int = 1 << 30
     puts: list[tuple[str, WorkloadPut]] = field(default_factory=list)
     deletes: list[tuple[str, int]] = field(default_factory=list)
     orders: list[tuple[int, int]] = field(default_factory=list)
@@ -61,7 +64,7 @@ class FakeRunner:
             wherry_version="0.1.0",
             engines=("fake",),
             cpu_millicores=1000,
-            memory_bytes=1 << 30,
+            memory_bytes=self.memory_bytes,
             max_workloads=self.max_workloads,
         )
         self.state = RunnerState(name=self.name, url=f"https://{self.name}", info=info, connected=True, synced=True)
@@ -76,8 +79,14 @@ class FakeRunner:
         """Another process: it knows of nothing that it was not told."""
         self.state.statuses.clear()
 
-    def go_silent(self) -> None:
+    def go_silent(self, since: float = 0.0) -> None:
+        """From this moment on, in seconds of the test's clock."""
         self.state.connected = self.state.synced = False
+        self.state.silent_since = since
+
+    def come_back(self) -> None:
+        self.state.connected = self.state.synced = True
+        self.state.silent_since = None
 
     async def put(self, workload_id: str, put: WorkloadPut) -> WorkloadStatus:
         self._order(put.epoch, put.sequence)
@@ -145,5 +154,23 @@ class FakeTerm:
         return self.epoch
 
 
-def deliveries(registry: FakeRegistry, term: FakeTerm | None = None) -> Deliveries:
-    return Deliveries(cast("RunnerRegistry", registry), term or FakeTerm())
+class FakeNodes:
+    """Nodes by their names; of others nothing is known."""
+
+    def __init__(self) -> None:
+        self.nodes: dict[str, NodeFacts] = {}
+
+    def facts(self, name: str) -> NodeFacts:
+        return self.nodes.get(name, NodeFacts.unknown(name))
+
+
+def deliveries(
+    registry: FakeRegistry,
+    term: FakeTerm | None = None,
+    *,
+    nodes: FakeNodes | None = None,
+    clock: Clock | None = None,
+) -> Deliveries:
+    """`clock`: without one no time passes."""
+    still = clock or Clock(monotonic=lambda: 0.0)
+    return Deliveries(cast("RunnerRegistry", registry), term or FakeTerm(), nodes=nodes or FakeNodes(), clock=still)

@@ -7,8 +7,10 @@ file), certificates. The operator runs under its ServiceAccount's token, never a
 from __future__ import annotations
 
 import base64
+import contextlib
+import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from tests.cluster.ports import Reservation
@@ -30,6 +32,21 @@ LOG_API = ROOT / "charts" / "wherry" / "files" / "log-api.yaml"
 
 
 API_SERVICE = "v1alpha1.subresources.wherry.dev"
+
+
+@dataclasses.dataclass(frozen=True)
+class Replica:
+    """A further operator of an installation."""
+
+    process: Process
+    health_address: str
+    api_port: int
+
+    def wait_ready(self) -> None:
+        """Wait until it says that it is ready."""
+        self.process.wait_until(
+            lambda: healthy(f"http://{self.health_address}/readyz"), what="ready", timeout_seconds=START_SECONDS
+        )
 
 
 class Installation:
@@ -54,7 +71,9 @@ class Installation:
         self.node_name = node_name
         self.class_name = class_name
         self.namespace = namespace
-        self._operator_flags = list(operator_flags)
+        self.operator_flags = list(operator_flags)
+        self.routes: dict[str, str] = {}
+        """Where the operator is told that a runner is, if it is not where it listens."""
         self._serves_logs = serves_logs
         self.logs = directory / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -121,6 +140,11 @@ class Installation:
         self.cluster.kubectl("wait", "--for=condition=Available", f"apiservice/{API_SERVICE}", "--timeout=60s")
 
     @property
+    def health_address(self) -> str:
+        """Where the operator serves health and metrics."""
+        return self._health.address
+
+    @property
     def api_port(self) -> int:
         """Where the operator serves the aggregated API."""
         return self._api.port
@@ -141,6 +165,22 @@ class Installation:
 
     def start_operator(self, *, wait: bool = True) -> None:
         """Start the operator, and wait until it is ready."""
+        self.operator = self._start(f"operator-{self.node_name}", self._kubelet_port, self._health, self._api)
+        if wait:
+            self.wait_operator_ready()
+
+    @contextlib.contextmanager
+    def second_operator(self) -> Iterator[Replica]:
+        """Another replica, as ready as one can be that does not lead."""
+        with Reservation() as kubelet, Reservation() as health, Reservation() as api:
+            replica = Replica(self._start("second", kubelet, health, api), health.address, api.port)
+            try:
+                replica.wait_ready()
+                yield replica
+            finally:
+                replica.process.stop()
+
+    def _start(self, identity: str, kubelet_port: Reservation, health: Reservation, api: Reservation) -> Process:
         pki, mine = self.cluster.pki, self.certificates
         assert pki is not None
         kubelet = pki.issue(
@@ -153,26 +193,24 @@ class Installation:
         command = [
             sys.executable, "-m", "wherry_operator",
             "--node-name", self.node_name, "--class-name", self.class_name, "--namespace", self.namespace,
-            "--identity", f"operator-{self.node_name}", "--address", "127.0.0.1",
-            "--kubelet-listen", "127.0.0.1", "--kubelet-port", str(self._kubelet_port.port),
+            "--identity", identity, "--address", "127.0.0.1",
+            "--kubelet-listen", "127.0.0.1", "--kubelet-port", str(kubelet_port.port),
             "--kubelet-cert", str(kubelet.cert), "--kubelet-key", str(kubelet.key),
-            "--health-listen", "127.0.0.1", "--health-port", str(self._health.port),
-            "--api-listen", "127.0.0.1", "--api-port", str(self._api.port),
+            "--health-listen", "127.0.0.1", "--health-port", str(health.port),
+            "--api-listen", "127.0.0.1", "--api-port", str(api.port),
             "--runner-ca", str(mine.ca.cert_file),
             "--runner-cert", str(mine.operator.cert), "--runner-key", str(mine.operator.key),
             "--runner-server-name", RUNNER_NAME_IN_CERTIFICATE,
-            *self._operator_flags,
+            *self.operator_flags,
         ]  # fmt: skip
         for runner in self.runners.values():
-            command += ["--runner", f"{runner.name}={runner.url}"]
-        self.operator = Process.start(
+            command += ["--runner", f"{runner.name}={self.routes.get(runner.name, runner.url)}"]
+        return Process.start(
             "operator",
             command,
-            log=self.logs / "operator.log",
+            log=self.logs / f"{identity}.log",
             env=environment(KUBECONFIG=str(self.operator_kubeconfig)),
         )
-        if wait:
-            self.wait_operator_ready()
 
     def wait_operator_ready(self) -> None:
         """Wait until the operator leads and its node is kept."""

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.cluster.pki import CertificateAuthority, CertificateFiles
 from wherry_operator.clock import Clock
-from wherry_operator.settings import ClientTls, KubeletSettings, Settings, StaticRunner
+from wherry_operator.settings import ClientTls, KubeletSettings, RunnerAddress, Settings
 
 START = datetime(2026, 1, 2, 3, 4, 5, 678901, tzinfo=UTC)
 
@@ -85,7 +85,7 @@ def make_pki(folder: Path) -> Pki:
     )
 
 
-def make_settings(pki: Pki | None = None, runners: tuple[StaticRunner, ...] = ()) -> Settings:
+def make_settings(pki: Pki | None = None, runners: tuple[RunnerAddress, ...] = ()) -> Settings:
     nowhere = Path("/nowhere")
     return Settings(
         node_name="wherry",

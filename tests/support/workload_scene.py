@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, cast
 
 from tests.support.fake_kube import FakeKube
-from tests.support.fake_runners import FakeRegistry, FakeRunner, deliveries
+from tests.support.fake_runners import FakeNodes, FakeRegistry, FakeRunner, deliveries
 from tests.support.operator_fakes import FakeTime
 from tests.support.told import START, Recorder, end
 from wherry_operator.kube import Kube
@@ -48,6 +48,7 @@ class Scene:
         self.store = ObjectStore("WasmWorkload", accepts=lambda _: True, on_change=lambda *_: None)
         self.events: list[tuple[str, str]] = []
         self.time = FakeTime()
+        self.nodes = FakeNodes()
         self.succeed()
         self.kube.put(CONFIG, {"metadata": {"name": "c", "namespace": "boats", "uid": "c"}, "data": {"a": "1"}})
         self.see(
@@ -60,7 +61,7 @@ class Scene:
     def succeed(self) -> None:
         """A new operator takes over, with empty caches."""
         kube = cast("Kube", self.kube)
-        self.deliveries = deliveries(self.registry)
+        self.deliveries = deliveries(self.registry, nodes=self.nodes, clock=self.time.clock)
         self.revisions = Revisions(kube, self.store, clock=self.time.clock)
         self.reconciler = WorkloadReconciler(
             kube=kube,

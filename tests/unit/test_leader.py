@@ -287,3 +287,25 @@ def test_epoch_can_be_raised_above_what_a_runner_has_seen() -> None:
             await leader.advance(50)
 
     play(scenario)
+
+
+def test_whether_somebody_is_known_to_lead_is_said_for_the_health_check() -> None:
+    async def scenario(stage: Stage) -> None:
+        first, second = stage.candidate("a"), stage.candidate("b")
+        assert second.complaint() == "the Lease wherry-operator-wherry can't be read"
+        await first.acquire()
+        holding = stage.start(first.hold())
+        stage.start(second.acquire())
+        await stage.time.advance(5)
+        assert (first.complaint(), second.complaint()) == ("", "")
+        holding.cancel()
+        await first.release()
+        assert first.complaint() != ""
+        await stage.time.advance(2)
+        assert second.held
+        assert second.complaint() == ""
+        await stage.time.advance(11)
+        assert not second.held
+        assert second.complaint() == "the Lease wherry-operator-wherry can't be read"
+
+    play(scenario)

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
 from typing import Any, cast
 
 import pytest
@@ -12,6 +15,7 @@ from tests.support import virtual_time
 from tests.support.fake_kube import FakeKube
 from wherry_operator.clock import Clock
 from wherry_operator.kube import Forbidden, Kube, Unavailable
+from wherry_operator.queue import Key
 from wherry_operator.references import MISSING_TTL_SECONDS, References, is_immutable
 from wherry_operator.resolve.objects import Found, Kind, Missing, Reference
 
@@ -28,10 +32,17 @@ def config(value: str = "1", **more: Any) -> dict[str, Any]:
     return {"metadata": {"name": "c", "namespace": "boats", "uid": "u"}, "data": {"a": value}, **more}
 
 
-def references(kube: FakeKube, *, retry_forbidden: bool = False) -> References:
-    clock = Clock(monotonic=virtual_time.now)
-    who = "the operator"
-    return References(cast("Kube", kube), who=who, retry_forbidden=retry_forbidden, ttl_seconds=TTL, clock=clock)
+def references(
+    kube: FakeKube, *, retry_forbidden: bool = False, on_change: Callable[[Key], None] = lambda _: None
+) -> References:
+    return References(
+        cast("Kube", kube),
+        who="the operator",
+        retry_forbidden=retry_forbidden,
+        ttl_seconds=TTL,
+        on_change=on_change,
+        clock=Clock(monotonic=virtual_time.now),
+    )
 
 
 def reads(kube: FakeKube) -> int:
@@ -73,20 +84,81 @@ def test_how_long_an_answer_is_good_for(body: dict[str, Any] | None, age: float,
     virtual_time.run(scenario())
 
 
-def test_a_change_is_seen_within_90_s_by_whoever_looks_as_often_as_a_reconciler() -> None:
+@contextlib.asynccontextmanager
+async def kept(kube: FakeKube) -> AsyncIterator[tuple[References, list[Key]]]:
+    """References that are kept fresh, and who was told of a change."""
+    told: list[Key] = []
+    cache = references(kube, on_change=told.append)
+    task = asyncio.create_task(cache.run())
+    try:
+        yield cache, told
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def key(name: str) -> Key:
+    return Key("WasmWorkload", "boats", name)
+
+
+def test_who_depends_on_what_changed_is_told_within_90_s_and_nobody_else() -> None:
     async def scenario() -> None:
         kube = FakeKube()
         kube.put(CONFIG_PATH, config())
-        cache = references(kube)
-        await cache.read("boats", [CONFIG])  # somebody else's read fills the cache
-        kube.put(CONFIG_PATH, config("2"))
-        changed_at = virtual_time.now()
-        await asyncio.sleep(TTL - 1)
-        for _ in range(10):
-            if (await cache.read("boats", [CONFIG]))[CONFIG] == Found({"a": b"2"}):
-                break
-            await asyncio.sleep(cache.refresh_seconds)
-        assert virtual_time.now() - changed_at <= 90
+        kube.put(SECRET_PATH, {"metadata": {"uid": "u"}, "data": {}})
+        async with kept(kube) as (cache, told):
+            await cache.read("boats", [CONFIG])  # somebody else's read fills the cache
+            for name, wanted in (("a", {CONFIG}), ("b", {CONFIG, SECRET}), ("c", {SECRET})):
+                cache.use(key(name), "boats", wanted)
+                await cache.read("boats", wanted)
+            await asyncio.sleep(3 * TTL)
+            assert told == []
+            kube.put(CONFIG_PATH, config("2"))
+            await asyncio.sleep(90)
+            assert sorted(told) == [key("a"), key("b")]
+            assert (await cache.read("boats", [CONFIG]))[CONFIG] == Found({"a": b"2"})
+            kube.remove(CONFIG_PATH)
+            await asyncio.sleep(90)
+            assert sorted(told[2:]) == [key("a"), key("b")]
+
+    virtual_time.run(scenario())
+
+
+def test_however_many_depend_on_it_it_is_read_once_in_a_time_to_live() -> None:
+    async def scenario() -> None:
+        kube = FakeKube()
+        kube.put(CONFIG_PATH, config())
+        async with kept(kube) as (cache, told):
+            for number in range(100):
+                cache.use(key(str(number)), "boats", {CONFIG})
+                await cache.read("boats", {CONFIG})
+            await asyncio.sleep(60 * TTL)
+            assert 50 <= reads(kube) <= 61
+            assert told == []
+            for number in range(100):
+                cache.use(key(str(number)), "boats", {SECRET} if number == 7 else ())
+            calls = reads(kube)
+            await asyncio.sleep(10 * TTL)
+            assert {path for _, path in kube.calls[calls:]} == {SECRET_PATH}, "nobody depends on the other any more"
+
+    virtual_time.run(scenario())
+
+
+def test_what_is_immutable_is_not_read_again_and_what_is_optional_and_missing_once_in_a_time_to_live() -> None:
+    async def scenario() -> None:
+        kube = FakeKube()
+        kube.put(CONFIG_PATH, config(immutable=True))
+        async with kept(kube) as (cache, told):
+            cache.use(key("a"), "boats", {CONFIG, SECRET})
+            await cache.read("boats", {CONFIG, SECRET})
+            await asyncio.sleep(20 * TTL)
+            counts = Counter(path for _, path in kube.calls)
+            assert counts[CONFIG_PATH] == 1
+            assert counts[SECRET_PATH] <= 21
+            assert told == []
+            kube.put(SECRET_PATH, {"metadata": {"uid": "u"}, "data": {}})
+            await asyncio.sleep(90)
+            assert told == [key("a")]
 
     virtual_time.run(scenario())
 

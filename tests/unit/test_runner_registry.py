@@ -16,7 +16,7 @@ from pydantic import SecretStr
 from tests.support.operator_fakes import FakeTime, Pki, make_pki, make_settings, settle, until
 from wherry_operator.runners.client import Refused, RunnerClient, RunnerError, RunnerUnavailable
 from wherry_operator.runners.registry import RunnerRegistry
-from wherry_operator.settings import StaticRunner
+from wherry_operator.settings import RunnerAddress
 from wherry_operator.tls import RunnerTls
 from wherry_runner.protocol import (
     Container,
@@ -132,7 +132,7 @@ class Stage:
 
     def registry(self) -> RunnerRegistry:
         return RunnerRegistry(
-            [StaticRunner(name="one", url=self.runner.url)],
+            [RunnerAddress(name="one", url=self.runner.url)],
             self.tls,
             on_change=lambda owner, workload_id, name: self.changes.append((owner, workload_id, name)),
             on_runner_change=self.runner_changes.append,
@@ -282,7 +282,7 @@ def test_a_listener_that_fails_does_not_cost_the_connection(pki: Pki) -> None:
             raise RuntimeError("listener")
 
         registry = RunnerRegistry(
-            [StaticRunner(name="one", url=stage.runner.url)],
+            [RunnerAddress(name="one", url=stage.runner.url)],
             stage.tls,
             on_change=fail,
             on_runner_change=fail,
@@ -438,3 +438,90 @@ def test_a_renewed_client_certificate_is_used_for_the_next_connection(pki: Pki) 
         assert first is not client._connections and first is not None and first.http.is_closed
 
     play_client(pki, scenario)
+
+
+def test_a_runner_that_discovery_names_is_followed_and_one_that_moved_is_followed_there(pki: Pki) -> None:
+    async def run() -> None:
+        stage = Stage(pki)
+        other = ScriptedRunner(pki)
+        await stage.runner.start()
+        await other.start()
+        registry = RunnerRegistry(
+            [],
+            stage.tls,
+            on_change=lambda owner, workload_id, name: stage.changes.append((owner, workload_id, name)),
+            on_runner_change=stage.runner_changes.append,
+            clock=stage.time.clock,
+        )
+        registry.start()
+        assert registry.states() == ()
+        registry.discovered([RunnerAddress(name="one", url=stage.runner.url, node="n-1")])
+        stage.runner.say(StatusEvent(status=status("a")), SyncedEvent(info=info()))
+        assert await registry.wait_first_sync(60)
+        (state,) = registry.states()
+        assert (state.node, state.silent_since) == ("n-1", None)
+        registry.discovered([RunnerAddress(name="one", url=other.url, node="n-1")])
+        await until(lambda: not state.connected)
+        assert registry.find("a") == [("one", status("a"))], "what it had is known until it says otherwise"
+        other.say(StatusEvent(status=status("b")), SyncedEvent(info=info(instance="2")))
+        await until(lambda: state.synced)
+        assert (state.url, registry.find("a"), registry.find("b")) == (other.url, [], [("one", status("b"))])
+        await registry.close()
+        await stage.runner.close()
+        await other.close()
+
+    asyncio.run(run())
+
+
+def test_a_runner_that_is_no_longer_named_is_forgotten_only_when_it_was_silent_for_the_grace(pki: Pki) -> None:
+    async def scenario(stage: Stage, registry: RunnerRegistry) -> None:
+        state = registry.states()[0]
+        stage.runner.say(StatusEvent(status=status("a")), SyncedEvent(info=info()))
+        await until(lambda: state.synced)
+        registry.discovered([])
+        await stage.time.advance(1000)
+        assert (registry.states(), state.synced) == ((state,), True), "it answers: the list must be wrong"
+        stage.runner.say(HeartbeatEvent(), None)
+        await until(lambda: not state.connected)
+        stage.runner.info = info(runner="stranger")
+        assert state.silent_since == 1000
+        await stage.time.advance(30)
+        assert registry.states() == (state,)
+        stage.ids()
+        stage.runner_changes.clear()
+        while registry.states():  # each try is a real connection
+            await stage.time.advance(1)
+            await asyncio.sleep(0.005)
+        assert stage.time.seconds >= 1060
+        assert (registry.find("a"), stage.ids(), stage.runner_changes) == ([], ["a"], ["one"])
+        assert registry.client("one") is None
+        registry.discovered([RunnerAddress(name="one", url=stage.runner.url)])
+        stage.runner.info = info()
+        stage.runner.say(SyncedEvent(info=info()))
+        await until(lambda: bool(registry.states()) and registry.states()[0].synced)
+
+    play_registry(pki, scenario)
+
+
+def test_a_runner_that_is_named_again_in_time_is_kept(pki: Pki) -> None:
+    async def scenario(stage: Stage, registry: RunnerRegistry) -> None:
+        state = registry.states()[0]
+        stage.runner.say(SyncedEvent(info=info()))
+        await until(lambda: state.synced)
+        registry.discovered([])
+        assert state.departed
+        registry.discovered([RunnerAddress(name="one", url=stage.runner.url)])
+        assert (state.departed, stage.runner.watches) == (False, 1)
+
+    play_registry(pki, scenario)
+
+
+def test_where_a_workload_is_is_known_through_every_change(pki: Pki) -> None:
+    async def scenario(stage: Stage, registry: RunnerRegistry) -> None:
+        stage.runner.say(StatusEvent(status=status("a")), SyncedEvent(info=info()), StatusEvent(status=status("b")))
+        await until(lambda: bool(registry.find("b")))
+        stage.runner.say(GoneEvent(id="a"), StatusEvent(status=status("c")))
+        await until(lambda: bool(registry.find("c")))
+        assert (registry.find("a"), registry.find("b")) == ([], [("one", status("b"))])
+
+    play_registry(pki, scenario)

@@ -29,7 +29,7 @@ def clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_an_operator_with_what_it_needs_has_the_documented_defaults() -> None:
     found = operator.parse(OPERATOR)
-    assert found.runners == (operator.StaticRunner(name="one", url="https://10.0.0.1:8443"),)
+    assert found.runners == (operator.RunnerAddress(name="one", url="https://10.0.0.1:8443"),)
     assert (found.node_name, found.class_name, found.namespace) == ("wherry", "wherry", "wherry")
     assert (found.kubelet.listen, found.kubelet.port, found.kubelet.client_ca_file) == ("0.0.0.0", 10250, None)
     assert (found.runner_tls.ca_file, found.runner_tls.server_name) == (Path("ca"), "wherry-runner")
@@ -50,7 +50,10 @@ def test_a_runner_with_what_it_needs_has_the_documented_defaults() -> None:
     ("arguments", "says"),
     [
         (OPERATOR[2:], "missing: --runner "),
-        ([], "missing: --runner, --runner-ca, --runner-cert, --runner-key, --kubelet-cert, --kubelet-key, --address"),
+        (
+            [],
+            "missing: --runner or --runner-service, --runner-ca, --runner-cert, --runner-key, --kubelet-cert, ",
+        ),
         ([*OPERATOR, "--node-name", "Wherry"], "--node-name must be a DNS subdomain name (RFC 1123), not 'Wherry'"),
         ([*OPERATOR, "--class-name", "a_b"], "--class-name must be a DNS subdomain name"),
         ([*OPERATOR, "--address", "localhost"], "--address must be an IP address, not 'localhost'"),
@@ -58,6 +61,8 @@ def test_a_runner_with_what_it_needs_has_the_documented_defaults() -> None:
         ([*OPERATOR, "--runner", "two=http://x:1"], "--runner wants NAME=https://HOST:PORT"),
         ([*OPERATOR, "--runner", "T=https://x:1"], "--runner wants NAME=https://HOST:PORT"),
         ([*OPERATOR, "--runner", "one=https://x:1"], "--runner: each name only once"),
+        ([*OPERATOR, "--runner-service", "runners"], "runners are either named or found"),
+        ([*OPERATOR, "--runner-loss-seconds", "0"], "--runner-loss-seconds must be above 0"),
         ([*OPERATOR, "--resync-seconds", "0"], "--resync-seconds and --reference-ttl-seconds must be above 0"),
         ([*OPERATOR, "--log-level", "loud"], "--log-level must be one of DEBUG, INFO, WARNING, ERROR, not 'loud'"),
     ],

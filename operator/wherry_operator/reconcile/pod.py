@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 
 from wherry_operator.events import EventRecorder
 from wherry_operator.kube import Kube, NotFound, PatchKind
-from wherry_operator.models import Object
+from wherry_operator.models import Object, PodSpec
 from wherry_operator.objects import ObjectStore
-from wherry_operator.placement import NoRunner
+from wherry_operator.placement import Needs, NoRunner
 from wherry_operator.queue import Key
-from wherry_operator.references import References, is_immutable
+from wherry_operator.references import References
 from wherry_operator.resolve import pod as resolving
 from wherry_operator.resolve.downward import Host
 from wherry_operator.resolve.objects import ResolveError
@@ -27,7 +27,7 @@ from wherry_operator.status import containers, happenings
 from wherry_operator.status import pod as pod_status
 from wherry_operator.status.happenings import Happening
 from wherry_operator.status.pod import Observed, Problem
-from wherry_runner.protocol import Phase, WorkloadStatus
+from wherry_runner.protocol import Owner, Phase, WorkloadStatus
 
 log = logging.getLogger(__name__)
 
@@ -78,6 +78,7 @@ class PodReconciler:
     def gone(self, key: Key, uid: str) -> None:
         """Note that the Pod with this UID exists no more."""
         self._gone[key].add(uid)
+        self._references.use(key, key.namespace, ())
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring the Pod of this key, and those of the same name that are gone, to what should be."""
@@ -107,8 +108,9 @@ class PodReconciler:
         place = self._deliveries.locate(uid, last_runner=pod_status.runner_of(live))
         if place is None:
             try:
-                place = self._deliveries.choose(uid)
+                place = self._deliveries.choose(uid, _owner(pod), Needs.of_pod(PodSpec.model_validate(pod["spec"])))
             except NoRunner as error:
+                self._deliveries.wait(_key(pod))
                 self._record(pod, happenings.WARNING, "FailedPlacement", str(error))
                 problem = Problem(reason="ContainerCreating", message=str(error))
                 await self._write(pod, Observed(host_ip=self._node_address, problem=problem))
@@ -117,11 +119,12 @@ class PodReconciler:
             # A kubelet's first word: the Pod is taken. Before anything that may take its time, e.g. a pull.
             pod = await self._write(pod, self._observed(place))
         if not place.reachable:
+            self._deliveries.wait(_key(pod))
             await self._write(pod, self._observed(place))
             return RETRY_SECONDS
         await self._deliveries.drop_copies(uid, keep=place.runner)
         try:
-            resolved, again = await self._resolve(pod, place)
+            resolved = await self._resolve(pod, place)
         except ResolveError as error:
             if place.status is not None:
                 # It runs, with what it had: a Secret that vanished stops no container, as on a kubelet.
@@ -132,6 +135,8 @@ class PodReconciler:
             await self._write(pod, self._observed(place, problem=Problem(reason=error.reason, message=error.message)))
             return RETRY_SECONDS
         status = place.status
+        if status is not None:
+            self._deliveries.weigh(uid, place, resolved.workload)
         if (
             status is None
             or status.template_hash != resolved.template_hash
@@ -155,7 +160,7 @@ class PodReconciler:
                     await self._write(pod, self._observed(place, problem=problem))
                 return RETRY_SECONDS
         await self._write(pod, self._observed(place, status))
-        return again
+        return None
 
     async def _end(self, pod: Object) -> float | None:
         """A Pod that is being deleted: stop it, show its end, then confirm the deletion."""
@@ -166,6 +171,7 @@ class PodReconciler:
         if place is not None:
             if not place.reachable:
                 # Only proof that it has ended may confirm the deletion (design §3.7).
+                self._deliveries.wait(_key(pod))
                 await self._write(pod, self._observed(place))
                 return RETRY_SECONDS
             if place.status is not None and place.status.phase is not Phase.ENDED:
@@ -193,19 +199,18 @@ class PodReconciler:
         self._deliveries.forget(uid, uid)
         return None
 
-    async def _resolve(self, pod: Object, place: Place) -> tuple[Resolved, float | None]:
+    async def _resolve(self, pod: Object, place: Place) -> Resolved:
         if refused := resolving.refusals(pod):
             raise ResolveError("; ".join(refused))
         wanted = resolving.references(pod)
         namespace = pod["metadata"]["namespace"]
+        self._references.use(_key(pod), namespace, wanted)
         objects = await self._references.read(namespace, wanted)
         try:
-            resolved = resolving.resolve(pod, objects, now=datetime.now(UTC), host=self._host(place))
+            return resolving.resolve(pod, objects, now=datetime.now(UTC), host=self._host(place))
         except ResolveError:
             self._references.doubt(namespace, wanted)
             raise
-        again = self._references.refresh_seconds if wanted and not is_immutable(objects.values()) else None
-        return resolved, again
 
     def _observed(
         self, place: Place, status: WorkloadStatus | None = None, *, problem: Problem | None = None
@@ -256,6 +261,15 @@ class PodReconciler:
 
     def _record(self, pod: Object, kind: str, reason: str, message: str, container: str = "") -> None:
         self._events.record({**pod, "apiVersion": "v1", "kind": KIND}, Happening(kind, reason, message, container))
+
+
+def _owner(pod: Object) -> Owner:
+    metadata = pod["metadata"]
+    return Owner(kind=KIND, namespace=metadata["namespace"], name=metadata["name"], uid=metadata["uid"])
+
+
+def _key(pod: Object) -> Key:
+    return Key(KIND, pod["metadata"]["namespace"], pod["metadata"]["name"])
 
 
 def _path(pod: Object) -> str:

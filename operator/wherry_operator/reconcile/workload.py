@@ -16,12 +16,12 @@ from typing import TypeVar
 from wherry_operator.clock import Clock
 from wherry_operator.events import EventRecorder
 from wherry_operator.kube import Conflict, Kube, NotFound
-from wherry_operator.models import Object
+from wherry_operator.models import Object, WasmWorkloadSpec
 from wherry_operator.objects import ObjectStore
-from wherry_operator.placement import NoRunner
+from wherry_operator.placement import Needs, NoRunner
 from wherry_operator.queue import Key
 from wherry_operator.reconcile.revisions import Revisions
-from wherry_operator.references import References, is_immutable
+from wherry_operator.references import References
 from wherry_operator.resolve import workload as resolving
 from wherry_operator.resolve.objects import Objects, ResolveError
 from wherry_operator.resolve.revision import Resolved
@@ -30,7 +30,7 @@ from wherry_operator.rollout.decide import decide
 from wherry_operator.rollout.instances import Instance, Slot, by_runner, by_status
 from wherry_operator.rollout.plan import Memory, Plan, Soonest, Wanted
 from wherry_operator.runners.client import Refused, RunnerError
-from wherry_operator.runners.delivery import Deliveries
+from wherry_operator.runners.delivery import Deliveries, Place
 from wherry_operator.status import happenings
 from wherry_operator.status import workload as workload_status
 from wherry_operator.status.happenings import Happening
@@ -83,6 +83,7 @@ class WorkloadReconciler:
     def gone(self, key: Key, uid: str) -> None:
         """Note that the object with this UID exists no more, or is no longer ours."""
         self._gone[key].add(uid)
+        self._references.use(key, key.namespace, ())
         self._revisions.gone(uid)
         self._looked.pop(uid, None)
 
@@ -155,6 +156,7 @@ class _Round:
         self._uid: str = workload["metadata"]["uid"]
         self._name: str = workload["metadata"]["name"]
         self._namespace: str = workload["metadata"]["namespace"]
+        self._key = Key(KIND, self._namespace, self._name)
         self._live: Object = workload.get("status") or {}
         self._entries: dict[Slot, Object] = {
             slot: entry
@@ -166,6 +168,11 @@ class _Round:
         self._soonest = Soonest()
         self._full: NoRunner | None = None
         self._copied: set[Slot] = set()
+        self._spec = WasmWorkloadSpec.model_validate(workload["spec"])
+        self._tolerations = self._spec.tolerations or ()
+        self._places: dict[Slot, Place] = {}
+        self._expelled: dict[Slot, str] = {}
+        """Those whose runner's node wants them gone, with the taint that says so."""
 
     async def run(self) -> float | None:
         """Returns after how many seconds to look again. Raises RunnerError after all else was done and written."""
@@ -198,6 +205,8 @@ class _Round:
         wanted = set(plan.run)
         if any(self._unsettled(item, wanted) for item in seen.values()):
             self._soonest.after(RETRY_SECONDS)
+        if any(item.problem or item.instance.silent for item in seen.values()):
+            self._deliveries.wait(self._key)
         return self._soonest.seconds
 
     async def _expire(self) -> float | None:
@@ -219,7 +228,7 @@ class _Round:
         instance = seen.instance
         if instance.ended:
             return False
-        return seen.problem is not None or instance.silent or instance.stopping or instance.slot not in wanted
+        return seen.problem is not None or instance.stopping or instance.slot not in wanted
 
     # --- what there is ------------------------------------------------------------------------------------------------
 
@@ -241,6 +250,7 @@ class _Round:
         if place is None:
             instance = by_status(slot, entry)
             return Seen(instance=instance, runner=last if instance.ended else "", node=entry.get("node", ""))
+        self._places[slot] = place
         node = place.info.node if place.info else entry.get("node", "")
         if place.status is None:
             instance = by_status(slot, entry, silent=not place.reachable, lost=place.lost)
@@ -248,6 +258,12 @@ class _Round:
             instance = by_runner(slot, place.status, silent=not place.reachable, lost=place.lost)
         if place.copies:
             self._copied.add(slot)
+        if place.lost_in_seconds is not None:
+            self._soonest.after(place.lost_in_seconds)
+        if place.reachable and place.status is not None and not instance.ended:
+            taint = self._deliveries.expelled(place.runner, self._tolerations)
+            if taint is not None:
+                self._expelled[slot] = str(taint)
         return Seen(instance=instance, runner=place.runner, node=node, status=place.status)
 
     # --- what is done -------------------------------------------------------------------------------------------------
@@ -259,7 +275,10 @@ class _Round:
         async def end(slot: Slot) -> bool:
             instance = seen[slot].instance
             if instance.silent:
-                return instance.lost  # should its runner come back, it is seen again
+                if instance.lost:
+                    # Should its runner come back, it is seen again.
+                    self._deliveries.forget(self._uid, slot.within(self._uid))
+                return instance.lost
             return await self._delete(slot.within(self._uid), slot, keep_ended=self._counts_end_of(instance))
 
         ends = await self._each(leaving, end)
@@ -292,6 +311,7 @@ class _Round:
         if not plan.run:
             return
         wanted = resolving.references(self._workload)
+        self._references.use(self._key, self._namespace, wanted)
         objects = await self._references.read(self._namespace, wanted)
         deadline = completion.deadline(self._wanted, plan.memory)
         new = [slot for slot in plan.run if slot not in seen]
@@ -308,12 +328,14 @@ class _Round:
                 if seen[slot].status is None and not seen[slot].instance.silent:
                     seen[slot] = dataclasses.replace(seen[slot], problem=problem)
             return
-        if wanted and not is_immutable(objects.values()):
-            self._soonest.after(self._references.refresh_seconds)
+        needs = Needs.of(self._spec, shared.workload)
 
         async def ensure(slot: Slot) -> Seen:
-            return await self._ensure(seen[slot], shared, objects)
+            return await self._ensure(seen[slot], shared, objects, needs)
 
+        for slot in plan.run:
+            if (place := self._places.get(slot)) is not None and place.status is not None:
+                self._deliveries.weigh(slot.within(self._uid), place, shared.workload)
         # Of thousands most are as they should be: they cost nothing more.
         ensured = await self._each([slot for slot in plan.run if self._differs(seen[slot], shared)], ensure)
         seen.update({item.instance.slot: item for item in ensured if item is not None})
@@ -322,28 +344,35 @@ class _Round:
         )
 
     def _differs(self, seen: Seen, shared: Resolved) -> bool:
-        if seen.status is None or seen.instance.stopping or seen.instance.slot in self._copied:
+        slot = seen.instance.slot
+        if seen.status is None or seen.instance.stopping or slot in self._copied or slot in self._expelled:
             return True
         return seen.instance.lost or seen.status.content_revision != shared.content_revision
 
-    async def _ensure(self, seen: Seen, shared: Resolved, objects: Objects) -> Seen:
+    async def _ensure(self, seen: Seen, shared: Resolved, objects: Objects, needs: Needs) -> Seen:
         slot = seen.instance.slot
         workload_id = slot.within(self._uid)
         if seen.instance.silent and not seen.instance.lost:
             return seen
         entry = self._entries.get(slot, {})
-        if seen.instance.stopping:
+        if (taint := self._expelled.get(slot)) is not None and not seen.instance.stopping:
+            self._tell(
+                "TaintManagerEviction", f"runner {seen.runner} has to be left: its node has the taint {{{taint}}}"
+            )
+        if seen.instance.stopping or taint is not None:
             if not await self._delete(workload_id, slot, keep_ended=self._counts_end_of(seen.instance)):
                 return seen
             entry = {}  # another life begins
             seen = Seen(instance=Instance(slot=slot, on_runner=False))
         last = workload_status.last_runner(entry)
         place = None if seen.instance.lost else self._deliveries.locate(workload_id, last_runner=last)
+        if place is not None and self._has_to_leave(place):
+            place = None
         if place is None:
             try:
                 if self._full is not None:
                     raise self._full  # where there was no room for one there is none for its like
-                place = self._deliveries.choose(workload_id)
+                place = self._deliveries.choose(workload_id, shared.workload.owner, needs)
             except NoRunner as error:
                 self._full = error
                 self._tell("FailedPlacement", str(error))
@@ -364,6 +393,10 @@ class _Round:
                 return dataclasses.replace(seen, problem=Problem(reason=reason, message=message))
         node = place.info.node if place.info else ""
         return Seen(instance=by_runner(slot, status), runner=place.runner, node=node, status=status)
+
+    def _has_to_leave(self, place: Place) -> bool:
+        """Whether it must not begin there, or begin again."""
+        return place.reachable and self._deliveries.expelled(place.runner, self._tolerations) is not None
 
     def _resolved(self, slot: Slot, shared: Resolved, objects: Objects) -> Resolved:
         """What this instance gets. What sets it apart never changes, so it is no part of its revision."""

@@ -8,22 +8,28 @@ from __future__ import annotations
 
 import itertools
 import logging
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable
+from collections import defaultdict
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Protocol, TypeVar
+from typing import Literal, Protocol, TypeVar
 
 from wherry_operator import placement
+from wherry_operator.clock import Clock
 from wherry_operator.leader import LeadershipLost
-from wherry_operator.placement import RunnerFacts
-from wherry_operator.queue import Fatal
+from wherry_operator.models import Toleration
+from wherry_operator.placement import Demand, Needs, NodeFacts, RunnerFacts, Taint
+from wherry_operator.queue import Fatal, Key
 from wherry_operator.resolve.revision import Resolved
 from wherry_operator.runners.client import Refused, RunnerClient
+from wherry_operator.runners.ledger import Ledger, kind_of
 from wherry_operator.runners.registry import RunnerRegistry, RunnerState
 from wherry_runner import protocol
 from wherry_runner.protocol import RefusalReason
 
 log = logging.getLogger(__name__)
+
+LOSS_SECONDS = 60.0
+"""Silence after which what a runner has is started elsewhere (design §3.7)."""
 
 _Answer = TypeVar("_Answer")
 
@@ -44,8 +50,10 @@ class Place:
     info: protocol.RunnerInfo | None
     lost: bool = False
     """It has been silent for so long that what it has may be started elsewhere (design §3.7)."""
+    lost_in_seconds: float | None = None
+    """When it will be lost, if it stays silent; None: it is not silent, or lost already."""
     copies: bool = False
-    """Another runner has it as well."""
+    """Another runner that can be reached has it as well."""
 
 
 class Term(Protocol):
@@ -61,25 +69,88 @@ class Term(Protocol):
         ...
 
 
+class Nodes(Protocol):
+    """What is known of the cluster's nodes."""
+
+    def facts(self, name: str) -> NodeFacts:
+        """Those of one node."""
+        ...
+
+
+class NoNodes:
+    """Runners outside of any cluster."""
+
+    def facts(self, name: str) -> NodeFacts:
+        """Nothing but its name."""
+        return NodeFacts.unknown(name)
+
+
 class Deliveries:
     """The one way from reconcilers to runners."""
 
-    def __init__(self, registry: RunnerRegistry, term: Term) -> None:
+    def __init__(
+        self,
+        registry: RunnerRegistry,
+        term: Term,
+        *,
+        nodes: Nodes | None = None,
+        loss_seconds: float = LOSS_SECONDS,
+        clock: Clock | None = None,
+    ) -> None:
+        """`loss_seconds`: how long a runner is silent before what it has may be started elsewhere."""
         self._registry = registry
         self._term = term
+        self._nodes = nodes or NoNodes()
+        self._loss_seconds = loss_seconds
+        self._clock = clock or Clock()
         self._sequences = itertools.count(1)
         self._assigned: dict[str, str] = {}
-        self._load: Counter[str] = Counter()
-        """How many are assigned to each runner: counted as they come, for a burst of thousands to be placed in no time."""
+        self._ledger = Ledger()
         self._instances: defaultdict[str, set[str]] = defaultdict(set)
         self._stopping: set[str] = set()
+        self._waiting: dict[Key, None] = {}
 
     def observe(self, owner: protocol.Owner, workload_id: str) -> None:
         """Take note that a runner spoke of a workload."""
-        if self._registry.find(workload_id) or workload_id in self._assigned:
+        found = self._registry.find(workload_id)
+        for name, status in found:
+            ended = status.phase is protocol.Phase.ENDED  # its runner keeps nothing for it but its place
+            self._ledger.note(workload_id, name, owner, Demand() if ended else None)
+            for container in status.containers[:1]:
+                if container.module_digest:
+                    self._ledger.compiled(name, container.image)
+        there = {name for name, _ in found} | {self._assigned.get(workload_id, "")}
+        for name in self._ledger.runners(workload_id) - there:
+            self._ledger.release(workload_id, name)
+        if found or workload_id in self._assigned:
             self._instances[owner.uid].add(workload_id)
         else:
             self._drop_instance(owner.uid, workload_id)
+
+    def concerned(self, runner: str) -> set[Key]:
+        """The objects that are to be looked at because something has changed about a runner: those of which it has something,
+        and those that wait for any runner. They wait no more."""
+        state = self._registry.state(runner)
+        if state is None:
+            owners = self._ledger.owners(runner)
+            self._ledger.close(runner)
+        else:
+            # Also what did not change while it was away may have been given up meanwhile.
+            for workload_id, status in list(state.statuses.items()):
+                self.observe(status.owner, workload_id)
+            owners = self._ledger.owners(runner)
+        keys = {Key(owner.kind, owner.namespace, owner.name) for owner in owners} | self._waiting.keys()
+        self._waiting.clear()
+        return keys
+
+    def wait(self, key: Key) -> None:
+        """An object has nowhere to go, or stands on a runner that is silent: it is looked at when that may have changed."""
+        self._waiting[key] = None
+
+    def weigh(self, workload_id: str, place: Place, workload: protocol.Workload) -> None:
+        """Take note of what is kept for a workload that was there before us."""
+        ended = place.status is not None and place.status.phase is protocol.Phase.ENDED
+        self._ledger.note(workload_id, place.runner, workload.owner, Demand() if ended else Demand.of(workload))
 
     def instances(self, owner_uid: str) -> set[str]:
         """The workloads of an object that are on a runner, or on their way to one."""
@@ -87,15 +158,28 @@ class Deliveries:
 
     def locate(self, workload_id: str, *, last_runner: str = "") -> Place | None:
         """Where the workload is: by what runners say, by what its object says, by what we sent. None: nowhere yet."""
-        found = self._registry.find(workload_id)
-        if found:
+        assigned = self._assigned.get(workload_id, "")
+        found = [(name, status) for name, status in self._registry.find(workload_id) if not self._is_gone(name)]
+        places = [self._place(name, status) for name, status in found]
+        if any(not place.lost for place in places) or (places and not self._is_there(assigned, besides=places)):
             # Twice only if a runner that was given up came back: the one that the object names counts.
-            name, status = next((pair for pair in found if pair[0] == last_runner), found[0])
-            return replace(self._place(name, status), copies=len(found) > 1)
-        for name in (self._assigned.get(workload_id, ""), last_runner):
-            if name and self._registry.state(name) is not None:
+            best = min(places, key=lambda place: (place.lost, place.runner != last_runner))
+            copies = any(place.reachable for place in places if place.runner != best.runner)
+            return replace(best, copies=copies)
+        for name in (assigned, last_runner):
+            if name and self._registry.state(name) is not None and not self._is_gone(name):
                 return self._place(name, None)
         return None
+
+    def _is_there(self, runner: str, *, besides: Sequence[Place]) -> bool:
+        """Whether it was sent to another runner since, that is not lost too."""
+        if not runner or self._registry.state(runner) is None or any(place.runner == runner for place in besides):
+            return False
+        return not self._is_gone(runner) and not self._place(runner, None).lost
+
+    def expelled(self, runner: str, tolerations: Sequence[Toleration]) -> Taint | None:
+        """The taint of its node for which what is on the runner has to leave."""
+        return self._node(runner).expels(tolerations)
 
     async def drop_copies(self, workload_id: str, *, keep: str) -> None:
         """End copies elsewhere: of a runner that was given up, and came back. Raises RunnerError, Deposed."""
@@ -105,11 +189,12 @@ class Deliveries:
                 log.warning("dropping a second copy of %s from runner %s: runner %s has it", workload_id, name, keep)
                 await self.delete(workload_id, name, grace_seconds=0)
 
-    def choose(self, workload_id: str) -> Place:
+    def choose(self, workload_id: str, owner: protocol.Owner, needs: Needs) -> Place:
         """A runner for a workload that has none. Raises NoRunner."""
-        facts = [self._facts(state, self._load[state.name]) for state in self._registry.states()]
-        name = placement.choose(facts)
+        kind = kind_of(owner, workload_id)
+        name = placement.choose([self._facts(state, kind, needs.module) for state in self._registry.states()], needs)
         self._assign(workload_id, name)
+        self._ledger.note(workload_id, name, owner, needs.demand)
         return self._place(name, None)
 
     def client(self, runner: str) -> RunnerClient | None:
@@ -122,9 +207,11 @@ class Deliveries:
         """Bring the workload on the runner to this. Raises RunnerError, Refused, Deposed."""
         client = self._registry.client(runner)
         assert client is not None
+        owner = resolved.workload.owner
         self._assign(workload_id, runner)
+        self._ledger.note(workload_id, runner, owner, Demand.of(resolved.workload))
         self._stopping.discard(workload_id)
-        self._instances[resolved.workload.owner.uid].add(workload_id)
+        self._instances[owner.uid].add(workload_id)
 
         async def send() -> protocol.WorkloadStatus:
             body = protocol.WorkloadPut(
@@ -141,7 +228,7 @@ class Deliveries:
             return await self._in_our_term(send)
         except Refused as error:
             if error.full and not self._registry.find(workload_id):
-                self.forget(resolved.workload.owner.uid, workload_id)  # that one is full; another may not be
+                self.forget(owner.uid, workload_id)  # that one is full; another may not be
             raise
 
     async def delete(self, workload_id: str, runner: str, *, grace_seconds: int, keep_ended: bool = False) -> bool:
@@ -201,16 +288,18 @@ class Deliveries:
     def forget(self, owner_uid: str, workload_id: str) -> None:
         """The workload is gone from everywhere."""
         self._assign(workload_id, "")
+        for name in self._ledger.runners(workload_id):
+            self._ledger.release(workload_id, name)
         self._stopping.discard(workload_id)
         self._drop_instance(owner_uid, workload_id)
 
     def _assign(self, workload_id: str, runner: str) -> None:
         """Note where a workload was sent; an empty name: nowhere."""
-        if before := self._assigned.pop(workload_id, ""):
-            self._load[before] -= 1
+        before = self._assigned.pop(workload_id, "")
+        if before and before != runner:
+            self._ledger.release(workload_id, before)
         if runner:
             self._assigned[workload_id] = runner
-            self._load[runner] += 1
 
     def _drop_instance(self, owner_uid: str, workload_id: str) -> None:
         ids = self._instances.get(owner_uid)
@@ -222,14 +311,55 @@ class Deliveries:
     def _place(self, name: str, status: protocol.WorkloadStatus | None) -> Place:
         state = self._registry.state(name)
         reachable = state is not None and state.synced
-        return Place(runner=name, reachable=reachable, status=status, info=state.info if state else None)
+        left = None if reachable or state is None else self._left(state)
+        return Place(
+            runner=name,
+            reachable=reachable,
+            status=status,
+            info=state.info if state else None,
+            lost=left is not None and left <= 0,
+            lost_in_seconds=left if left is not None and left > 0 else None,
+        )
 
-    @staticmethod
-    def _facts(state: RunnerState, assigned: int) -> RunnerFacts:
+    def state_of(self, state: RunnerState) -> Literal["ready", "syncing", "silent", "lost"]:
+        """A runner's state in a word."""
+        if state.synced:
+            return "ready"
+        if self._left(state) <= 0:
+            return "lost"
+        return "syncing" if state.connected else "silent"
+
+    def _left(self, state: RunnerState) -> float:
+        """How long until a silent runner is lost, in seconds."""
+        now = self._clock.monotonic()
+        since = now if state.silent_since is None else state.silent_since
+        return since + self._loss_seconds - now
+
+    def _is_gone(self, runner: str) -> bool:
+        """Whether it is known that nothing of it runs any more: it is silent, and its node is said to be off."""
+        state = self._registry.state(runner)
+        return state is not None and not state.connected and self._node(runner).out_of_service
+
+    def _node(self, runner: str) -> NodeFacts:
+        state = self._registry.state(runner)
+        if state is None:
+            return NodeFacts()
+        return self._nodes.facts(state.info.node if state.info is not None else state.node)
+
+    def _facts(self, state: RunnerState, kind: str, module: str) -> RunnerFacts:
         info = state.info
+        if info is None:
+            return RunnerFacts(name=state.name, ready=False, workloads=0, max_workloads=0)
         return RunnerFacts(
             name=state.name,
-            ready=state.synced and info is not None,
-            workloads=max(len(state.statuses), assigned),
-            max_workloads=info.max_workloads if info else 0,
+            ready=state.synced,
+            workloads=max(len(state.statuses), self._ledger.count(state.name)),
+            max_workloads=info.max_workloads,
+            kept=self._ledger.kept(state.name),
+            memory_bytes=info.memory_bytes,
+            cpu_millicores=info.cpu_millicores,
+            default_memory_bytes=info.default_memory_request_bytes,
+            node=self._nodes.facts(info.node),
+            alike=self._ledger.alike(kind, state.name) if kind else 0,
+            has_module=bool(module) and self._ledger.has_module(state.name, module),
         )

@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from wherry_operator.clock import Clock
 from wherry_operator.runners.client import RunnerClient, RunnerError
-from wherry_operator.settings import StaticRunner
+from wherry_operator.settings import RunnerAddress
 from wherry_operator.tls import RunnerTls
 from wherry_runner.protocol import (
     API_VERSION,
@@ -52,6 +53,8 @@ class RunnerState:
 
     name: str
     url: str
+    node: str = ""
+    """Where discovery says it is; `info.node` is what it says itself."""
     info: RunnerInfo | None = None
     """None until it answered for the first time."""
     connected: bool = False
@@ -60,6 +63,10 @@ class RunnerState:
     """Connected, and `statuses` is all that it has: what is not there does not exist."""
     last_seen: float | None = None
     """When it was last heard, in seconds of the registry's monotonic clock; None: never."""
+    silent_since: float | None = None
+    """Since when nothing was heard of it, by the same clock: since we look for it, if it was never heard. None: it is synced."""
+    departed: bool = False
+    """Discovery does not name it any more."""
     statuses: dict[str, WorkloadStatus] = field(default_factory=dict)
     """By workload id; while not synced, as last known."""
 
@@ -68,28 +75,30 @@ class RunnerRegistry:
     """The runners of this installation.
 
     `on_change` is called for every workload that changed or went, `on_runner_change` when a runner connects,
-    is synced, disconnects or was restarted; both right after the state shows it, on the event loop, and they
-    must not block.
-
-    A later discovery by EndpointSlices would call `_add` (and cancel the task that it starts); nothing else
-    here knows where runners come from.
+    is synced, disconnects, was restarted or is forgotten; both right after the state shows it, on the event loop,
+    and they must not block.
     """
 
     def __init__(
         self,
-        runners: Iterable[StaticRunner],
+        runners: Iterable[RunnerAddress],
         tls: RunnerTls,
         *,
         on_change: OnChange,
         on_runner_change: OnRunnerChange,
+        loss_seconds: float = 60.0,
         clock: Clock | None = None,
     ) -> None:
+        """`loss_seconds`: how long a runner that has departed must be silent until it is forgotten."""
         self._configured = tuple(runners)
+        self._loss_seconds = loss_seconds
         self._tls = tls
         self._on_change = on_change
         self._on_runner_change = on_runner_change
         self._clock = clock or Clock()
         self._states: dict[str, RunnerState] = {}
+        self._having: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        """The runners that have a workload, by its id: looking through all of them for each of thousands takes too long."""
         self._clients: dict[str, RunnerClient] = {}
         self._first_sync: dict[str, asyncio.Event] = {}
         self._tasks: dict[str, asyncio.Task[None]] = {}
@@ -124,7 +133,27 @@ class RunnerRegistry:
     def find(self, workload_id: str) -> list[tuple[str, WorkloadStatus]]:
         """Where a workload is, with its newest known status: on silent runners too (see their
         `connected`)."""
-        return [(state.name, status) for state in self._states.values() if (status := state.statuses.get(workload_id))]
+        return [(name, self._states[name].statuses[workload_id]) for name in self._having.get(workload_id, ())]
+
+    def discovered(self, runners: Iterable[RunnerAddress]) -> None:
+        """These are all that there are now. One that is not named any more is kept while it answers, and until it was silent
+        for `loss_seconds`: neither a Service that somebody deletes nor an upgrade of a runner must move what runs there."""
+        named = {runner.name: runner for runner in runners}
+        for runner in named.values():
+            state = self._states.get(runner.name)
+            if state is None:
+                log.info('runner "%s" was found at %s', runner.name, runner.url)
+                self._add(runner)
+                continue
+            state.departed, state.node = False, runner.node or state.node
+            if state.url != runner.url:
+                log.info('runner "%s" has moved to %s', runner.name, runner.url)
+                state.url = runner.url
+                self._follow_anew(runner.name)
+        for name, state in self._states.items():
+            if name not in named and not state.departed:
+                log.info('runner "%s" is no longer named; it is forgotten once it is silent', name)
+                state.departed = True
 
     async def wait_first_sync(self, timeout_seconds: float) -> bool:
         """Wait until each runner was synced once. False: not all were in time; `states()` says which."""
@@ -136,13 +165,37 @@ class RunnerRegistry:
             return False
         return True
 
-    def _add(self, runner: StaticRunner) -> None:
-        self._states[runner.name] = RunnerState(name=runner.name, url=runner.url)
-        self._clients[runner.name] = RunnerClient(runner.name, runner.url, self._tls)
+    def _add(self, runner: RunnerAddress) -> None:
+        self._states[runner.name] = RunnerState(
+            name=runner.name, url=runner.url, node=runner.node, silent_since=self._clock.monotonic()
+        )
         self._first_sync[runner.name] = asyncio.Event()
-        self._tasks[runner.name] = asyncio.create_task(self._keep(runner.name), name=f"watch of runner {runner.name}")
+        self._follow_anew(runner.name)
 
-    async def _keep(self, name: str) -> None:
+    def _follow_anew(self, name: str) -> None:
+        before, client = self._tasks.pop(name, None), self._clients.pop(name, None)
+        if before is not None:
+            before.cancel()
+        self._clients[name] = RunnerClient(name, self._states[name].url, self._tls)
+        self._tasks[name] = asyncio.create_task(self._keep(name, before, client), name=f"watch of runner {name}")
+
+    def _forget(self, name: str) -> None:
+        """Nothing of it is left."""
+        state = self._states.pop(name)
+        for workload_id in state.statuses:
+            self._has_not(name, workload_id)
+        self._first_sync.pop(name).set()
+        del self._tasks[name]
+        log.warning('runner "%s" is gone: what it had may be started elsewhere', name)
+        self._tell_runner(name)
+        for workload_id, status in state.statuses.items():
+            self._tell(name, workload_id, status)
+
+    async def _keep(self, name: str, before: asyncio.Task[None] | None, old: RunnerClient | None) -> None:
+        if before is not None:
+            await asyncio.wait([before])
+        if old is not None:
+            await old.close()
         state, client = self._states[name], self._clients[name]
         delay, told = FIRST_BACKOFF_SECONDS, ""
         while True:
@@ -160,6 +213,11 @@ class RunnerRegistry:
                 self._disconnected(state)
             if was_synced:
                 delay, told = FIRST_BACKOFF_SECONDS, ""
+            assert state.silent_since is not None
+            if state.departed and self._clock.monotonic() - state.silent_since >= self._loss_seconds:
+                self._forget(name)
+                await self._clients.pop(name).close()
+                return
             await self._clock.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, LAST_BACKOFF_SECONDS)
 
@@ -208,7 +266,11 @@ class RunnerRegistry:
 
     def _synced(self, state: RunnerState, snapshot: dict[str, WorkloadStatus]) -> None:
         before, state.statuses = state.statuses, snapshot
-        state.synced = True
+        for workload_id in before.keys() - snapshot.keys():
+            self._has_not(state.name, workload_id)
+        for workload_id in snapshot:
+            self._having[workload_id][state.name] = None
+        state.synced, state.silent_since = True, None
         self._first_sync[state.name].set()
         for workload_id in before.keys() | snapshot.keys():
             old, new = before.get(workload_id), snapshot.get(workload_id)
@@ -219,14 +281,24 @@ class RunnerRegistry:
     def _changed(self, state: RunnerState, status: WorkloadStatus) -> None:
         if state.statuses.get(status.id) != status:
             state.statuses[status.id] = status
+            self._having[status.id][state.name] = None
             self._tell(state.name, status.id, status)
 
     def _gone(self, state: RunnerState, workload_id: str) -> None:
         if old := state.statuses.pop(workload_id, None):
+            self._has_not(state.name, workload_id)
             self._tell(state.name, workload_id, old)
+
+    def _has_not(self, name: str, workload_id: str) -> None:
+        having = self._having[workload_id]
+        having.pop(name, None)
+        if not having:
+            del self._having[workload_id]
 
     def _disconnected(self, state: RunnerState) -> None:
         was_connected, state.connected, state.synced = state.connected, False, False
+        if state.silent_since is None:
+            state.silent_since = state.last_seen
         if was_connected:
             self._tell_runner(state.name)
 

@@ -1,0 +1,119 @@
+"""What is on each runner and on its way there, summed up as it comes and goes: placing thousands must not count thousands."""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict, defaultdict
+from dataclasses import dataclass
+
+from wherry_operator.placement import Demand
+from wherry_runner import protocol
+
+MODULES = 1000
+"""Of each runner's modules the ones used last are remembered; its disk holds no more of them compiled."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One workload on one runner."""
+
+    owner: protocol.Owner
+    demand: Demand | None = None
+    """None: nobody has told yet; it counts as nothing."""
+
+
+class _Account:
+    """One runner's."""
+
+    def __init__(self) -> None:
+        self.entries: dict[str, Entry] = {}
+        self.kept = Demand()
+        self.modules: OrderedDict[str, None] = OrderedDict()
+
+
+class Ledger:
+    """Accounts of all runners."""
+
+    def __init__(self) -> None:
+        self._accounts: defaultdict[str, _Account] = defaultdict(_Account)
+        self._runners: defaultdict[str, set[str]] = defaultdict(set)
+        self._kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
+
+    def note(self, workload_id: str, runner: str, owner: protocol.Owner, demand: Demand | None = None) -> None:
+        """It is there, or on its way. Without `demand` what was noted before stays."""
+        account = self._accounts[runner]
+        before = account.entries.get(workload_id)
+        if before is None:
+            self._runners[workload_id].add(runner)
+            if kind := kind_of(owner, workload_id):
+                self._kinds[kind][runner] += 1
+        known = before.demand if before else None
+        entry = Entry(owner=owner, demand=known if demand is None else demand)
+        account.entries[workload_id] = entry
+        account.kept += (entry.demand or Demand()) - (known or Demand())
+
+    def release(self, workload_id: str, runner: str) -> None:
+        """It is not there."""
+        account = self._accounts.get(runner)
+        entry = account.entries.pop(workload_id, None) if account else None
+        if account is None or entry is None:
+            return
+        account.kept -= entry.demand or Demand()
+        self._runners[workload_id].discard(runner)
+        if not self._runners[workload_id]:
+            del self._runners[workload_id]
+        if kind := kind_of(entry.owner, workload_id):
+            counts = self._kinds[kind]
+            counts[runner] -= 1
+            if not counts[runner]:
+                del counts[runner]
+            if not counts:
+                del self._kinds[kind]
+
+    def close(self, runner: str) -> None:
+        """The runner is gone, with all that it had."""
+        if runner in self._accounts:
+            for workload_id in list(self._accounts[runner].entries):
+                self.release(workload_id, runner)
+            del self._accounts[runner]
+
+    def runners(self, workload_id: str) -> frozenset[str]:
+        """Where it is, or is going."""
+        return frozenset(self._runners.get(workload_id, ()))
+
+    def count(self, runner: str) -> int:
+        """How many are there."""
+        account = self._accounts.get(runner)
+        return len(account.entries) if account else 0
+
+    def kept(self, runner: str) -> Demand:
+        """For all that is there."""
+        account = self._accounts.get(runner)
+        return account.kept if account else Demand()
+
+    def alike(self, kind: str, runner: str) -> int:
+        """How many of a kind (`kind_of`) are there."""
+        counts = self._kinds.get(kind)
+        return counts[runner] if counts else 0
+
+    def owners(self, runner: str) -> set[protocol.Owner]:
+        """The objects of which something is there."""
+        account = self._accounts.get(runner)
+        return {entry.owner for entry in account.entries.values()} if account else set()
+
+    def compiled(self, runner: str, module: str) -> None:
+        """The runner has this module ready to run."""
+        modules = self._accounts[runner].modules
+        modules[module] = None
+        modules.move_to_end(module)
+        while len(modules) > MODULES:
+            modules.popitem(last=False)
+
+    def has_module(self, runner: str, module: str) -> bool:
+        """Whether it has, as far as was seen."""
+        account = self._accounts.get(runner)
+        return account is not None and module in account.modules
+
+
+def kind_of(owner: protocol.Owner, workload_id: str) -> str:
+    """What is spread: instances of one revision of a WasmWorkload (ids are `{uid}-{revision}-{index}`). Pods are not."""
+    return workload_id.rpartition("-")[0] if owner.kind == "WasmWorkload" else ""
