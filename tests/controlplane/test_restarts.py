@@ -170,6 +170,19 @@ def test_an_api_server_that_restarts_stops_nothing(space: Workspace, runner: Run
     assert space.container("steady")["containerID"] == before["containerID"]
 
 
+def test_a_workload_outlives_an_api_server_and_what_was_asked_of_the_next_one_is_done(space: Workspace) -> None:
+    space.workload("steady", module={"inline": wat.sleeps()}, replicas=3)
+    space.kubectl("wait", "--for=condition=Ready", "ww/steady", "--timeout=60s")
+    before = {item["name"]: item["containerID"] for item in space.get("ww", "steady")["status"]["instances"]}  # type: ignore[index]
+    cluster = space.cluster
+    cluster.stop_component("kube-apiserver", kill=True)  # type: ignore[attr-defined]
+    cluster.start_component("kube-apiserver")  # type: ignore[attr-defined]
+    space.kubectl("scale", "ww/steady", "--replicas=5")
+    space.wait(lambda: (space.get("ww", "steady") or {})["status"]["ready"] == "5/5", "five run")
+    after = {item["name"]: item["containerID"] for item in space.get("ww", "steady")["status"]["instances"]}  # type: ignore[index]
+    assert before.items() <= after.items()
+
+
 def test_a_follower_survives_an_operators_polite_restart(space: Workspace, operator: Installation) -> None:
     """The stream ends with its operator, the guest does not; asked again, nothing is missing."""
     space.pod("ticks", space.push(wat.sleeps("line", seconds=4)), spec={"restartPolicy": "Never"})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 
 from tests.support import wat
 from tests.support.installation import ROOT
@@ -225,3 +226,11 @@ def test_one_that_another_holds_is_terminating_and_runs_no_more(space: Workspace
     space.wait(lambda: not runner.contents(f"logs/{uid}*/module/*.log"), "it does not run any more")
     space.kubectl("patch", "ww", "held", "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
     space.wait(lambda: space.get("ww", "held") is None, "it is gone")
+
+
+def test_the_documentations_examples_are_accepted(space: Workspace) -> None:
+    text = (ROOT / "docs" / "wasmworkload.md").read_text()
+    found = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith("apiVersion")]
+    assert len(found) >= 2
+    for block in found:
+        space.cluster.kubectl("apply", "--dry-run=server", "-n", space.namespace, "-f", "-", input=block)
