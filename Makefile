@@ -144,7 +144,8 @@ test: venv go executor lint types rust-test node-packages binaries ## Run every 
 
 
 # The same tests, a hundred times as long: hours. A seed repeats the choices of a run, though not its moments.
-SOAKED := tests/runner/test_bad_specs.py tests/runner/test_kills.py tests/unit/test_supervisor_model.py
+SOAKED := tests/runner/test_bad_specs.py tests/runner/test_kills.py tests/unit/test_supervisor_model.py \
+	tests/controlplane/test_random_workloads.py
 SEED ?= $(shell od -An -N4 -tu4 /dev/urandom | tr -d ' ')
 .PHONY: soak
 soak: SEED := $(SEED)

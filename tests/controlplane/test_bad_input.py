@@ -173,3 +173,36 @@ def _with_blob(space: Workspace, change: Callable[[bytes], bytes]) -> str:
     assert len(blobs) == 1
     blobs[0].write_bytes(change(raw))
     return image
+
+
+def test_what_a_quota_refuses_is_no_matter_of_the_operator(space: Workspace) -> None:
+    space.kubectl("create", "quota", "few", "--hard=count/wasmworkloads.wherry.dev=1")
+    space.wait(lambda: "hard" in ((space.get("quota", "few") or {}).get("status") or {}), "the quota is counted")
+    space.workload("first", module={"inline": wat.sleeps()}, replicas=3)
+    refused = space.try_apply(workload("second", module={"inline": wat.sleeps()}))
+    assert refused.returncode != 0
+    assert "exceeded quota" in refused.stderr
+    space.wait(lambda: _of(space, "first").get("ready") == "3/3", "instances are no objects")
+    space.kubectl("delete", "ww", "first")
+    space.wait(lambda: space.try_apply(workload("second", module={"inline": wat.sleeps()})).returncode == 0, "room")
+    space.kubectl("wait", "--for=condition=Ready", "ww/second", "--timeout=60s")
+
+
+def test_a_namespace_that_is_deleted_takes_everything_with_it(space: Workspace) -> None:
+    for name in ("runs", "waits"):
+        module = {"inline": wat.sleeps()} if name == "runs" else {"configMapKeyRef": {"name": "c", "key": "k"}}
+        space.workload(name, module=module, replicas=3)
+    space.wait(lambda: _of(space, "runs").get("ready") == "3/3", "it runs")
+    uid = (space.get("ww", "runs") or {})["metadata"]["uid"]
+    operator = space.installation.operator
+    assert operator is not None
+    space.kubectl("delete", "namespace", space.namespace, "--timeout=60s", timeout=90)
+    runner = space.installation.runners["runner-a"]
+    space.wait(lambda: not runner.contents(f"logs/{uid}*/module/*.log"), "its runner has nothing of it")
+    assert operator.running
+    assert "Traceback" not in operator.tail(50)
+
+
+def _of(space: Workspace, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = (space.get("ww", name) or {}).get("status") or {}
+    return found

@@ -173,6 +173,19 @@ def test_an_api_server_that_restarts_stops_nothing(
     assert space.container("steady")["containerID"] == before["containerID"]
 
 
+def test_a_workload_outlives_an_api_server_and_what_was_asked_of_the_next_one_is_done(space: Workspace) -> None:
+    space.workload("steady", module={"inline": wat.sleeps()}, replicas=3)
+    space.kubectl("wait", "--for=condition=Ready", "ww/steady", "--timeout=60s")
+    before = {item["name"]: item["containerID"] for item in space.get("ww", "steady")["status"]["instances"]}  # type: ignore[index]
+    cluster = space.cluster
+    cluster.stop_component("kube-apiserver", kill=True)  # type: ignore[attr-defined]
+    cluster.start_component("kube-apiserver")  # type: ignore[attr-defined]
+    space.kubectl("scale", "ww/steady", "--replicas=5")
+    space.wait(lambda: (space.get("ww", "steady") or {})["status"]["ready"] == "5/5", "five run")
+    after = {item["name"]: item["containerID"] for item in space.get("ww", "steady")["status"]["instances"]}  # type: ignore[index]
+    assert before.items() <= after.items()
+
+
 def test_a_follower_survives_an_operators_polite_restart(space: Workspace, operator: Installation) -> None:
     """The stream ends with its operator, the guest does not; asked again, nothing is missing."""
     space.pod("ticks", space.push(wat.sleeps("line", seconds=4)), spec={"restartPolicy": "Never"})
@@ -204,3 +217,30 @@ def test_no_object_of_anybody_else_was_written(space: Workspace) -> None:
         others = [item for item in metadata["managedFields"] if item not in ours]
         assert ours
         assert all(item["manager"].startswith("kubectl") for item in others), others
+
+
+@pytest.mark.parametrize("resumed", ["while the operator is down", "afterwards"])
+def test_an_operator_that_dies_while_it_suspends_counts_no_failure(
+    space: Workspace, operator: Installation, resumed: str
+) -> None:
+    """At whatever step it died: an instance that was stopped has not failed, and none is stopped or counted twice."""
+    space.workload("paused", module={"inline": wat.sleeps()}, restartPolicy="Never", completions=6, replicas=6)
+
+    def status(**wanted: object) -> bool:
+        body = space.get("ww", "paused") or {}
+        found = body.get("status") or {}
+        looked_at = found.get("observedGeneration") == body["metadata"]["generation"]
+        return looked_at and wanted.items() <= found.items()
+
+    space.wait(lambda: status(ready="6/6"), "all six run")
+    change = ["patch", "ww", "paused", "--type=merge", "-p"]
+    space.kubectl(*change, '{"spec":{"suspend":true}}')
+    operator.kill_operator()
+    if resumed == "while the operator is down":
+        space.kubectl(*change, '{"spec":{"suspend":false}}')
+    operator.start_operator()
+    if resumed == "afterwards":
+        space.wait(lambda: status(phase="Suspended", replicas=0, failed=0), "it is suspended")
+        space.kubectl(*change, '{"spec":{"suspend":false}}')
+    space.wait(lambda: status(ready="6/6", phase="Running"), "all six run again")
+    assert status(failed=0, succeeded=0)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 
 from tests.support import wat
 from tests.support.installation import ROOT
-from tests.support.kube import Json, Workspace, conditions
+from tests.support.kstatus import verdict
+from tests.support.kube import Json, Workspace, conditions, workload
 
 
 def _status(space: Workspace, name: str) -> Json:
@@ -183,3 +185,52 @@ def test_server_side_apply_merges_lists_by_key(space: Workspace) -> None:
         )
     env = (space.get("ww", "merged") or {})["spec"]["env"]
     assert {item["name"] for item in env} == {"A", "B"}
+
+
+def test_lists_of_several_owners_are_merged_by_their_keys(space: Workspace) -> None:
+    empty = {"name": "a", "emptyDir": {}}
+    first = {
+        "module": {"inline": wat.sleeps()},
+        "volumes": [empty],
+        "volumeMounts": [{"name": "a", "mountPath": "/a"}],
+    }
+    second = {"volumes": [{**empty, "name": "b"}], "volumeMounts": [{"name": "b", "mountPath": "/b"}]}
+    for manager, spec in (("first", first), ("second", second)):
+        space.cluster.kubectl(
+            "apply", "--server-side", f"--field-manager={manager}", "-n", space.namespace, "-f", "-",
+            input=json.dumps(workload("lists", **spec)),
+        )  # fmt: skip
+    found = (space.get("ww", "lists") or {})["spec"]
+    assert [item["name"] for item in found["volumes"]] == ["a", "b"]
+    assert [item["mountPath"] for item in found["volumeMounts"]] == ["/a", "/b"]
+
+
+def test_an_unknown_field_is_refused(space: Workspace) -> None:
+    refused = space.try_apply(workload("strict", module={"inline": wat.sleeps()}, replica=3))
+    assert refused.returncode != 0
+    assert 'unknown field "spec.replica"' in refused.stderr
+
+
+def test_one_that_another_holds_is_terminating_and_runs_no_more(space: Workspace) -> None:
+    held = workload("held", module={"inline": wat.sleeps()})
+    held["metadata"]["finalizers"] = ["example.com/hold"]
+    space.apply(held)
+    space.kubectl("wait", "--for=condition=Ready", "ww/held", "--timeout=60s")
+    uid = (space.get("ww", "held") or {})["metadata"]["uid"]
+    space.kubectl("delete", "ww", "held", "--wait=false")
+    space.wait_phase("held", "Terminating", kind="ww")
+    body = space.get("ww", "held")
+    assert body is not None
+    assert verdict(body) == "Terminating"
+    runner = space.installation.runners["runner-a"]
+    space.wait(lambda: not runner.contents(f"logs/{uid}*/module/*.log"), "it does not run any more")
+    space.kubectl("patch", "ww", "held", "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+    space.wait(lambda: space.get("ww", "held") is None, "it is gone")
+
+
+def test_the_documentations_examples_are_accepted(space: Workspace) -> None:
+    text = (ROOT / "docs" / "wasmworkload.md").read_text()
+    found = [block for block in re.findall(r"```yaml\n(.*?)```", text, re.DOTALL) if block.startswith("apiVersion")]
+    assert len(found) >= 2
+    for block in found:
+        space.cluster.kubectl("apply", "--dry-run=server", "-n", space.namespace, "-f", "-", input=block)

@@ -158,6 +158,25 @@ def test_of_a_thousand_the_status_shows_some_and_counts_all() -> None:
     assert len(str(scene.status)) < 40_000
 
 
+def test_a_thousand_instances_are_a_handful_of_events_however_they_start() -> None:
+    scene = service(1000)
+    scene.registry.runners["three"] = big = FakeRunner("three", max_workloads=3000)
+    scene.runners.append(big)
+    del scene.registry.runners["one"], scene.registry.runners["two"]
+    scene.reconcile()
+    ids = list(big.state.statuses)
+    for first in range(0, 1000, 100):
+        for number, workload_id in enumerate(ids[first : first + 100]):
+            trouble = Waiting(reason="CrashLoopBackOff", message=f"exit code {number} of {workload_id}")
+            big.says(workload_id, container(trouble) if number % 2 else RUNNING)
+        scene.reconcile()
+    scene.edit(replicas=0)
+    scene.settle()
+    told = Counter(reason for reason, _ in scene.events)
+    assert (told["SuccessfulCreate"], told["SuccessfulDelete"]) == (1, 1)
+    assert told["CrashLoopBackOff"] <= 50, "each with words of its own; the recorder lets 25 pass"
+
+
 def test_an_object_of_many_instances_is_not_written_all_the_time() -> None:
     scene = service(5)
     scene.reconcile()

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from wherry_operator.rollout import completion, indexes
 from wherry_operator.rollout.decide import decide
 from wherry_operator.rollout.instances import Instance, Slot, State, by_runner, by_status
-from wherry_operator.rollout.plan import Finished, Memory, Plan, Wanted
+from wherry_operator.rollout.plan import Finished, Memory, Plan, Wanted, back_off_seconds
 from wherry_runner import protocol
 from wherry_runner.protocol import Phase, RestartPolicy
 
@@ -492,3 +492,12 @@ def test_indexes_as_text_and_back(some: frozenset[int]) -> None:
     text = indexes.compact(some)
     assert indexes.parse(text) == some
     assert text.count(",") == max(0, sum(index + 1 not in some for index in some) - 1)
+
+
+@pytest.mark.parametrize(("ahead", "waits"), [(-3, 7), (0, 10), (30, 40), (3600, None)])
+def test_a_clock_that_was_set_back_makes_nothing_wait_until_it_has_caught_up(ahead: float, waits: float | None) -> None:
+    then = NOW + timedelta(seconds=ahead)
+    due = back_off_seconds(Instance(slot=Slot(NEW, 0), state=State.FAILED, ended_at=then), NOW)
+    assert due == waits if waits is not None else due <= 0
+    ready = Instance(slot=Slot(NEW, 0), state=State.RUNNING, ready_since=then)
+    assert ready.available(10, NOW) is (waits is None)

@@ -262,6 +262,10 @@ class World(RuleBasedStateMachine):
     def time_passes(self, seconds: int) -> None:
         self.now += timedelta(seconds=seconds)
 
+    @rule(hours=st.sampled_from([-2, 2]))
+    def the_clock_is_set(self, hours: int) -> None:
+        self.now += timedelta(hours=hours)
+
     @rule(data=st.data())
     def begins_to_run(self, data: st.DataObject) -> None:
         waiting = [guest for _, guest in self.guests() if guest.state is State.WAITING]

@@ -12,6 +12,9 @@ from wherry_runner import protocol
 
 Json = dict[str, Any]
 
+CLOCKS_APART_SECONDS = 60.0
+"""Those of runners and ours, at most."""
+
 _SUFFIX = re.compile(r"([0-9a-f]+)-(\d+)(?:\.(\d+))?")
 
 
@@ -96,7 +99,7 @@ class Instance:
     def wait_seconds(self, min_ready_seconds: int, now: datetime) -> float:
         """How long until then, if it stays ready."""
         assert self.ready_since is not None
-        return min_ready_seconds - (now - self.ready_since).total_seconds() if min_ready_seconds else 0.0
+        return min_ready_seconds - elapsed_seconds(self.ready_since, now) if min_ready_seconds else 0.0
 
 
 def keep_order(instance: Instance) -> tuple[bool, bool, bool, int]:
@@ -160,6 +163,13 @@ def by_status(slot: Slot, entry: Json, *, silent: bool = False, lost: bool = Fal
         reason=entry.get("reason", ""),
         message=entry.get("message", ""),
     )
+
+
+def elapsed_seconds(since: datetime, now: datetime) -> float:
+    """How long ago something was. What is further ahead than clocks may be apart was told by one that was set back since: then
+    it is long enough ago for anything, for nobody would wait until that clock has caught up."""
+    seconds = (now - since).total_seconds()
+    return seconds if seconds >= -CLOCKS_APART_SECONDS else float("inf")
 
 
 def time(text: str | None) -> datetime | None:

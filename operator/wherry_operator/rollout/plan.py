@@ -8,7 +8,7 @@ from datetime import datetime
 
 from wherry_operator.models import IntOrPercent, Object, RollingUpdate, WasmWorkloadSpec
 from wherry_operator.rollout import indexes
-from wherry_operator.rollout.instances import Instance, Json, Slot, time
+from wherry_operator.rollout.instances import Instance, Json, Slot, elapsed_seconds, time
 from wherry_runner.protocol import RestartPolicy
 
 FIRST_BACK_OFF_SECONDS = 10.0
@@ -91,7 +91,7 @@ def back_off_seconds(failed: Instance, now: datetime) -> float:
     if failed.ended_at is None:
         return 0.0
     wait: float = min(FIRST_BACK_OFF_SECONDS * 2 ** min(failed.slot.attempt, 16), LAST_BACK_OFF_SECONDS)
-    return wait - (now - failed.ended_at).total_seconds()
+    return wait - elapsed_seconds(failed.ended_at, now)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,63 @@
+"""The demos of WasmWorkloads, applied as their READMEs say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.support.images import push
+from tests.support.installation import ROOT
+from tests.support.kube import Json, Workspace
+
+DEMOS = ROOT / "demos"
+
+
+@pytest.fixture(autouse=True)
+def module(space: Workspace) -> None:
+    push(space.registry.address, "demos/hello-world-c", [DEMOS / "hello-world-c" / "hello.wasm"], tag="v1")
+
+
+def _apply(space: Workspace, manifest: Path) -> None:
+    space.kubectl("apply", "-f", str(manifest))
+
+
+def _status(space: Workspace, name: str) -> Json:
+    found: Json = (space.get("ww", name) or {}).get("status", {})
+    return found
+
+
+def test_hello(space: Workspace) -> None:
+    for name in ("workload", "inline"):
+        _apply(space, DEMOS / "hello-world-c" / f"{name}.yaml")
+    space.kubectl("wait", "--for=condition=Ready", "ww/hello-world-c", "--timeout=60s")
+    space.kubectl("wait", "--for=condition=Complete", "ww/hello-inline", "--timeout=60s")
+
+
+def test_a_sweep_of_200(space: Workspace) -> None:
+    _apply(space, DEMOS / "sweep" / "sweep.yaml")
+    space.kubectl("wait", "--for=condition=Complete", "ww/sweep", "--timeout=280s", timeout=290)
+    status = _status(space, "sweep")
+    assert (status["succeeded"], status["failed"], status["completedIndexes"]) == (200, 0, "0-199")
+    path = f"/apis/subresources.wherry.dev/v1alpha1/namespaces/{space.namespace}/wasmworkloads/sweep/log"
+    log = space.cluster.kubectl("get", "--raw", path).stdout
+    told = {line for line in log.splitlines() if line.startswith("Hello, ")}
+    assert told == {f"Hello, part {index} of 200!" for index in range(200)}
+    assert len(space.events("sweep")) <= 25, "200 instances are no 200 Events"
+
+
+def test_a_rolling_update_that_can_be_watched(space: Workspace) -> None:
+    _apply(space, DEMOS / "rolling-update" / "v1.yaml")
+    space.kubectl("wait", "--for=condition=Ready", "ww/rolling", "--timeout=60s")
+    _apply(space, DEMOS / "rolling-update" / "v2.yaml")
+    seen: list[Json] = []
+
+    def done() -> bool:
+        seen.append(_status(space, "rolling"))
+        newest = seen[-1]
+        return bool(newest["observedGeneration"] == 2 and newest["currentRevision"] == newest["updateRevision"])
+
+    space.wait(done, "the second version has taken over")
+    rolling = [item for item in seen if item["observedGeneration"] == 2]
+    assert {item["updatedReplicas"] for item in rolling} & set(range(1, 10)), "it went step by step"
+    assert all(item["replicas"] <= 12 and item["availableReplicas"] >= 10 for item in rolling)
