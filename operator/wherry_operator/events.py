@@ -25,7 +25,11 @@ log = logging.getLogger(__name__)
 
 BURST = 25
 REFILL_SECONDS = 300.0
-QUEUE = 2_000
+QUEUE = 5_000
+PER_SECOND = 50.0
+AT_ONCE = 100
+"""As many as a kubelet writes (eventRecordQPS, eventBurst): a burst of starts must not wait for what is told of it."""
+
 REMEMBERED = 5_000
 SAME_AGAIN_SECONDS = 4.0
 """The same happening within this time is the same one seen twice: a reconcile may run again at any moment."""
@@ -74,8 +78,14 @@ class EventRecorder:
 
     async def run(self) -> None:
         """Write until cancelled."""
+        tokens, at = float(AT_ONCE), self._clock()
         while True:
             key, about, happening = await self._queue.get()
+            now = self._clock()
+            tokens, at = min(float(AT_ONCE), tokens + (now - at) * PER_SECOND), now
+            if tokens < 1:
+                await asyncio.sleep((1 - tokens) / PER_SECOND)
+            tokens -= 1
             try:
                 await self._write(key, about, happening)
             except KubeError as error:

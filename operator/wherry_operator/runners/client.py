@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import socket
 import ssl
+import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
@@ -38,6 +40,15 @@ memory."""
 
 MAX_EVENT_BYTES = 4 << 20
 """Of one line of the watch: a status of hundreds of containers has a tenth of it."""
+
+KEPT_CONNECTIONS = 64
+"""Idle ones to a runner, for 30 s: as many as the work queue has calls at once and then some. A TLS handshake costs both sides
+more than the call that it is for."""
+
+# httpcore looks for this module at every request. Where it isn't there, finding that out takes as long as the request: this
+# answers at once, and the same.
+if importlib.util.find_spec("sniffio") is None:
+    sys.modules["sniffio"] = None  # type: ignore[assignment]
 
 _Answer = TypeVar("_Answer", bound=Wire)
 _EVENT: TypeAdapter[WatchEvent] = TypeAdapter(WatchEvent)
@@ -81,7 +92,7 @@ class _Connections:
         transport = httpx.AsyncHTTPTransport(
             verify=context,
             trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=8, keepalive_expiry=30),
+            limits=httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=30),
             socket_options=_KEEPALIVE,
         )
         self.http = httpx.AsyncClient(transport=transport, trust_env=False, timeout=_TIMEOUT)
