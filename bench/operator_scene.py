@@ -89,6 +89,7 @@ class Api:
         self.namespace = namespace
         self.seen: defaultdict[str, Seen] = defaultdict(Seen)
         """By an object's name."""
+        self._running: set[str] = set()
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     def path(self, name: str = "", *, subresource: str = "") -> str:
@@ -134,18 +135,27 @@ class Api:
                 await follower
 
     async def _follow(self, version: str) -> None:
-        path = f"{self.path()}?watch=1&resourceVersion={version}"
-        async with self._session.get(path, read_bufsize=1 << 24) as answer:
-            async for line in answer.content:
-                event = json.loads(line)
-                if event["type"] not in ("ADDED", "MODIFIED"):
-                    continue
-                seen = self.seen[event["object"]["metadata"]["name"]]
-                seen.versions += 1
-                seen.newest = event["object"]
-                seen.largest_bytes = max(seen.largest_bytes, len(line))
-                self._wake()
-        raise RuntimeError("the watch ended")
+        """Where the API server ends a watch, it goes on from there. Raises RuntimeError where it can not."""
+        while True:
+            path = f"{self.path()}?watch=1&allowWatchBookmarks=true&resourceVersion={version}"
+            async with self._session.get(path, read_bufsize=1 << 24) as answer:
+                async for line in answer.content:
+                    version = self._note(json.loads(line), len(line))
+
+    def _note(self, event: Json, size: int) -> str:
+        found = event["object"]
+        if event["type"] == "ERROR":
+            raise RuntimeError(f"the watch: {found.get('message')}")
+        version: str = found["metadata"]["resourceVersion"]
+        if event["type"] in ("ADDED", "MODIFIED"):
+            name = found["metadata"]["name"]
+            seen = self.seen[name]
+            seen.versions += 1
+            seen.newest = found
+            seen.largest_bytes = max(seen.largest_bytes, size)
+            (self._running.add if self.phase(name) == "Running" else self._running.discard)(name)
+            self._wake()
+        return version
 
     def _wake(self) -> None:
         for waits in list(self._waiting):
@@ -168,7 +178,7 @@ class Api:
 
     def running(self) -> int:
         """How many are Running."""
-        return sum(self.phase(name) == "Running" for name in self.seen)
+        return len(self._running)
 
     async def delete_all(self) -> None:
         """All WasmWorkloads of the namespace."""

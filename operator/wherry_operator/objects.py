@@ -56,6 +56,8 @@ class ObjectStore:
             if other:
                 self._on_change(key, metadata["uid"])  # late word of one that had the name before: it is gone
             return
+        if known is not None and not other and not deleted and _same_version(known, body):
+            return  # the watch brings what a write of ours was answered
         if known is not None and other:
             # The name has passed on: whatever had it before is gone, also if nobody said so.
             del self._objects[place]
@@ -68,6 +70,17 @@ class ObjectStore:
             return
         self._objects[place] = body
         self._on_change(key, None)
+
+    def wrote(self, body: Object) -> None:
+        """Take the answer to a write of its status by whoever reconciles it, and has drawn all conclusions from it: nobody need
+        look again, unless somebody else has changed more."""
+        metadata = body["metadata"]
+        place = metadata["namespace"], metadata["name"]
+        known = self._objects.get(place)
+        if known is None or not _differ_by_status_alone(known, body) or _version(known) > _version(body):
+            self.seen(body)
+        else:
+            self._objects[place] = body
 
     def _bury(self, uid: str) -> None:
         self._dead[uid] = None
@@ -91,6 +104,20 @@ class ObjectStore:
                 if (known := self._objects.get((namespace, name))) is not None:
                     log.info("%s %s/%s is gone; the watch missed it", self.kind, namespace, name)
                     self.seen(known, deleted=True)
+
+
+def _same_version(one: Object, other: Object) -> bool:
+    version = one["metadata"].get("resourceVersion")
+    return bool(version) and version == other["metadata"].get("resourceVersion")
+
+
+def _differ_by_status_alone(one: Object, other: Object) -> bool:
+    return _but_status(one) == _but_status(other)
+
+
+def _but_status(body: Object) -> tuple[Object, Object]:
+    of_writes = ("resourceVersion", "managedFields")
+    return body["spec"], {key: value for key, value in body["metadata"].items() if key not in of_writes}
 
 
 def _version(body: Object) -> int:

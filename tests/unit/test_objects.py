@@ -46,7 +46,7 @@ SEQUENCES: list[Any] = [
     pytest.param([(pod(), False)], "u1", [None], id="a new one"),
     pytest.param([(pod(version=2), False), (pod(version=3), False)], "u1", [None, None], id="a change"),
     pytest.param([(pod(version=3), False), (pod(version=2), False)], "u1", [None], id="an older word is ignored"),
-    pytest.param([(pod(version=3), False), (pod(version=3), False)], "u1", [None, None], id="the same again"),
+    pytest.param([(pod(version=3), False), (pod(version=3), False)], "u1", [None], id="the same again"),
     pytest.param([(pod(), False), (pod(version=2), True)], None, [None, "u1"], id="gone"),
     pytest.param([(pod(), True)], None, ["u1"], id="gone before it was seen"),
     pytest.param([(pod(), False), (pod("u2", 5), False)], "u2", [None, "u1", None], id="replaced, its deletion unseen"),
@@ -138,3 +138,18 @@ def test_what_can_not_be_read_stays_and_the_comparison_fails() -> None:
     with pytest.raises(Unavailable):
         compare(watched, kube, [])
     assert watched.uid() == "u1"
+
+
+def test_who_wrote_a_status_need_not_look_again_unless_more_has_changed() -> None:
+    watched = Watched()
+    watched.store.seen(pod(version=1))
+    watched.store.wrote({**pod(version=2), "status": {"phase": "Running"}})
+    assert watched.told == [None]
+    watched.store.seen({**pod(version=2), "status": {"phase": "Running"}})
+    assert watched.told == [None], "the watch brings it as well"
+    changed = pod(version=4)
+    changed["metadata"]["labels"] = {"a": "b"}  # by somebody else, whose word comes too late
+    watched.store.wrote({**changed, "status": {"phase": "Failed"}})
+    assert watched.told == [None, None]
+    found = watched.store.get("boats", "a")
+    assert found is not None and found["metadata"]["labels"] == {"a": "b"}

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 import ssl
-import sys
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 from urllib.parse import quote
 
-import httpx
+import aiohttp
 from pydantic import TypeAdapter, ValidationError
 
 from wherry_operator.errors import Expected, text
@@ -41,18 +39,15 @@ memory."""
 MAX_EVENT_BYTES = 4 << 20
 """Of one line of the watch: a status of hundreds of containers has a tenth of it."""
 
-KEPT_CONNECTIONS = 64
-"""Idle ones to a runner, for 30 s: as many as the work queue has calls at once and then some. A TLS handshake costs both sides
-more than the call that it is for."""
-
-# httpcore looks for this module at every request. Where it isn't there, finding that out takes as long as the request: this
-# answers at once, and the same.
-if importlib.util.find_spec("sniffio") is None:
-    sys.modules["sniffio"] = None  # type: ignore[assignment]
+KEPT_SECONDS = 30.0
+"""An idle connection is kept for so long: a TLS handshake costs both sides more than the call that it is for."""
 
 _Answer = TypeVar("_Answer", bound=Wire)
 _EVENT: TypeAdapter[WatchEvent] = TypeAdapter(WatchEvent)
-_TIMEOUT = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+_WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=3 * HEARTBEAT_SECONDS)
+_FOLLOW_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
+_BROKEN = (aiohttp.ClientError, TimeoutError, OSError)
 # A followed log may be silent for hours: only the kernel's probes tell a silent peer from a dead one.
 _KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -89,13 +84,20 @@ class _Connections:
         self.retired = False
         # No bound on connections: each watch and each followed log holds one. No environment: a proxy that
         # someone set for the way out of the cluster must not see what operator and runner say to each other.
-        transport = httpx.AsyncHTTPTransport(
-            verify=context,
-            trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=30),
-            socket_options=_KEEPALIVE,
+        connector = aiohttp.TCPConnector(
+            ssl=context, limit=0, keepalive_timeout=KEPT_SECONDS, socket_factory=_probed_socket
         )
-        self.http = httpx.AsyncClient(transport=transport, trust_env=False, timeout=_TIMEOUT)
+        self.http = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trust_env=False
+        )
+
+
+def _probed_socket(address: tuple[object, ...]) -> socket.socket:
+    family, kind, protocol = (int(part) for part in address[:3])  # type: ignore[call-overload]
+    made = socket.socket(family=family, type=kind, proto=protocol)
+    for option in _KEEPALIVE:
+        made.setsockopt(*option)
+    return made
 
 
 class RunnerClient:
@@ -111,7 +113,7 @@ class RunnerClient:
     async def close(self) -> None:
         """Close the connections, those in use too."""
         if self._connections:
-            await self._connections.http.aclose()
+            await self._connections.http.close()
             self._connections = None
 
     async def info(self) -> RunnerInfo:
@@ -136,7 +138,7 @@ class RunnerClient:
             query["keepEnded"] = "true"
         try:
             async with self._open("DELETE", _workload(workload_id), query=query) as response:
-                if response.status_code != httpx.codes.ACCEPTED:
+                if response.status != 202:
                     return None
                 return self._understand(WorkloadStatus, await self._read(response))
         except Refused as error:
@@ -151,20 +153,18 @@ class RunnerClient:
         A break in the middle is raised out of the `async with`, as RunnerUnavailable.
         """
         path = f"{_workload(workload_id)}/containers/{quote(container, safe='')}/log"
-        timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=None) if options.follow else _TIMEOUT
+        timeout = _FOLLOW_TIMEOUT if options.follow else _TIMEOUT
         async with self._open("GET", path, query=_as_query(options), timeout=timeout) as response:
-            yield response.aiter_raw()
+            yield self._pieces(response)
 
     async def watch(self) -> AsyncGenerator[WatchEvent, None]:
         """Every event as it comes; without end. Close the iterator (`contextlib.aclosing`) to leave early.
 
         Raises RunnerUnavailable when the stream ends or is silent for three heartbeats.
         """
-        timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=3 * HEARTBEAT_SECONDS)
-        async with self._open("GET", "/v1/watch", timeout=timeout) as response:
+        async with self._open("GET", "/v1/watch", timeout=_WATCH_TIMEOUT) as response:
             rest = b""
-            # Split by hand: httpx' lines also end at U+2028 and others, which JSON may hold unescaped.
-            async for chunk in response.aiter_raw():
+            async for chunk in self._pieces(response):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     if line.strip():
@@ -188,31 +188,34 @@ class RunnerClient:
         *,
         query: dict[str, str] | None = None,
         content: bytes | None = None,
-        timeout: httpx.Timeout = _TIMEOUT,
-    ) -> AsyncIterator[httpx.Response]:
+        timeout: aiohttp.ClientTimeout = _TIMEOUT,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         connections = await self._borrow()
         headers = {"Accept-Encoding": "identity"}  # compressed, a stream is held back and a small answer may grow huge
         if content is not None:
             headers["Content-Type"] = "application/json"
         try:
-            async with connections.http.stream(
-                method,
-                self.url + path,
-                params=query,
-                content=content,
-                headers=headers,
-                timeout=timeout,
-                extensions={"sni_hostname": self._tls.server_name},
-            ) as response:
-                if response.status_code >= 300:
-                    raise self._refused(response.status_code, await self._read(response))
+            try:
+                response = await connections.http.request(
+                    method,
+                    self.url + path,
+                    params=query,
+                    data=content,
+                    headers=headers,
+                    timeout=timeout,
+                    allow_redirects=False,
+                    server_hostname=self._tls.server_name,
+                )
+            except _BROKEN as error:
+                raise self._unavailable(error) from error
+            async with response:
+                if response.status >= 300:
+                    raise self._refused(response.status, await self._read(response))
                 yield response
-        except httpx.HTTPError as error:
-            raise RunnerUnavailable(f"{self} does not answer: {text(error)}") from error
         finally:
             connections.users -= 1
             if connections.retired and not connections.users:
-                await connections.http.aclose()
+                await connections.http.close()
 
     async def _borrow(self) -> _Connections:
         context = self._tls.context()
@@ -222,18 +225,28 @@ class RunnerClient:
             if current:
                 current.retired = True
                 if not current.users:
-                    await current.http.aclose()
+                    await current.http.close()
             current = self._connections
         current.users += 1
         return current
 
-    async def _read(self, response: httpx.Response) -> bytes:
+    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+        try:
+            async for chunk in response.content.iter_any():
+                yield chunk
+        except _BROKEN as error:
+            raise self._unavailable(error) from error
+
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         body = bytearray()
-        async for chunk in response.aiter_raw():
+        async for chunk in self._pieces(response):
             body += chunk
             if len(body) > MAX_ANSWER_BYTES:
                 raise RunnerError(f"{self}: an answer is larger than {MAX_ANSWER_BYTES} bytes")
         return bytes(body)
+
+    def _unavailable(self, error: Exception) -> RunnerUnavailable:
+        return RunnerUnavailable(f"{self} does not answer: {text(error)}")
 
     def _event(self, line: bytes) -> WatchEvent:
         try:

@@ -126,6 +126,19 @@ def is_ready(workload: Object) -> bool:
     return current and ready.get("status") == "True"
 
 
+def has_just_begun(workload: Object, observed: Observed) -> bool:
+    """Whether there is nothing to say as yet but that its one instance was sent to a runner, which has had no trouble."""
+    if _by_type(workload.get("status") or {}) or workload["metadata"].get("deletionTimestamp"):
+        return False
+    if len(observed.instances) != 1:
+        return False
+    (seen,) = observed.instances
+    if seen.status is None or seen.problem is not None or not observed.is_current(seen):
+        return False
+    state = seen.status.containers[0].state
+    return isinstance(state, protocol.Waiting) and state.reason == "ContainerCreating" and seen.status.failure is None
+
+
 def progress_seconds(wanted: Wanted, status: Json, now: datetime) -> float | None:
     """How long a status that says Progressing may stay as it is; None: for ever."""
     progressing = _by_type(status).get("Progressing", {})
