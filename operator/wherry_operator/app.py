@@ -109,8 +109,12 @@ class Operator:
         self._deliveries = Deliveries(
             self._registry, self._leadership, nodes=self._nodes, loss_seconds=settings.runner_loss_seconds
         )
-        self._pod_events = EventRecorder(self._kube_as_node, component="wherry", host=settings.node_name)
-        self._workload_events = EventRecorder(self._kube, component="wherry", host=settings.node_name)
+        self._pod_events = EventRecorder(
+            self._kube_as_node, component="wherry", host=settings.node_name, busy=self._is_busy
+        )
+        self._workload_events = EventRecorder(
+            self._kube, component="wherry", host=settings.node_name, busy=self._is_busy
+        )
         self._pod_references = References(
             self._kube_as_node,
             who=f"the virtual node {settings.node_name}",
@@ -133,7 +137,7 @@ class Operator:
             events=self._pod_events,
             node_address=settings.kubelet.address,
         )
-        self._revisions = Revisions(self._kube, self._workloads)
+        self._revisions = Revisions(self._kube, self._workloads, busy=self._is_busy)
         self._workload_reconciler = workload.WorkloadReconciler(
             kube=self._kube,
             store=self._workloads,
@@ -275,6 +279,9 @@ class Operator:
                 return await self._pod_reconciler.reconcile(key)
             case _:
                 return await self._workload_reconciler.reconcile(key)
+
+    def _is_busy(self) -> bool:
+        return self._queue.busy
 
     def _object_changed(self, key: Key, gone_uid: str | None) -> None:
         if gone_uid is not None:
