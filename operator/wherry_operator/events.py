@@ -95,7 +95,9 @@ class EventRecorder:
         while True:
             key, about, happening = await self._queue.get()
             now = self._clock()
-            pace, most = (PER_SECOND_WHILE_BUSY, PER_SECOND_WHILE_BUSY) if self._busy() else (PER_SECOND, float(AT_ONCE))
+            pace, most = (
+                (PER_SECOND_WHILE_BUSY, PER_SECOND_WHILE_BUSY) if self._busy() else (PER_SECOND, float(AT_ONCE))
+            )
             tokens, at = min(most, tokens + (now - at) * pace), now
             if tokens < 1:
                 await asyncio.sleep((1 - tokens) / pace)

@@ -228,7 +228,7 @@ def _complaints(body: Json, runs: Counter[str], completions: set[int]) -> Iterat
         elif status["ready"] != f"{wanted}/{wanted}":
             yield f"its status says {status['ready']} of {wanted}: {status['phase']}"
         return
-    finished = [kind for kind in ("Complete", "Failed") if conditions(body)[kind]["status"] == "True"]
+    finished = [kind for kind in ("Complete", "Failed") if conditions(body).get(kind, {}).get("status") == "True"]
     if any(item.endswith(" running") for item in active):
         yield f"{active} still run"
     elif not finished and wanted and not stuck:

@@ -390,7 +390,6 @@ def _conditions(
         PROGRESS_DEADLINE_EXCEEDED if late else reason,
         f"no progress for {observed.wanted.progress_deadline_seconds} s: {message or reason}" if late else message,
     )
-    stalled = PROGRESS_DEADLINE_EXCEEDED if late else reason if failed else "NotStalled"
     return [
         condition("Ready", ready, reason, message),
         condition(
@@ -401,9 +400,14 @@ def _conditions(
         ),
         condition("ModuleReady", has_module, "Compiled" if has_module else reason, "" if has_module else message),
         {**progressing, "lastUpdateTime": rfc3339(since)},
-        condition("Complete", done, reason if done else "NotComplete", message if done else ""),
-        condition("Failed", failed, reason if failed else "NotFailed", message if failed else ""),
-        condition("Stalled", late or failed, stalled, message if late or failed else ""),
+        # As a Job's: ends, and what is abnormal, are there when they are true, and cost nothing until then.
+        *([condition("Complete", True, reason, message)] if done else []),
+        *([condition("Failed", True, reason, message)] if failed else []),
+        *(
+            [condition("Stalled", True, PROGRESS_DEADLINE_EXCEEDED if late else reason, message)]
+            if late or failed
+            else []
+        ),
     ]
 
 
