@@ -108,6 +108,12 @@ class Kube:
             found += page["items"] or []  # null where there are none
         return found
 
+    async def each(self, path: str, *, field_selector: str = "") -> AsyncIterator[Object]:
+        """All objects of a collection, one after the other, and never more than a page of them in memory."""
+        async for page in self._pages(path, field_selector, "", accept="application/json"):
+            for body in page["items"] or []:
+                yield body
+
     async def list_objects(self, path: str, *, label_selector: str = "") -> tuple[list[Object], str]:
         """All objects of a collection, and the version from which a watch goes on."""
         found: list[Object] = []

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from wherry_operator.kube import Kube, NotFound
 from wherry_operator.models import Object
 from wherry_operator.queue import Key
 
 log = logging.getLogger(__name__)
+
+FEW = 50
+"""Objects that are read one by one."""
 
 REMEMBERED_DEAD = 10_000
 """UIDs of deleted objects that are remembered; a UID never comes back, late word of it does."""
@@ -87,23 +90,35 @@ class ObjectStore:
         while len(self._dead) > REMEMBERED_DEAD:
             self._dead.popitem(last=False)
 
-    async def compare(self, kube: Kube, listed: Iterable[Object], path: Callable[[str, str], str]) -> None:
-        """Mend what a LIST (metadata only) disagrees about, by reading each such object."""
+    async def compare(
+        self,
+        kube: Kube,
+        listed: Iterable[Object],
+        path: Callable[[str, str], str],
+        every: Callable[[], AsyncIterator[Object]],
+    ) -> None:
+        """Mend what a LIST (metadata only) disagrees about, by reading each such object, or all of them (`every`) where it is
+        about many: at a start nothing is known yet."""
         there = {(item["metadata"]["namespace"], item["metadata"]["name"]): item for item in listed}
-        doubtful = [
-            place
-            for place in {*there, *self._objects}
-            if place not in there
-            or place not in self._objects
-            or _version(there[place]) > _version(self._objects[place])
-        ]
-        for namespace, name in doubtful:
+        if len(self._doubtful(there)) > FEW:
+            async for body in every():
+                self.seen(body)
+        for namespace, name in self._doubtful(there):
             try:
                 self.seen(await kube.find(path(namespace, name)))
             except NotFound:
                 if (known := self._objects.get((namespace, name))) is not None:
                     log.info("%s %s/%s is gone; the watch missed it", self.kind, namespace, name)
                     self.seen(known, deleted=True)
+
+    def _doubtful(self, there: Mapping[tuple[str, str], Object]) -> list[tuple[str, str]]:
+        return [
+            place
+            for place in {*there, *self._objects}
+            if place not in there
+            or place not in self._objects
+            or _version(there[place]) > _version(self._objects[place])
+        ]
 
 
 def _same_version(one: Object, other: Object) -> bool:

@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.fake_kube import FakeKube
 from wherry_operator.kube import Kube, Unavailable
-from wherry_operator.objects import ObjectStore
+from wherry_operator.objects import FEW, ObjectStore
 from wherry_operator.queue import Key
 
 KEY = Key("Pod", "boats", "a")
@@ -90,7 +90,8 @@ def compare(watched: Watched, kube: FakeKube, listed: list[dict[str, Any]] | Non
     async def scenario() -> None:
         items = await kube.list_metadata("/api/v1/pods") if listed is None else listed
         kube.calls.clear()
-        await watched.store.compare(cast("Kube", kube), items, path)
+        real = cast("Kube", kube)
+        await watched.store.compare(real, items, path, lambda: real.each("/api/v1/namespaces/boats/pods"))
 
     asyncio.run(scenario())
 
@@ -113,6 +114,17 @@ def test_a_list_finds_what_a_watch_missed() -> None:
     watched.told.clear()
     compare(watched, kube)
     assert (watched.told, kube.calls) == ([], [])
+
+
+def test_what_is_missed_by_the_thousand_is_read_in_one_go() -> None:
+    kube, watched = FakeKube(), Watched()
+    names = [f"pod-{number}" for number in range(FEW + 1)]
+    for name in names:
+        kube.put(path("boats", name), pod(name, name=name))
+    watched.store.seen(pod("g", name="gone"))
+    compare(watched, kube)
+    assert {item["metadata"]["name"] for item in watched.store.all()} == set(names)
+    assert sorted(kube.calls) == [("FIND", path("boats", "gone")), ("LIST", "/api/v1/namespaces/boats/pods")]
 
 
 def test_a_list_that_lies_deletes_nothing() -> None:
