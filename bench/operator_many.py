@@ -7,6 +7,7 @@ import json
 import sys
 import urllib.request
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from bench.operator_scene import Api, Scene, now_ms
@@ -28,9 +29,9 @@ async def measure(scene: Scene, report: Report) -> None:
     """Create them, start the operator anew, and let it idle."""
     ports = {f"simulated-{number}": Reservation() for number in range(RUNNERS)}
     flags = [word for name, port in ports.items() for word in ("--runner", f"{name}=https://{port.address}")]
-    with scene.installation(simulated=True, operator_flags=flags) as installation:
-        runners = await asyncio.to_thread(_start_runners, installation, ports)
-        try:
+    start = partial(_start_runners, ports=ports)
+    try:
+        with scene.installation(simulated=start, operator_flags=flags) as installation:
             async with scene.api() as api, api.watching():
                 began = now_ms()
                 await api.create_many([f"many-{number}" for number in range(OBJECTS)], **spec())
@@ -56,10 +57,9 @@ async def measure(scene: Scene, report: Report) -> None:
                 report.figure("operator idle, of one core", idle, "%", at_most=2)
                 for what, count in (_requests(scene.cluster.audit_log, installation) - asked).most_common():
                     report.figure(f"operator idle, requests: {what}", count / IDLE_SECONDS * 60, "/min")
-        finally:
-            runners.kill()
-            for port in ports.values():
-                port.release()
+    finally:
+        for port in ports.values():
+            port.release()
 
 
 def _start_runners(installation: Installation, ports: dict[str, Reservation]) -> Process:

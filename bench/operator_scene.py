@@ -20,6 +20,7 @@ import aiohttp
 
 from bench.scene import cpu_seconds, descendants
 from tests.cluster.local import LocalCluster
+from tests.cluster.processes import Process
 from tests.support.installation import Installation
 
 Json = dict[str, Any]
@@ -41,16 +42,22 @@ class Scene:
         self._numbers = itertools.count(1)
 
     @contextmanager
-    def installation(self, *, simulated: bool = False, **settings: Any) -> Iterator[Installation]:
-        """Operator and runners; `simulated`: without these, they are started by whoever asked."""
+    def installation(
+        self, *, simulated: Callable[[Installation], Process] | None = None, **settings: Any
+    ) -> Iterator[Installation]:
+        """Operator and a runner; `simulated` starts others in its place."""
         number = next(self._numbers)
         folder = self._folder / f"installation-{number}"
         runners = () if simulated else ("runner-a",)
         flags = ("--log-level", "WARNING", "--max-workloads", "6000")
-        with Installation(
-            self.cluster, folder, runners=runners, runner_flags=flags, serves_logs=False, **settings
-        ) as made:
-            yield made
+        made = Installation(self.cluster, folder, runners=runners, runner_flags=flags, serves_logs=False, **settings)
+        others = simulated(made) if simulated else None
+        try:
+            with made:
+                yield made
+        finally:
+            if others:
+                others.kill()
 
     @asynccontextmanager
     async def api(self) -> AsyncIterator[Api]:

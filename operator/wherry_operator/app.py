@@ -193,11 +193,12 @@ class Operator:
         log.info("kubelet API on port %d, aggregated API on port %d, health on port %d", port, api, health)
         if not await _unless(stop, self._leadership.acquire()):
             return
+        # From now on: what follows may take longer than a Lease lasts.
+        self._following.append(asyncio.create_task(self._leadership.hold(), name="leader Lease"))
         self._node = NodeKeeper(self._kube_as_node, self._registry, self._settings, port)
         await self._know_runners()
         tasks = [
             *self._following,
-            asyncio.create_task(self._leadership.hold(), name="leader Lease"),
             asyncio.create_task(self._node.run(), name="node"),
             asyncio.create_task(self._pod_events.run(), name="events of Pods"),
             asyncio.create_task(self._workload_events.run(), name="events of WasmWorkloads"),

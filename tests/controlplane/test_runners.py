@@ -244,6 +244,18 @@ def test_a_leader_that_was_frozen_finds_itself_deposed_and_does_no_harm(space: W
     fleet.start_operator()
 
 
+def test_an_operator_starts_while_a_runner_is_silent_and_keeps_its_lease(
+    space: Workspace, fleet: Installation, way: Relay
+) -> None:
+    way.cut()
+    fleet.stop_operator()
+    fleet.start_operator()
+    taken = renewed(space, fleet)
+    space.wait(lambda: renewed(space, fleet) > taken, "the Lease is renewed")
+    service(space, "first", 1)
+    assert fleet.operator is not None and fleet.operator.running
+
+
 def test_metrics_and_readiness_say_how_it_stands(space: Workspace, fleet: Installation, way: Relay) -> None:
     service(space, "counted")
 
@@ -300,7 +312,17 @@ def fetch(url: str) -> str:
             return error.read().decode()
 
 
+def lease(space: Workspace, fleet: Installation) -> Json:
+    """The spec of the operators' Lease."""
+    found: Json = (space.cluster.get("lease", f"wherry-operator-{NAME}", fleet.namespace) or {}).get("spec", {})
+    return found
+
+
 def holder(space: Workspace, fleet: Installation) -> str:
     """Who leads."""
-    lease = space.cluster.get("lease", f"wherry-operator-{NAME}", fleet.namespace) or {}
-    return str(lease.get("spec", {}).get("holderIdentity", ""))
+    return str(lease(space, fleet).get("holderIdentity", ""))
+
+
+def renewed(space: Workspace, fleet: Installation) -> str:
+    """When the leader said so last."""
+    return str(lease(space, fleet)["renewTime"])
