@@ -261,6 +261,7 @@ def apart(cluster: LocalCluster, registry: Registry, namespace: str, tmp_path: P
         cluster.kubectl("delete", "node", "wherry-chaos", "--ignore-not-found", check=False)
 
 
+@pytest.mark.timeout(12 * 3600 if OBJECTS > 60 else 300)
 def test_in_the_end_the_runners_run_exactly_what_the_objects_say(apart: Workspace) -> None:
     print(f"WHERRY_SEED={SEED}")
     chaos = Chaos(apart, SEED)
