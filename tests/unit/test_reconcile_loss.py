@@ -68,6 +68,20 @@ def test_the_next_runner_is_told_the_past_so_that_restarts_are_counted_and_never
     )
 
 
+@pytest.mark.parametrize(("policy", "heard"), [("Never", False), ("OnFailure", False), ("OnFailure", True)])
+def test_two_faults_at_once_run_it_twice_as_the_documentation_says(policy: str, heard: bool) -> None:
+    """The operator died before it wrote what had happened, and before the next one hears it the runner falls silent."""
+    scene = Scene(restartPolicy=policy)
+    scene.reconcile()
+    if heard:
+        scene.says(RUNNING)
+    scene.one.state.statuses.clear()  # it has ended there, and nobody has heard of it
+    scene.succeed()
+    lose(scene, scene.one)
+    ((_, put),) = scene.two.puts
+    assert all(past.terminated is None for past in put.history), "nobody knows of its end"
+
+
 def test_what_had_ended_is_not_started_elsewhere() -> None:
     scene = Scene().finish()
     lose(scene, scene.one)
