@@ -239,9 +239,11 @@ def test_a_leader_that_was_frozen_finds_itself_deposed_and_does_no_harm(space: W
     frozen = fleet.operator
     with fleet.second_operator():
         frozen.signal(signal.SIGSTOP)
+        since = time.monotonic()
         space.wait(lambda: holder(space, fleet) == "second", "the second leads")
         space.kubectl("scale", "ww/steady", "--replicas=3")
         ready(space, "steady", "3/3")
+        print(f"a third instance runs {time.monotonic() - since:.1f} s after the leader was frozen")
         after = by_runner(space, "steady")
         frozen.signal(signal.SIGCONT)
         space.wait(lambda: not frozen.running, "the first has ended")
