@@ -76,8 +76,8 @@ class Gap:
         self._path = path
 
     def __enter__(self) -> None:
-        self._way.cut()
         self._version = self._ask("?limit=1")["metadata"]["resourceVersion"]
+        self._way.cut()
 
     def __exit__(self, *_: object) -> None:
         cluster = self._space.cluster
@@ -85,9 +85,10 @@ class Gap:
         # Something has to come after the version that is asked for, or nothing is missing.
         self._space.kubectl("create", "configmap", f"after-{self._version}")
         cluster.forget_history()
+        # Soon: an operator that can't renew its Lease for ten seconds ends.
+        self._way.mend()
         told = self._ask(f"?watch=1&timeoutSeconds=5&resourceVersion={self._version}")
         assert (told["type"], told["object"]["code"]) == ("ERROR", 410), told
-        self._way.mend()
 
     def _ask(self, query: str) -> Json:
         answer: Json = json.loads(self._space.cluster.kubectl("get", "--raw", f"{self._path}{query}").stdout)
