@@ -218,6 +218,8 @@ class Operator:
                 stop_flag=kopf_stop,
                 ready_flag=kopf_ready,
                 standalone=True,
+                # Else it looks up the user's name, and an image's nobody has none.
+                identity=self._settings.identity,  # type: ignore[arg-type]  # its own private NewType of str
             ),
             name="kopf",
         )

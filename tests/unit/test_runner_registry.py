@@ -304,6 +304,14 @@ def test_runners_that_never_sync_are_waited_for_in_vain(pki: Pki) -> None:
     play_registry(pki, scenario)
 
 
+def test_a_runner_that_was_away_all_the_while_is_not_waited_for_again(pki: Pki) -> None:
+    async def scenario(stage: Stage, registry: RunnerRegistry) -> None:
+        stage.time.seconds += 3600
+        assert not await registry.wait_first_sync(3600)
+
+    play_registry(pki, scenario)
+
+
 def test_a_runner_with_another_name_in_its_certificate_is_not_talked_to(pki: Pki) -> None:
     pki.runner = pki.runner_ca.issue("other", dns=["other"], ips=["127.0.0.1"], server=True)
 

@@ -293,11 +293,12 @@ def _of_all(workload: Object, observed: Observed, current: Sequence[_Words], rea
 def _listed(instances: Sequence[Seen]) -> list[Seen]:
     """Those that are shown: first what is not ready, then what began last."""
 
-    def rank(seen: Seen) -> tuple[int, float, str, int]:
+    def rank(seen: Seen) -> tuple[int, int, str, int]:
         instance = seen.instance
         kind = 3 if instance.state is State.SUCCEEDED else 1 if instance.ended else 2 if instance.ready else 0
         when = instance.ended_at or instance.ready_since
-        return kind, -when.timestamp() if when else 0.0, instance.slot.revision, instance.slot.index
+        # In seconds, which is what the status keeps: the order stays when a runner that knew more exactly has forgotten.
+        return kind, -int(when.timestamp()) if when else 0, instance.slot.revision, instance.slot.index
 
     return sorted(instances, key=rank)[:LISTED]
 
