@@ -27,13 +27,17 @@ class RunnerApi:
 
     async def put(self, workload_id: str, module: bytes, *, policy: str = "Always") -> None:
         """Start a workload of one container that runs an inline module."""
-        await self._put(workload_id, protocol.InlineModule(data=base64.b64encode(module)), policy)
+        await self.send(workload_id, self.body(workload_id, module, policy=policy))
+
+    def body(self, workload_id: str, module: bytes, *, policy: str = "Always") -> bytes:
+        """What `put` sends."""
+        return self._body(workload_id, protocol.InlineModule(data=base64.b64encode(module)), policy)
 
     async def put_image(self, workload_id: str, reference: str) -> None:
         """The same of a module in a registry."""
-        await self._put(workload_id, protocol.ImageModule(reference=reference), "Always")
+        await self.send(workload_id, self._body(workload_id, protocol.ImageModule(reference=reference), "Always"))
 
-    async def _put(self, workload_id: str, module: protocol.Module, policy: str) -> None:
+    def _body(self, workload_id: str, module: protocol.Module, policy: str) -> bytes:
         self._sequence += 1
         body = protocol.WorkloadPut(
             epoch=1,
@@ -45,7 +49,11 @@ class RunnerApi:
                 restart_policy=protocol.RestartPolicy(policy),
             ),
         )
-        async with self.session.put(f"{self.url}/v1/workloads/{workload_id}", data=body.to_json()) as answer:
+        return body.to_json()
+
+    async def send(self, workload_id: str, body: bytes) -> None:
+        """PUT a workload."""
+        async with self.session.put(f"{self.url}/v1/workloads/{workload_id}", data=body) as answer:
             if answer.status != 200:
                 raise RuntimeError(f"{answer.status}: {await answer.text()}")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import importlib.metadata
 import logging
 import os
@@ -62,6 +63,12 @@ def main(argv: Sequence[str] | None = None) -> None:
         asyncio.run(run(settings))
     except (EngineError, OSError, StartError, TlsError) as error:
         sys.exit(f"wherry-runner: {error}")
+
+
+def _spare_the_collector() -> None:
+    """What is here now stays, and need not be looked through for garbage again and again."""
+    gc.collect()
+    gc.freeze()
 
 
 async def run(settings: Settings) -> None:
@@ -169,6 +176,7 @@ async def run(settings: Settings) -> None:
         servers.append(await serve(app, settings.listen, settings.port, tls.context))
         servers.append(await serve(api.health_application(well), settings.health_listen, settings.health_port))
         well.serving = True
+        _spare_the_collector()
         log.info(
             "runner %s ready: API on port %d, health on port %d, engine %s",
             settings.name, *(server.port for server in servers), engine.name,

@@ -31,9 +31,9 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, Field, SecretStr, field_serializer
+from pydantic import Base64Bytes, BaseModel, ConfigDict, FailFast, Field, SecretStr, field_serializer
 from pydantic.alias_generators import to_camel
 
 API_VERSION = "v1"
@@ -53,6 +53,12 @@ Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-
 WorkloadId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 """Who a workload is: the object's UID, and for a WasmWorkload its template behind it. A life that follows another under the
 same id begins after that was deleted, with a higher sequence."""
+
+
+T = TypeVar("T")
+
+Many = Annotated[tuple[T, ...], FailFast()]
+"""Any number of values. The first wrong one is told: noting every wrong one of a body of 12 MB took 2 GB."""
 
 
 class Wire(BaseModel):
@@ -175,14 +181,14 @@ class Container(Wire):
 
     name: Name
     module: Module
-    command: tuple[str, ...] = ()
+    command: Many[str] = ()
     """With it, argv is `command` + `args`. Without, argv[0] is the module's name or absent (design §6)."""
-    args: tuple[str, ...] = ()
+    args: Many[str] = ()
     argv0: Literal["auto", "none"] | None = None
-    env: tuple[EnvironmentVariable, ...] = ()
+    env: Many[EnvironmentVariable] = ()
     working_dir: Annotated[str, Field(max_length=4096)] = ""
     """Absolute; empty: `/`. WASI 0.1 has none: there anything else is refused by name."""
-    mounts: tuple[VolumeMount, ...] = ()
+    mounts: Many[VolumeMount] = ()
     resources: Resources = Resources()
     stdin: bool = False
     """Keep an input that requests may write to; without, the guest reads the end of a file at once."""
@@ -212,7 +218,7 @@ class FilesVolume(Wire):
 
     kind: Literal["files"] = "files"
     name: Name
-    files: tuple[VolumeFile, ...] = ()
+    files: Many[VolumeFile] = ()
     secret: bool = False
     """Kept in memory only."""
 
@@ -263,14 +269,14 @@ class Workload(Wire):
     """A Pod or an instance of a WasmWorkload, resolved."""
 
     owner: Owner
-    init_containers: tuple[InitContainer, ...] = ()
-    containers: Annotated[tuple[Container, ...], Field(min_length=1)]
-    volumes: tuple[Volume, ...] = ()
+    init_containers: Many[InitContainer] = ()
+    containers: Annotated[Many[Container], Field(min_length=1)]
+    volumes: Many[Volume] = ()
     restart_policy: RestartPolicy = RestartPolicy.ALWAYS
     termination_grace_period_seconds: Annotated[int, Field(ge=0)] = 30
     deadline: datetime | None = None
     """When it is ended as `DeadlineExceeded`, whatever it does: its object's start plus `activeDeadlineSeconds`."""
-    credentials: tuple[RegistryCredential, ...] = ()
+    credentials: Many[RegistryCredential] = ()
     """For pulls of its modules, in the order of its pull secrets."""
 
 
@@ -282,7 +288,7 @@ class WorkloadPut(Wire):
     template_hash: Annotated[str, Field(min_length=1, max_length=128)]
     content_revision: Annotated[str, Field(max_length=128)] = ""
     workload: Workload
-    history: tuple[History, ...] = ()
+    history: Many[History] = ()
 
 
 # --- what is true -----------------------------------------------------------------------------------------------------
@@ -362,8 +368,8 @@ class WorkloadStatus(Wire):
     template_hash: str
     content_revision: str = ""
     accepted_at: datetime
-    init_containers: tuple[ContainerStatus, ...] = ()
-    containers: tuple[ContainerStatus, ...]
+    init_containers: Many[ContainerStatus] = ()
+    containers: Many[ContainerStatus]
     failure: Failure | None = None
     """Set when it was ended for a reason that no single container has."""
 
@@ -388,8 +394,8 @@ class RunnerInfo(Wire):
     instance: str
     """Another value after each start of the process: its guests of before are gone."""
     wherry_version: str
-    engines: tuple[str, ...]
-    features: tuple[str, ...] = ()
+    engines: Many[str]
+    features: Many[str] = ()
     """What its executor can do beyond running WASI 0.1 and 0.2 commands: `fuel`, `cpu-limit`, `wasi-0.3`, …"""
     confinement: Confinement = Confinement()
     cpu_millicores: int
@@ -480,7 +486,7 @@ class RunnerStats(Wire):
     cpu_requested_millicores: int
     memory_requested_bytes: int
     workloads: int
-    containers: tuple[ContainerStats, ...]
+    containers: Many[ContainerStats]
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -192,6 +192,8 @@ def apart(request: pytest.FixtureRequest, private: Registry, tmp_path_factory: p
         operator_flags=["--reference-ttl-seconds", "2"],
     ) as running:
         yield running
+    # The scheduler takes a Node for ready for a while after its operator has gone.
+    cluster.kubectl("delete", "node", "wherry-private")
 
 
 def test_a_pull_secret_opens_a_private_registry_and_nothing_else_does(

@@ -115,13 +115,29 @@ class Bench:
         stdin: bool = False,
     ) -> Running:
         """Start a guest."""
+        spec = await self.prepare(
+            module, *argv, env=env, preopens=preopens, limits=limits, working_dir=working_dir, stdin=stdin
+        )
+        return Running(await self.engine.run(spec), spec.log.path)
+
+    async def prepare(
+        self,
+        module: CompiledModule | bytes | str,
+        *argv: str,
+        env: tuple[tuple[str, str], ...] = (),
+        preopens: tuple[Preopen, ...] = (),
+        limits: Limits = NO_LIMITS,
+        working_dir: str = "",
+        stdin: bool = False,
+    ) -> GuestSpec:
+        """What the engine is asked for, with the module compiled and a folder for its log."""
         if not isinstance(module, CompiledModule):
             module = await self.compile(module, Variant.PLAIN if limits.fuel is None else Variant.FUEL)
         guest_id = f"guest-{next(_numbers)}"
         # A folder each, as on a runner: a guest that writes its own log can't reach another's.
         folder = self.folder / "logs" / guest_id
         folder.mkdir(parents=True)
-        spec = GuestSpec(
+        return GuestSpec(
             guest_id=guest_id,
             module=module,
             argv=("tool", *argv),
@@ -132,7 +148,6 @@ class Bench:
             log=GuestLog(path=folder / "0.log", slot=self.slot),
             limits=limits,
         )
-        return Running(await self.engine.run(spec), spec.log.path)
 
     async def end(self, running: Running) -> Outcome:
         """Wait for its end and read its log, the older part first."""

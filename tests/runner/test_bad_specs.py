@@ -290,7 +290,10 @@ def test_requests_at_random_are_refused_or_carried_out_and_nothing_is_left(
 
     now: dict[str, Any] = {}
     _warm_up(scene, inline)
+    _send_four_million_wrong_values(scene)  # what the allocator keeps of a large body is no growth
     assert wait_for(lambda: len(remains.descendants(scene.pid)) == 1, timeout_seconds=SETTLE_SECONDS), "its executor"
+    # What is deleted is moved aside, and removed by another thread.
+    assert wait_for(lambda: "retired" not in repr(scene.holds()), timeout_seconds=SETTLE_SECONDS)
     before = scene.holds()
     sockets = remains.sockets(scene.pid)
 
@@ -327,6 +330,21 @@ def test_requests_at_random_are_refused_or_carried_out_and_nothing_is_left(
     assert remains.resident_bytes(scene.pid) - resident < MEMORY_GROWTH_BYTES
     log = scene.runner.log.read_text(errors="replace")
     assert "Traceback" not in log, log[log.index("Traceback") - 1000 :][:5000]
+
+
+def test_a_body_of_nothing_but_wrong_values_is_refused_for_the_first(scene: Scene) -> None:
+    _send_four_million_wrong_values(scene)
+    assert remains.peak_bytes(scene.pid) < 512 << 20, "noting each takes 2 GB"
+
+
+def _send_four_million_wrong_values(scene: Scene) -> None:
+    wrong = {"name": "main", "module": {"kind": "image", "reference": "good:v1"}, "args": [0] * 10_000}
+    owner = {"kind": "Pod", "namespace": "default", "name": "wrong", "uid": "u"}
+    workload = {"owner": owner, "containers": [wrong] * 400}
+    body = specs.as_json({"epoch": scene.epoch, "sequence": 1, "templateHash": "t", "workload": workload})
+    answer = scene.send(scene.new_id(), body)
+    assert answer.status_code == 400
+    assert "workload.containers.0.args.0" in answer.json()["message"]
 
 
 def _warm_up(scene: Scene, inline: dict[str, bytes]) -> None:

@@ -10,9 +10,10 @@ import os
 import random
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -32,8 +33,10 @@ ROUNDS = 150 if os.environ.get("WHERRY_SOAK") else 2
 SEED = int(os.environ.get("WHERRY_SEED") or random.randrange(2**32))
 
 WORKLOADS = 30
-KILLS = 8
-"""Of a round; those of the supervisor come on top."""
+KINDS = ("compiler", "executor", "guest")
+KILLS_OF_EACH = 2
+"""Of a round, for each of these kinds; and ANY_KILLS of whatever is there. Those of the supervisor come on top."""
+ANY_KILLS = 4
 
 PATIENCE_SECONDS = 90.0
 
@@ -169,11 +172,27 @@ class Scene:
     def kill_any(self) -> None:
         """SIGKILL to a compiler, the executor, or a guest: whatever there is at this moment."""
         found = self.processes()
-        role = self.choices.choice([role for role in found if found[role]] or ["nobody"])
-        if role != "nobody":
+        self._kill(found, self.choices.choice([role for role in found if found[role]] or ["nobody"]))
+
+    def kill_one(self, role: str, begin: Callable[[], None]) -> None:
+        """SIGKILL to one of these. While there is none, workloads are begun now and then: each brings all of them along."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        begin_at = 0.0
+        while not self._kill(self.processes(), role):
+            now = time.monotonic()
+            assert now < deadline, f"there is no {role} to kill"
+            if now >= begin_at:
+                begin()
+                begin_at = now + 2
+
+    def _kill(self, found: dict[str, list[int]], role: str) -> bool:
+        """Whether there was one, and it was there until it was killed."""
+        for pid in self.choices.sample(victims := found.get(role, []), k=min(1, len(victims))):
             with suppress(ProcessLookupError):
-                os.kill(self.choices.choice(found[role]), signal.SIGKILL)
+                os.kill(pid, signal.SIGKILL)
                 self.killed[role] = self.killed.get(role, 0) + 1
+                return True
+        return False
 
     def processes(self) -> dict[str, list[int]]:
         """The runner's processes by what they are."""
@@ -307,7 +326,7 @@ def test_after_kills_at_random_moments_everything_makes_sense(scene: Scene) -> N
     scene.kill_supervisor([])
     scene.runner.stop()
     store_crash.check_whole(Store(modules), modules)
-    assert scene.killed.keys() >= {"executor", "guest", "supervisor"}, scene.killed
+    assert scene.killed.keys() == {*KINDS, "supervisor"}, scene.killed
     log = scene.runner.log.read_text(errors="replace")
     assert "Traceback" not in log, log[log.index("Traceback") - 1000 :][:5000]
 
@@ -320,14 +339,19 @@ def _play(scene: Scene) -> None:
         workloads.append(scene.workload())
         scene.put(workloads[-1])
 
-    def kill_any() -> None:
-        scene.kill_any()
+    def kill(role: str | None = None) -> None:
+        if role is None:
+            scene.kill_any()
+        else:
+            scene.kill_one(role, begin)
         time.sleep(scene.choices.random() * 0.05)  # any moment will do
 
     def kill_supervisor() -> None:
         scene.kill_supervisor(workloads)
 
-    steps = [*[begin] * WORKLOADS, *[kill_any] * KILLS, kill_supervisor]
+    # Every kind is killed in every round, by whatever chance: only the order and the moments are random.
+    kills = [partial(kill, role) for role in KINDS for _ in range(KILLS_OF_EACH)]
+    steps: list[Callable[[], None]] = [*[begin] * WORKLOADS, *kills, *[kill] * ANY_KILLS, kill_supervisor]
     scene.choices.shuffle(steps)
     for step in steps:
         step()

@@ -18,7 +18,8 @@ from tests.guests import wat
 from tests.runner import fake_registry as fake
 from tests.runner.fake_registry import FakeRegistry
 from tests.runner.harness import inline, until
-from tests.runner.module_room import OTHER, WASM, RealEngine, Room, fails, image, sha256
+from tests.runner.module_room import OTHER, WASM, RealEngine, Room, fails, image, secret, sha256
+from wherry_runner import protocol
 from wherry_runner.execution.engine import ModuleKind, Variant
 from wherry_runner.modules.errors import InvalidReference, ModuleError, NeverPull, NotRunnable
 from wherry_runner.modules.library import Compiling, Modules, Progress, Pulling
@@ -126,6 +127,44 @@ def test_progress_is_told(room: Room, registry: FakeRegistry) -> None:
     seen.clear()
     room.get(reference, on_progress=seen.append)
     assert seen == [], "there was nothing to do"
+
+
+def test_what_is_here_and_was_checked_is_at_hand(room: Room, registry: FakeRegistry) -> None:
+    reference = registry.push("hello:v1", WASM)
+    always, present = image(reference, "Always"), image(reference)
+
+    async def work(modules: Modules) -> None:
+        for module in (present, inline(OTHER)):
+            assert modules.at_hand(module) is None, "it was never asked for"
+            got = await modules.get(module)
+            assert modules.at_hand(module) == got
+            assert modules.at_hand(module, variant=Variant.FUEL) is None, "that is other code"
+        assert modules.at_hand(always) is None, "the registry is to be asked"
+        got.path.write_bytes(b"something else")
+        assert modules.at_hand(inline(OTHER)) is None, "it is not what was checked"
+        assert (await modules.get(inline(OTHER))).path.read_bytes() != b"something else"
+        assert modules.at_hand(inline(OTHER)) is not None
+
+    room.do(work)
+    room.do(lambda modules: _nothing_is_at_hand(modules, present))
+
+
+async def _nothing_is_at_hand(modules: Modules, module: protocol.Module) -> None:
+    assert modules.at_hand(module) is None, "this process has not checked it"
+
+
+def test_a_private_module_is_at_hand_of_who_may_have_it(room: Room, registry: FakeRegistry) -> None:
+    private = image(registry.push("hello:v1", WASM))
+    registry.lock("hello", user="right")
+    credentials = [secret(registry.address, "user", "right")]
+
+    async def work(modules: Modules) -> None:
+        await modules.get(private, credentials=credentials)
+        assert modules.at_hand(private, credentials=credentials) is not None
+        assert modules.at_hand(private) is None
+        assert modules.at_hand(private, credentials=[secret(registry.address, "user", "wrong")]) is None
+
+    room.do(work)
 
 
 def test_bytes_are_told_at_a_pace() -> None:

@@ -135,6 +135,9 @@ class FakeModules:
         self.free = asyncio.Event()
         self.free.set()
 
+    def at_hand(self, module: protocol.Module, /, **_: object) -> None:
+        """Nothing is: each module is asked for."""
+
     async def get(
         self,
         module: protocol.Module,

@@ -65,8 +65,8 @@ class Workspace:
         assert done.returncode == 0, done.stderr
 
     def pod(self, name: str, image: str, *, spec: Mapping[str, Any] | None = None, **container: Any) -> None:
-        """Create a Pod of one container for the virtual node."""
-        self.apply(pod(name, image, spec=spec, **container))
+        """Create a Pod of one container for the installation's virtual node."""
+        self.apply(pod(name, image, node=self.installation.node_name, spec=spec, **container))
 
     def workload(self, name: str, **spec: Any) -> None:
         """Create a WasmWorkload."""
@@ -131,15 +131,17 @@ class Workspace:
         return str((self.get(kind, name) or {}).get("status", {}).get("phase", ""))
 
 
-def pod(name: str, image: str, *, spec: Mapping[str, Any] | None = None, **container: Any) -> Json:
-    """A Pod of one container for the virtual node."""
+def pod(
+    name: str, image: str, *, node: str = "wherry", spec: Mapping[str, Any] | None = None, **container: Any
+) -> Json:
+    """A Pod of one container for a virtual node. It names the node: another test's installation may have one as well."""
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name},
         "spec": {
             "tolerations": TOLERATIONS,
-            "nodeSelector": {"kubernetes.io/arch": "wasm32-wasi"},
+            "nodeSelector": {"kubernetes.io/arch": "wasm32-wasi", "kubernetes.io/hostname": node},
             "containers": [{"name": "main", "image": image, **container}],
             **(spec or {}),
         },

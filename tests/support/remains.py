@@ -47,7 +47,16 @@ def sockets(pid: int) -> int:
 
 def resident_bytes(pid: int) -> int:
     """The memory of a process that no file backs (RssAnon of proc_pid_status(5))."""
-    found = re.search(r"^RssAnon:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    return _told(pid, "RssAnon")
+
+
+def peak_bytes(pid: int) -> int:
+    """The most memory that a process ever had (VmHWM of proc_pid_status(5))."""
+    return _told(pid, "VmHWM")
+
+
+def _told(pid: int, name: str) -> int:
+    found = re.search(rf"^{name}:\s+(\d+) kB$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
     assert found is not None
     return int(found[1]) << 10
 

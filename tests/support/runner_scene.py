@@ -66,6 +66,9 @@ INFO = RunnerInfo(
 AT_ONCE = BackOffSettings(initial=0.001, maximum=0.002, settle=0, error_shown=0)
 """Everything that waits goes on at once."""
 
+TOLD = BackOffSettings(initial=0.5, maximum=0.5, settle=0, error_shown=0)
+"""What waits is said to wait, on a busy machine too: a wait that is over when it is looked at is not told."""
+
 STUCK = BackOffSettings(initial=10, maximum=300, settle=0, error_shown=0)
 """What waits waits for longer than the test lives."""
 

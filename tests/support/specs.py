@@ -357,9 +357,10 @@ def mutated(draw: st.DrawFn, bodies: st.SearchStrategy[Json]) -> Json:
             case "longer" if isinstance(parent[key], str):
                 parent[key] = (parent[key] or "x") * draw(st.sampled_from([2, 100, 10_000]))
             case "unknown" if isinstance(parent, dict):
-                parent[draw(_weird_texts)] = draw(_weird)
+                parent[draw(_weird_texts)] = copy.deepcopy(draw(_weird))
             case _:
-                parent[key] = draw(_weird)
+                # A copy: the next change may be one in it, and hypothesis gives the same object again.
+                parent[key] = copy.deepcopy(draw(_weird))
     return body
 
 

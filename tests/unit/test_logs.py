@@ -153,6 +153,7 @@ STAMPS = [f"2026-01-01T12:00:0{n}.000000000Z ".encode() for n in range(6)]
         ({"since_time": datetime.fromtimestamp(NOON // SECOND + 1, UTC)}, b"one\ntwo\nthree"),
         ({"since_time": datetime.fromtimestamp(NOON // SECOND + 1, UTC) + timedelta(microseconds=1)}, b"two\nthree"),
         ({"since_seconds": 1}, b""),
+        ({"since_seconds": 2**70, "tail_lines": 2**70, "limit_bytes": 2**70}, b"zero\none\ntwo\nthree"),
         ({"timestamps": True, "tail_lines": 3}, STAMPS[1] + b"one\n" + STAMPS[2] + b"two\n" + STAMPS[4] + b"three"),
         ({"limit_bytes": 7}, b"zero\non"),
         ({"limit_bytes": 5}, b"zero\n"),

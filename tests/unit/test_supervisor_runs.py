@@ -17,6 +17,7 @@ from tests.support.runner_scene import (
     ON_FAILURE,
     OWNER,
     STUCK,
+    TOLD,
     Runner,
     code,
     container,
@@ -120,8 +121,7 @@ class Lone:
 
 def test_the_states_of_a_crash_loop_are_told_in_the_kubelets_order(tmp_path: Path) -> None:
     async def scenario() -> None:
-        # Long enough that no scheduling hides a wait.
-        lone = Lone(tmp_path, BackOffSettings(initial=0.2, maximum=0.2, settle=0))
+        lone = Lone(tmp_path, TOLD)
         lone.life.start()
         for number in range(3):
             (await lone.engine.guest(number)).exit(1)
@@ -189,7 +189,7 @@ def test_a_module_that_can_not_be_had_is_tried_again_and_says_why(
     tmp_path: Path, error: Exception, expected: list[str]
 ) -> None:
     async def scenario() -> None:
-        lone = Lone(tmp_path)
+        lone = Lone(tmp_path, TOLD)
         lone.modules.errors = [error, error]
         lone.life.start()
         await lone.engine.guest(0)

@@ -447,13 +447,14 @@ def test_a_sub_path_that_guests_swap_all_the_time_never_leads_out(volumes: Volum
                 lambda path: path.write_text("mine"),
             )
             for make in makers:
-                new = tmp_path / f"new-{number}"
+                # All in the volume, where guests can write: what was opened stays inside, whatever it is called now.
+                new, old = folder / f"new-{number}", folder / f"old-{number}"
                 make(new)
                 with suppress(OSError):
-                    (folder / "name").rename(tmp_path / f"old-{number}")
+                    (folder / "name").rename(old)
                 with suppress(OSError):
                     new.rename(folder / "name")
-                for path in (new, tmp_path / f"old-{number}"):
+                for path in (new, old):
                     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
     thread = threading.Thread(target=swap)

@@ -127,11 +127,16 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
         .collect();
     let sandbox = Sandbox::new(*inherited.confinement, &folders, Some(folder))?;
     limit(&payload).map_err(|error| format!("could not be limited: {error}"))?;
+    let nice = payload.nice;
     let runtime = run::runtime(descriptors.stdin.is_some()).map_err(|error| format!("no runtime: {error}"))?;
     let wasi = {
         let _entered = runtime.enter();
         wasi::context(payload, descriptors.preopens, descriptors.stdin, &log)?
     };
+    if nice != 0 {
+        // After our own part: what is the module's has the module's weight.
+        rustix::process::setpriority_process(None, nice).map_err(|error| format!("could not be made nice: {error}"))?;
+    }
     sandbox.enter()?;
 
     let report = run::run(loaded, &runtime, wasi, &log, fuel, memory_bytes);
@@ -168,9 +173,6 @@ fn limit(payload: &Payload) -> io::Result<()> {
                 .saturating_add(bytes)
                 .saturating_add(HOST_ROOM_BYTES),
         )?;
-    }
-    if payload.nice != 0 {
-        rustix::process::setpriority_process(None, payload.nice)?;
     }
     if let Some(millicores) = payload.cpu_millicores {
         ceiling::keep(millicores)?;

@@ -51,6 +51,8 @@ pub struct Modules {
     wasi_03: bool,
     /// The one used last is the last.
     loaded: Vec<(Key, Rc<Loaded>)>,
+    /// How often a module was loaded, or was tried to be: what else that did to this process has to be checked.
+    pub loads: u64,
 }
 
 /// An engine, and what its modules are linked with: made when they are used for the first time.
@@ -74,6 +76,7 @@ impl Modules {
             fuel: runtime(Variant::Fuel)?,
             wasi_03,
             loaded: Vec::new(),
+            loads: 0,
         })
     }
 
@@ -97,6 +100,7 @@ impl Modules {
             let entry = self.loaded.remove(place);
             self.loaded.push(entry);
         } else {
+            self.loads += 1;
             let loaded = self.load(&key, module)?;
             if self.loaded.len() == MAX_LOADED {
                 self.loaded.remove(0);

@@ -101,11 +101,12 @@ impl Zygote {
             descriptors,
         } = start;
         let refuse = |message: &str| self.channel.send(&Outgoing::Refused { guest: &guest, message }, None);
+        let loads = self.modules.loads;
         let loaded = match self.modules.get(module_key, kind, &variant, module) {
             Ok(loaded) => loaded,
             Err(message) => return refuse(&message),
         };
-        if !process::threads().is_ok_and(|threads| threads == 1) {
+        if self.modules.loads != loads && !process::threads().is_ok_and(|threads| threads == 1) {
             // A child of a process with threads may hang in a lock that nobody will release: better no executor at all.
             return Err(Fault::Protocol("the executor has other threads than one".into()));
         }

@@ -176,6 +176,8 @@ class ExecutorEngine:
     async def _opened(self) -> Executor:
         """An executor that is ready. All who come while one starts share it, and its failure."""
         executor = self._executor
+        if executor is not None and executor.serves:
+            return executor
         if executor is None or executor.lost:
             if self.complaint() and time.monotonic() - self._losses[-1] < LOSS_PAUSE_SECONDS:
                 raise EngineLost(self.complaint())
@@ -217,7 +219,6 @@ class ExecutorEngine:
                 if writes_logs:
                     descriptors["log"] = _open(spec.log.path.parent, os.O_DIRECTORY | os.O_NOFOLLOW)
                     guest.log_path = spec.log.path
-                    make_sure_of(spec.log.path)
                 else:
                     writer = LogWriter(spec.log.path, max_bytes=lambda: self._allowances[slot])
                     guest.output = GuestOutput(writer, bytes_per_second=spec.limits.log_bytes_per_second)
@@ -239,6 +240,10 @@ class ExecutorEngine:
                 variant=spec.module.variant,
             )
             await executor.send(start, descriptors)
+            if writes_logs:
+                # The guest makes its log itself, but only once it has come so far; whoever asks for it must find one.
+                with contextlib.suppress(OSError):
+                    make_sure_of(spec.log.path)
         finally:
             # The executor has its own copies; ours would keep pipes and sockets open.
             channel.close_all(descriptors.values())

@@ -190,6 +190,11 @@ class Executor:
         self._last_words = b""
         self._watch = asyncio.create_task(self._serve(), name=f"{name}-executor")
 
+    @property
+    def serves(self) -> bool:
+        """It is ready, and was not lost."""
+        return self.lost is None and self.ready.done() and self.ready.exception() is None
+
     async def send(self, message: channel.Message, descriptors: dict[str, int] | None = None) -> None:
         """Send when there is room. Raises EngineLost."""
         while self.lost is None:

@@ -298,15 +298,13 @@ class ContainerLife:
         """The module, however long it takes; None when there is none, after a pause."""
         if self._compiled is not None:
             return self._compiled
-        spec = self._unpacked()
+        spec, modules, credentials = self._unpacked(), self._around.room.modules, self._around.credentials
+        variant = Variant.PLAIN if spec.resources.fuel is None else Variant.FUEL
         try:
-            compiled = await self._unless_stopped(
-                self._around.room.modules.get(
-                    spec.module,
-                    variant=Variant.PLAIN if spec.resources.fuel is None else Variant.FUEL,
-                    credentials=self._around.credentials,
-                    on_progress=self._on_progress,
-                )
+            compiled = modules.at_hand(
+                spec.module, variant=variant, credentials=credentials
+            ) or await self._unless_stopped(
+                modules.get(spec.module, variant=variant, credentials=credentials, on_progress=self._on_progress)
             )
         except ModuleError as error:
             await self._wait_for_better_times(error.reason, error.message)

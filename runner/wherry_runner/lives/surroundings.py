@@ -20,6 +20,16 @@ from wherry_runner.resources.limits import LimitDefaults
 class ModuleSource(Protocol):
     """Where modules come from (`modules/library.py`)."""
 
+    def at_hand(
+        self,
+        module: protocol.Module,
+        /,
+        *,
+        variant: Variant = Variant.PLAIN,
+        credentials: Sequence[protocol.RegistryCredential] = (),
+    ) -> CompiledModule | None:
+        """A module that can run now, without any work; None: `get` knows more."""
+
     async def get(
         self,
         module: protocol.Module,

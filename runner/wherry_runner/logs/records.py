@@ -288,7 +288,9 @@ def _since(options: LogOptions) -> int:
     """The earliest time shown, in nanoseconds since 1970; of two bounds the later."""
     moments = [datetime.fromtimestamp(0, UTC)]
     if options.since_seconds is not None:
-        moments.append(datetime.now(UTC) - timedelta(seconds=options.since_seconds))
+        now = datetime.now(UTC)
+        # More seconds than a datetime goes back may be asked for: all there is.
+        moments.append(now - timedelta(seconds=min(options.since_seconds, now.timestamp())))
     if options.since_time is not None:
         moments.append(options.since_time.replace(tzinfo=options.since_time.tzinfo or UTC))
     since = max(moments) - moments[0]

@@ -116,7 +116,21 @@ class Compiler:
         self._metrics = metrics or NoMetrics()
         self._slots = asyncio.Semaphore(self._settings.at_once)
         self._refusals = refusals or Refusals()
-        self._verified: OrderedDict[str, _Identity] = OrderedDict()
+        self._verified: OrderedDict[str, tuple[_Identity, Path, CompiledFacts]] = OrderedDict()
+
+    def at_hand(self, digest: str, variant: Variant = Variant.PLAIN) -> tuple[Path, CompiledFacts] | None:
+        """What was compiled of a module and checked by this process, without any work; None if that has to be found out."""
+        key = self._key(digest, variant)
+        known = self._verified.get(key)
+        if known is None or self._refusals.get(key):
+            return None
+        identity, path, facts = known
+        try:
+            if _identity(path) != identity or not self._store.uses_compiled(key):
+                return None
+        except OSError:
+            return None
+        return path, facts
 
     async def find(self, digest: str, variant: Variant = Variant.PLAIN) -> tuple[Path, CompiledFacts] | None:
         """What was compiled of a module before, checked; None if there is nothing, or nothing good.
@@ -132,7 +146,7 @@ class Compiler:
         path, facts = found
         try:
             identity = _identity(path)
-            if self._verified.get(key) != identity:
+            if key not in self._verified or self._verified[key][0] != identity:
                 if (facts.module_digest, facts.variant) != (digest, variant):
                     return None
                 if await in_thread(lambda: sha256_of(path)) != facts.sha256:
@@ -140,7 +154,7 @@ class Compiler:
                     return None
         except OSError:
             return None
-        self._remember_verified(key, identity)
+        self._remember_verified(key, identity, path, facts)
         return found
 
     async def compile(self, digest: str, variant: Variant = Variant.PLAIN) -> tuple[Path, CompiledFacts]:
@@ -177,7 +191,7 @@ class Compiler:
                         raise Refused(text)
             facts = CompiledFacts(kind=outline.kind, variant=variant, sha256=sha256, module_digest=digest)
             path = await in_thread(lambda: self._store.put_compiled(key, output, facts))
-        self._remember_verified(key, _identity(path))
+        self._remember_verified(key, _identity(path), path, facts)
         return path, facts
 
     @property
@@ -188,8 +202,8 @@ class Compiler:
         parts = (digest, self._engine.name, OPTIONS, variant, WASI_03 if self._wasi_03 else "", _processor())
         return hashlib.sha256("\n".join(parts).encode()).hexdigest()
 
-    def _remember_verified(self, key: str, identity: _Identity) -> None:
-        self._verified[key] = identity
+    def _remember_verified(self, key: str, identity: _Identity, path: Path, facts: CompiledFacts) -> None:
+        self._verified[key] = (identity, path, facts)
         self._verified.move_to_end(key)
         if len(self._verified) > _MAX_VERIFIED:
             self._verified.popitem(last=False)

@@ -53,6 +53,29 @@ class _Subject:
     name: str
 
 
+AT_HAND_BYTES = 256 << 10
+"""A module that came with a request and is larger is hashed beside the event loop, not in it."""
+
+
+def _subject(module: protocol.InlineModule) -> _Subject:
+    key = re.search(r'key "([^"]+)"', module.source)
+    return _Subject(text=module.source, inline=True, name=key[1] if key else "module")
+
+
+def _of(pulled: PulledModule, path: Path, facts: CompiledFacts, *, variant: Variant, name: str) -> CompiledModule:
+    return CompiledModule(
+        path=path,
+        digest=pulled.layer_digest,
+        kind=ModuleKind(facts.kind),
+        variant=variant,
+        name=pulled.name or name,
+        image_digest=pulled.manifest_digest,
+        packed_by_krustlet=pulled.packed_by_krustlet,
+        entrypoint_args=pulled.entrypoint_args,
+        image_args=pulled.image_args,
+    )
+
+
 class Modules:
     """Gets modules from registries, addresses and requests, and compiles them."""
 
@@ -90,6 +113,40 @@ class Modules:
     async def close(self) -> None:
         """Close connections to registries. Callers of `get` are cancelled by their owners before."""
         await self._transport.close()
+
+    def at_hand(
+        self,
+        module: protocol.Module,
+        *,
+        variant: Variant = Variant.PLAIN,
+        credentials: Sequence[protocol.RegistryCredential] = (),
+    ) -> CompiledModule | None:
+        """A module that can run now, without a question to anybody and without work for the disk; None: `get` knows more."""
+        match module:
+            case protocol.InlineModule():
+                if len(module.data) > AT_HAND_BYTES:
+                    return None
+                digest = f"sha256:{hashlib.sha256(module.data).hexdigest()}"
+                found = self._compiler.at_hand(digest, variant) if self._store.has_blob(digest) else None
+                if found is None:
+                    return None
+                path, facts = found
+                name = _subject(module).name
+                return CompiledModule(path=path, digest=digest, kind=ModuleKind(facts.kind), variant=variant, name=name)
+            case protocol.ImageModule() if module.pull_policy is not protocol.PullPolicy.ALWAYS:
+                try:
+                    reference = references.parse(module.reference)
+                except ModuleError:
+                    return None
+                own = keyring.matching(
+                    credentials, self._registries.credentials_name(reference.host, reference.repository)
+                )
+                pulled = self._store.recall(str(reference))
+                if pulled is None or not pulled.lets_in(tuple(map(self._store.fingerprint, own))):
+                    return None
+                found = self._compiler.at_hand(pulled.layer_digest, variant)
+                return None if found is None else _of(pulled, *found, variant=variant, name=reference.name)
+        return None
 
     async def get(
         self,
@@ -129,8 +186,7 @@ class Modules:
                 "its text format",
                 inline=True,
             )
-        key = re.search(r'key "([^"]+)"', module.source)
-        subject = _Subject(text=module.source, inline=True, name=key[1] if key else "module")
+        subject = _subject(module)
         digest = await in_thread(lambda: self._store.put_blob(data))
         try:
             path, facts = await self._compile(digest, variant, subject, on_progress)
@@ -232,17 +288,7 @@ class Modules:
             self._store.remove_blob(pulled.layer_digest)
             pulled = await pull()
             path, facts = await self._compile(pulled.layer_digest, variant, subject, on_progress)
-        return CompiledModule(
-            path=path,
-            digest=pulled.layer_digest,
-            kind=ModuleKind(facts.kind),
-            variant=variant,
-            name=pulled.name or subject.name,
-            image_digest=pulled.manifest_digest,
-            packed_by_krustlet=pulled.packed_by_krustlet,
-            entrypoint_args=pulled.entrypoint_args,
-            image_args=pulled.image_args,
-        )
+        return _of(pulled, path, facts, variant=variant, name=subject.name)
 
     async def _compile(
         self, digest: str, variant: Variant, subject: _Subject, on_progress: OnProgress | None

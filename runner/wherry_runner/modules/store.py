@@ -298,6 +298,14 @@ class Store:
                 self._touch(key, folder / "facts.json")
         return folder / "module.cwasm", facts
 
+    def uses_compiled(self, key: str) -> bool:
+        """Whether a compiled module is here, which is a use of it; for who knows its facts already."""
+        with self._lock:
+            here = key in self._items
+            if here:
+                self._touch(key, self._compiled / _hex(key) / "facts.json")
+        return here
+
     def put_compiled(self, key: str, file: Unfinished, facts: CompiledFacts) -> Path:
         """Move a finished file in. Raises OSError (StoreFull)."""
         file.sync()
