@@ -124,7 +124,7 @@ class Operator:
             deliveries=self._deliveries,
             interval=settings.resync_seconds,
         )
-        self._kubelet = KubeletServer(settings, self._kube, self._pod_reconciler)
+        self._kubelet = KubeletServer(settings, self._kube, self._pod_reconciler, self._registry)
         self._aggregated = AggregatedServer(settings, self._kube, self._deliveries)
         self._node: NodeKeeper | None = None
         self._health = HealthServer(

@@ -20,6 +20,7 @@ from wherry_operator.kubelet.logs import BadQuery, parse_query, why_no_log
 from wherry_operator.kubelet.server import KubeletServer
 from wherry_operator.models import Object
 from wherry_operator.runners.client import Refused, RunnerClient, RunnerUnavailable
+from wherry_operator.runners.registry import RunnerState
 from wherry_runner.protocol import LogOptions, Refusal, RefusalReason
 
 LOG = "/containerLogs/default/hello/main"
@@ -36,6 +37,8 @@ def pod(state: Object | None = None, last: Object | None = None) -> Object:
 
 class FakeRunner:
     """What of RunnerClient the endpoint uses."""
+
+    name, url = "runner-a", "https://127.0.0.1:1"
 
     def __init__(self) -> None:
         self.pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
@@ -74,7 +77,7 @@ class Stage:
         self.pod_object = pod({"running": {}})
         self.allowed = {"kubelet-client", "reader"}
         self.ca: str | None = pki.client_ca.cert_file.read_text()
-        self.server = KubeletServer(make_settings(pki), self, self, clock=self.time.clock)
+        self.server = KubeletServer(make_settings(pki), self, self, self, clock=self.time.clock)
         self.port = 0
 
     def pod(self, namespace: str, name: str) -> Object | None:
@@ -85,6 +88,9 @@ class Stage:
 
     def placement(self, uid: str) -> RunnerClient | None:
         return cast("RunnerClient | None", self.runner)
+
+    def states(self) -> tuple[RunnerState, ...]:
+        return ()
 
     async def get(self, path: str) -> Object:
         if self.ca is None:
@@ -196,6 +202,19 @@ def test_a_renewed_serving_certificate_is_shown(pki: Pki) -> None:
     play(pki, scenario)
 
 
+def test_a_node_without_runners_has_no_figures(pki: Pki) -> None:
+    async def scenario(stage: Stage) -> None:
+        async with stage.request("/metrics/resource") as response:
+            assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+            values = [line for line in (await response.text()).splitlines() if line[0] != "#"]
+            assert values == ["resource_scrape_error 0"]
+        async with stage.request("/stats/summary?only_cpu_and_memory=true") as response:
+            summary = await response.json()
+            assert (summary["node"]["nodeName"], summary["pods"]) == ("wherry", [])
+
+    play(pki, scenario)
+
+
 async def _shown(stage: Stage) -> str:
     _, writer = await asyncio.open_connection("127.0.0.1", stage.port, ssl=stage.context())
     certificate = writer.get_extra_info("peercert")
@@ -209,7 +228,6 @@ def test_what_a_module_does_not_have_is_refused_with_a_reason(pki: Pki) -> None:
             ("/exec/default/hello/main?command=sh&output=1", "POST", "exec"),
             ("/exec/default/hello/u1/main?command=sh", "GET", "exec"),
             ("/run/default/hello/main?cmd=ls", "POST", "exec"),
-            ("/attach/default/hello/main", "POST", "attach"),
             ("/portForward/default/hello", "POST", "port-forward"),
         ):
             async with stage.request(path, method) as response:
@@ -217,6 +235,14 @@ def test_what_a_module_does_not_have_is_refused_with_a_reason(pki: Pki) -> None:
             # kubectl shows the message only of a whole metav1.Status.
             assert (response.status, refusal["kind"], refusal["status"]) == (501, "Status", "Failure")
             assert refusal["message"].split()[0] == word
+        for path, status, text in (
+            ("/attach/default/other/main?output=1", 404, 'pod "other" does not exist'),
+            ("/attach/default/hello/u2/main?output=1", 404, 'pod "hello" does not exist'),
+            ("/attach/default/hello/other?output=1", 404, 'container "other" not found in pod "hello"'),
+            ("/attach/default/hello/u1/main?output=1", 400, "Upgrade request required"),
+        ):
+            async with stage.request(path, "POST") as response:
+                assert response.status == status and (await response.json())["message"].startswith(text)
         assert (await stage.ask("/nowhere"))[0] == 404
         assert (await stage.ask(LOG, "HEAD"))[0] == 405
 
