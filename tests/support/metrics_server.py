@@ -6,9 +6,9 @@ import base64
 from pathlib import Path
 
 from tests.cluster import build, nodeparts
-from tests.cluster.local import LocalCluster
 from tests.cluster.ports import LOOPBACK, Reservation
 from tests.cluster.processes import Process
+from tests.cluster.provider import Cluster
 from tests.support.runner import START_SECONDS, environment
 
 API_SERVICE = "v1beta1.metrics.k8s.io"
@@ -18,7 +18,7 @@ NAMESPACE = "kube-system"
 class MetricsServer:
     """As a context manager it runs inside."""
 
-    def __init__(self, cluster: LocalCluster, directory: Path) -> None:
+    def __init__(self, cluster: Cluster, directory: Path) -> None:
         self._cluster = cluster
         self._directory = directory
         self._port = Reservation()

@@ -19,7 +19,7 @@ from wherry_operator.queue import Key
 from wherry_operator.references import References, is_immutable
 from wherry_operator.resolve import pod as resolving
 from wherry_operator.resolve.downward import Host
-from wherry_operator.resolve.objects import ResolveError
+from wherry_operator.resolve.objects import ResolveError, Unsupported
 from wherry_operator.resolve.revision import Resolved
 from wherry_operator.runners.client import Refused, RunnerClient, RunnerError
 from wherry_operator.runners.delivery import Deliveries, Place
@@ -131,7 +131,9 @@ class PodReconciler:
                 return RETRY_SECONDS
             if error.event == "FailedMount":
                 self._record(pod, happenings.WARNING, error.event, error.message)
-            await self._write(pod, self._observed(place, problem=Problem(reason=error.reason, message=error.message)))
+            pod_reason = pod_status.UNSUPPORTED if isinstance(error, Unsupported) else ""
+            problem = Problem(reason=error.reason, message=error.message, pod_reason=pod_reason)
+            await self._write(pod, self._observed(place, problem=problem))
             return RETRY_SECONDS
         status = place.status
         if status is not None:
@@ -199,8 +201,7 @@ class PodReconciler:
         return None
 
     async def _resolve(self, pod: Object, place: Place) -> tuple[Resolved, float | None]:
-        if refused := resolving.refusals(pod):
-            raise ResolveError("; ".join(refused))
+        resolving.check(pod)
         wanted = resolving.references(pod)
         namespace = pod["metadata"]["namespace"]
         objects = await self._references.read(namespace, wanted)

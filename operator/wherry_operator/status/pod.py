@@ -15,6 +15,9 @@ from wherry_runner import protocol
 
 _ON_RUNNER = "on runner "
 
+UNSUPPORTED = "UnsupportedField"
+"""`status.reason` of a Pod whose spec has a field that is refused."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -22,6 +25,8 @@ class Problem:
 
     reason: str
     message: str
+    pod_reason: str = ""
+    """Of the Pod as a whole, beside that of its containers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,8 +133,14 @@ def _status(pod: Object, live: Json, observed: Observed, now: datetime) -> Json:
     }
     if init:
         body["initContainerStatuses"] = init
+    if debugging := spec.get("ephemeralContainers"):
+        body["ephemeralContainerStatuses"] = [containers.refused_status(each) for each in debugging]
     if status is not None and status.failure is not None and not is_terminal(pod):
         body |= {"reason": status.failure.reason, "message": status.failure.message}
+    elif observed.problem is not None and observed.problem.pod_reason and not is_terminal(pod):
+        body |= {"reason": observed.problem.pod_reason, "message": observed.problem.message}
+    elif live.get("reason") == UNSUPPORTED:
+        body |= {"reason": None, "message": None}  # this release supports what the one before did not
     # Without a runner it is the operator's own address: good enough until a runner's is known, never in its place.
     host_ip = observed.host_ip if observed.runner else live.get("hostIP") or observed.host_ip
     if host_ip:

@@ -1,0 +1,85 @@
+"""Fields of Pods: the table against the API server's own schema, and what is refused as users see it."""
+
+from __future__ import annotations
+
+import functools
+import json
+
+import pytest
+
+from tests.cluster.local import LocalCluster
+from tests.support import wat
+from tests.support.kube import Json, Workspace
+from wherry_operator.resolve import fields
+from wherry_operator.status.pod import UNSUPPORTED
+
+
+@functools.cache
+def _schemas(cluster: LocalCluster) -> Json:
+    found: Json = json.loads(cluster.kubectl("get", "--raw", "/openapi/v3/api/v1").stdout)["components"]["schemas"]
+    return found
+
+
+@pytest.mark.parametrize(("kind", "table"), [("PodSpec", fields.POD), ("Container", fields.CONTAINER)])
+def test_the_table_has_every_field_of_this_kubernetes(cluster: LocalCluster, kind: str, table: Json) -> None:
+    assert set(_schemas(cluster)[f"io.k8s.api.core.v1.{kind}"]["properties"]) == set(table)
+
+
+def test_a_refused_field_is_named_in_the_pods_status(space: Workspace) -> None:
+    image = space.push(wat.sleeps())
+    space.pod("asks", image, spec={"hostPID": True}, lifecycle={"preStop": {"sleep": {"seconds": 1}}})
+    space.wait(lambda: space.waiting("asks").get("reason") == "CreateContainerConfigError", "it is refused")
+    status = (space.get("pod", "asks") or {})["status"]
+    assert (status["phase"], status["reason"]) == ("Pending", UNSUPPORTED)
+    for text in (status["message"], space.waiting("asks")["message"]):
+        assert text.split(":")[0] == "spec.hostPID" and "spec.containers[0].lifecycle: " in text
+    assert "CreateContainerConfigError" in space.kubectl("get", "pod", "asks")
+
+
+def test_kubectl_debug_is_refused_in_words(space: Workspace) -> None:
+    space.pod("runs", space.push(wat.sleeps()))
+    space.wait_phase("runs", "Running")
+    space.kubectl("debug", "runs", "--image=busybox", "--container=debugger")
+
+    def ended() -> Json:
+        statuses = (space.get("pod", "runs") or {})["status"].get("ephemeralContainerStatuses") or [{}]
+        state: Json = statuses[0].get("state", {}).get("terminated", {})
+        return state
+
+    space.wait(ended, "its status says so")
+    assert ended()["exitCode"] == 128 and ended()["message"].startswith("debug containers are not supported")
+    assert "debug containers are not supported" in space.kubectl("logs", "runs", "-c", "debugger", check=False)
+    pod = space.get("pod", "runs") or {}
+    assert pod["status"]["phase"] == "Running" and pod["status"]["containerStatuses"][0]["restartCount"] == 0
+
+
+def test_the_service_accounts_volume_has_no_token(space: Workspace) -> None:
+    account = "/var/run/secrets/kubernetes.io/serviceaccount"
+    space.pod("runs", space.push(wat.sleeps()))
+    space.wait_phase("runs", "Running")
+    mounts = (space.get("pod", "runs") or {})["spec"]["containers"][0]["volumeMounts"]
+    assert [mount["mountPath"] for mount in mounts] == [account]
+    source = {"serviceAccountToken": {"path": "token"}}
+    space.pod(
+        "asks", space.push(wat.sleeps()), spec={"volumes": [{"name": "mine", "projected": {"sources": [source]}}]}
+    )
+    space.wait(lambda: "FailedMount" in dict(space.events("asks")), "it is refused")
+    assert "serviceAccountToken is not given to modules" in dict(space.events("asks"))["FailedMount"]
+
+
+def test_a_readiness_gate_is_waited_for_and_never_written(space: Workspace) -> None:
+    gate = "example.com/load-balancer"
+    space.pod("gated", space.push(wat.sleeps()), spec={"readinessGates": [{"conditionType": gate}]})
+    space.wait_phase("gated", "Running")
+
+    def conditions() -> dict[str, Json]:
+        return {each["type"]: each for each in (space.get("pod", "gated") or {})["status"]["conditions"]}
+
+    space.wait(lambda: conditions()["Ready"].get("reason") == "ReadinessGatesNotReady", "the gate is closed")
+    assert conditions()["ContainersReady"]["status"] == "True"
+    for status in ("True", "False", "True"):
+        condition = {"type": gate, "status": status, "reason": "Theirs", "message": f"is {status}"}
+        patch = json.dumps({"status": {"conditions": [condition]}})
+        space.kubectl("patch", "pod", "gated", "--subresource=status", "--type=strategic", "-p", patch)
+        space.wait(lambda wanted=status: conditions()["Ready"]["status"] == wanted, f"Ready follows the gate: {status}")
+        assert {key: conditions()[gate][key] for key in condition} == condition
