@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import functools
 import json
+from pathlib import Path
 
 import pytest
 
 from tests.cluster.local import LocalCluster
+from tests.guests import build
 from tests.support import wat
 from tests.support.kube import Json, Workspace
 from wherry_operator.resolve import fields
 from wherry_operator.status.pod import UNSUPPORTED
+
+
+@pytest.fixture
+def tool(space: Workspace, tmp_path: Path) -> str:
+    """The image of the guest that its arguments script."""
+    path = tmp_path / "tool.wasm"
+    path.write_bytes(build.c("tool"))
+    return space.push_file(path)
 
 
 @functools.cache
@@ -53,12 +63,18 @@ def test_kubectl_debug_is_refused_in_words(space: Workspace) -> None:
     assert pod["status"]["phase"] == "Running" and pod["status"]["containerStatuses"][0]["restartCount"] == 0
 
 
-def test_the_service_accounts_volume_has_no_token(space: Workspace) -> None:
+def test_the_service_accounts_volume_has_no_token(space: Workspace, tool: str) -> None:
     account = "/var/run/secrets/kubernetes.io/serviceaccount"
-    space.pod("runs", space.push(wat.sleeps()))
-    space.wait_phase("runs", "Running")
-    mounts = (space.get("pod", "runs") or {})["spec"]["containers"][0]["volumeMounts"]
-    assert [mount["mountPath"] for mount in mounts] == [account]
+    first = [
+        {"name": "lists", "image": tool, "args": ["list", account]},
+        {"name": "ca", "image": tool, "args": ["read", f"{account}/ca.crt"]},
+    ]
+    more = {"restartPolicy": "Never", "initContainers": first}
+    space.pod("reads", tool, args=["read", f"{account}/namespace"], spec=more)
+    space.wait_phase("reads", "Succeeded")
+    assert sorted(space.logs("reads", "-c", "lists").split()) == ["ca.crt", "namespace"]
+    assert "BEGIN CERTIFICATE" in space.logs("reads", "-c", "ca")
+    assert space.logs("reads", "-c", "main") == space.namespace
     source = {"serviceAccountToken": {"path": "token"}}
     space.pod(
         "asks", space.push(wat.sleeps()), spec={"volumes": [{"name": "mine", "projected": {"sources": [source]}}]}
@@ -81,5 +97,5 @@ def test_a_readiness_gate_is_waited_for_and_never_written(space: Workspace) -> N
         condition = {"type": gate, "status": status, "reason": "Theirs", "message": f"is {status}"}
         patch = json.dumps({"status": {"conditions": [condition]}})
         space.kubectl("patch", "pod", "gated", "--subresource=status", "--type=strategic", "-p", patch)
-        space.wait(lambda wanted=status: conditions()["Ready"]["status"] == wanted, f"Ready follows the gate: {status}")
+        space.kubectl("wait", f"--for=condition=Ready={status}", "pod/gated", "--timeout=60s")
         assert {key: conditions()[gate][key] for key in condition} == condition

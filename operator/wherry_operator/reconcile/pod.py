@@ -160,7 +160,10 @@ class PodReconciler:
                     problem = Problem(reason="CreateContainerError", message=message)
                     await self._write(pod, self._observed(place, problem=problem))
                 return RETRY_SECONDS
-        await self._write(pod, self._observed(place, status))
+        observed = self._observed(place, status)
+        if pod_status.may_wait(pod, observed, now=datetime.now(UTC)):
+            return pod_status.BEGUN_WITHIN.total_seconds()
+        await self._write(pod, observed)
         return again
 
     async def _end(self, pod: Object) -> float | None:
@@ -168,6 +171,8 @@ class PodReconciler:
         metadata = pod["metadata"]
         uid = metadata["uid"]
         last_runner = pod_status.runner_of(pod.get("status") or {})
+        # The API server waits for nobody where the grace is 0, as of a Pod that has ended: it is gone, or some finalizer's.
+        at_once = metadata.get("deletionGracePeriodSeconds") == 0 and pod_status.is_terminal(pod)
         place = self._deliveries.locate(uid, last_runner=last_runner)
         if place is not None:
             if not place.reachable:
@@ -193,10 +198,11 @@ class PodReconciler:
                     await self._write(pod, self._observed(place))
                     return None  # the runner tells when it has ended
             if place is not None and place.status is not None:
-                pod = await self._write(pod, self._observed(place))
+                if not at_once:
+                    pod = await self._write(pod, self._observed(place))
                 await self._deliveries.delete(uid, place.runner, grace_seconds=0)
-        path = _path(pod)
-        await self._kube.delete(path, uid=uid, grace_seconds=0)
+        if not at_once:
+            await self._kube.delete(_path(pod), uid=uid, grace_seconds=0)
         self._deliveries.forget(uid, uid)
         return None
 
