@@ -27,6 +27,7 @@ from wherry_operator.queue import Fatal, Key, WorkQueue
 from wherry_operator.reconcile import pod, workload
 from wherry_operator.reconcile.node import NodeKeeper
 from wherry_operator.reconcile.resync import Collection, Resync
+from wherry_operator.reconcile.tokens import ServiceAccountTokens
 from wherry_operator.references import References
 from wherry_operator.runners.delivery import Deliveries
 from wherry_operator.runners.registry import RunnerRegistry
@@ -106,6 +107,7 @@ class Operator:
             deliveries=self._deliveries,
             events=self._pod_events,
             node_address=settings.kubelet.address,
+            tokens=ServiceAccountTokens(self._kube_as_node) if settings.service_account_tokens else None,
         )
         self._workload_reconciler = workload.WorkloadReconciler(
             kube=self._kube,

@@ -75,13 +75,6 @@ def test_kubectl_run_is_a_program_of_this_terminal(space: Workspace) -> None:
     assert space.get("pod", "guest") is None
 
 
-def test_what_a_module_does_not_have_is_refused_in_words(space: Workspace) -> None:
-    space.pod("alone", space.push(wat.sleeps()))
-    space.wait_phase("alone", "Running")
-    refused = space.cluster.kubectl("exec", "alone", "-n", space.namespace, "--", "ls", check=False).stderr
-    assert "exec is not supported for WebAssembly workloads: a module has no shell" in refused
-
-
 def test_an_administrator_reads_metrics_summary_and_pods(space: Workspace) -> None:
     space.pod("busy", space.push(wat.spins()), resources={"limits": {"cpu": "100m"}})
     space.wait_phase("busy", "Running")

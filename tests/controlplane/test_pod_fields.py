@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.local import LocalCluster
+from tests.cluster.registry import Registry
 from tests.guests import build
 from tests.support import wat
-from tests.support.kube import Json, Workspace
+from tests.support.installation import Installation
+from tests.support.kube import MIRRORED, Json, Workspace
 from wherry_operator.resolve import fields
 from wherry_operator.status.pod import UNSUPPORTED
 
@@ -19,6 +21,10 @@ from wherry_operator.status.pod import UNSUPPORTED
 @pytest.fixture
 def tool(space: Workspace, tmp_path: Path) -> str:
     """The image of the guest that its arguments script."""
+    return _tool(space, tmp_path)
+
+
+def _tool(space: Workspace, tmp_path: Path) -> str:
     path = tmp_path / "tool.wasm"
     path.write_bytes(build.c("tool"))
     return space.push_file(path)
@@ -80,7 +86,64 @@ def test_the_service_accounts_volume_has_no_token(space: Workspace, tool: str) -
         "asks", space.push(wat.sleeps()), spec={"volumes": [{"name": "mine", "projected": {"sources": [source]}}]}
     )
     space.wait(lambda: "FailedMount" in dict(space.events("asks")), "it is refused")
-    assert "serviceAccountToken is not given to modules" in dict(space.events("asks"))["FailedMount"]
+    assert (
+        "serviceAccountToken is not given to modules by this installation" in dict(space.events("asks"))["FailedMount"]
+    )
+
+
+def test_where_tokens_are_allowed_a_pod_gets_one_that_is_bound_to_it(
+    space: Workspace, registry: Registry, cluster: LocalCluster, tmp_path: Path
+) -> None:
+    account = "/var/run/secrets/kubernetes.io/serviceaccount"
+    with Installation(
+        cluster,
+        tmp_path / "installation",
+        node_name="wherry-tokens",
+        class_name="wherry-tokens",
+        namespace="wherry-tokens",
+        registry_mirrors={MIRRORED: registry.url},
+        operator_flags=["--service-account-tokens", "allow"],
+        serves_logs=False,
+    ) as installation:
+        trusting = Workspace(installation, registry, space.namespace, tmp_path)
+        tool = _tool(trusting, tmp_path)
+        source = {"serviceAccountToken": {"path": "vault", "audience": "vault"}}
+        trusting.pod(
+            "trusted",
+            tool,
+            args=["read", f"{account}/token"],
+            spec={
+                "restartPolicy": "Never",
+                "volumes": [{"name": "mine", "projected": {"sources": [source]}}],
+                "initContainers": [
+                    {
+                        "name": "vault",
+                        "image": tool,
+                        "args": ["read", "/mine/vault"],
+                        "volumeMounts": [{"name": "mine", "mountPath": "/mine"}],
+                    }
+                ],
+            },
+        )
+        trusting.wait_phase("trusted", "Succeeded")
+        own, vault = (trusting.logs("trusted", "-c", name) for name in ("main", "vault"))
+        user = _review(cluster, own)["user"]
+        assert user["username"] == f"system:serviceaccount:{space.namespace}:default"
+        assert user["extra"]["authentication.kubernetes.io/pod-name"] == ["trusted"]
+        assert _review(cluster, vault).get("authenticated") is None
+        assert _review(cluster, vault, "vault")["audiences"] == ["vault"]
+        trusting.kubectl("delete", "pod", "trusted")
+        trusting.wait(lambda: not _review(cluster, own).get("authenticated"), "it ends with its Pod")
+    cluster.kubectl("delete", "node", "wherry-tokens")
+
+
+def _review(cluster: LocalCluster, token: str, *audiences: str) -> Json:
+    """What the API server says of a token."""
+    spec = {"token": token, "audiences": list(audiences)}
+    body = {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenReview", "spec": spec}
+    done = cluster.kubectl("create", "-o", "json", "-f", "-", input=json.dumps(body))
+    status: Json = json.loads(done.stdout)["status"]
+    return status
 
 
 def test_a_readiness_gate_is_waited_for_and_never_written(space: Workspace) -> None:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -13,8 +15,9 @@ from typing import Any, cast
 import aiohttp
 import pytest
 from multidict import MultiDict
+from yarl import URL
 
-from tests.support.operator_fakes import FakeTime, Pki, make_pki, make_settings
+from tests.support.operator_fakes import FakeTime, Pki, make_pki, make_settings, until
 from wherry_operator.kube import Forbidden
 from wherry_operator.kubelet.logs import BadQuery, parse_query, why_no_log
 from wherry_operator.kubelet.server import KubeletServer
@@ -24,6 +27,8 @@ from wherry_operator.runners.registry import RunnerState
 from wherry_runner.protocol import LogOptions, Refusal, RefusalReason
 
 LOG = "/containerLogs/default/hello/main"
+
+NONSENSE = 10_000
 
 
 def pod(state: Object | None = None, last: Object | None = None) -> Object:
@@ -317,6 +322,57 @@ def test_errors_are_in_the_kubelets_words(pki: Pki) -> None:
         assert await stage.ask(LOG) == (500, "runner does not answer")
         stage.runner = None
         assert await stage.ask(LOG) == (400, waiting)
+
+    play(pki, scenario)
+
+
+def test_nonsense_is_answered_and_nothing_is_left_of_it(pki: Pki) -> None:
+    """Requests as nobody would send them: each gets an answer that is no failure of ours."""
+    dice = random.Random(11)
+    words = [
+        "containerLogs", "attach", "exec", "run", "pods", "metrics", "resource", "stats", "summary", "default", "hello", "main",
+        "u1", "..", "%2e%2e", "%00", "%ff", "%c3%a4", "a" * 300, "", "{pod}",
+    ]  # fmt: skip
+    values = ["1", "-1", "true", "x", "%00", "9" * 40, "2026-01-02T03:04:05Z", "All", "", "1&output=1"]
+    names = [
+        "follow",
+        "tailLines",
+        "sinceTime",
+        "limitBytes",
+        "stream",
+        "output",
+        "input",
+        "tty",
+        "error",
+        "%00",
+        "a" * 300,
+    ]
+
+    def one() -> tuple[str, str, dict[str, str]]:
+        path = "/" + "/".join(dice.choices(words, k=dice.randrange(6)))
+        query = "&".join(f"{dice.choice(names)}={dice.choice(values)}" for _ in range(dice.randrange(4)))
+        upgrades = ["SPDY/3.1", "websocket", "h2c", "x"]
+        headers = {"Connection": "Upgrade", "Upgrade": dice.choice(upgrades)} if dice.random() < 0.3 else {}
+        return dice.choice(["GET", "POST", "PUT", "HEAD", "DELETE", "PATCH", "OPTIONS"]), f"{path}?{query}", headers
+
+    async def scenario(stage: Stage) -> None:
+        stage.runner = None
+        connector = aiohttp.TCPConnector(ssl=stage.context("kubelet-client"), limit=4)
+        seen: Counter[int] = Counter()
+        async with aiohttp.ClientSession(connector=connector) as session:
+
+            async def ask() -> None:
+                method, path, headers = one()
+                url = URL(f"https://127.0.0.1:{stage.port}{path}", encoded=True)
+                async with session.request(method, url, headers=headers) as response:
+                    await response.read()
+                    seen[response.status] += 1
+
+            for _ in range(NONSENSE // 50):
+                await asyncio.gather(*(ask() for _ in range(50)))
+            assert seen.total() == NONSENSE and not {status for status in seen if status >= 500} - {501}, seen
+        assert await stage.ask("/healthz") == (200, "ok")
+        await until(lambda: len(asyncio.all_tasks()) <= 3)
 
     play(pki, scenario)
 

@@ -16,6 +16,7 @@ from wherry_operator.models import Object, PodSpec
 from wherry_operator.objects import ObjectStore
 from wherry_operator.placement import Needs, NoRunner
 from wherry_operator.queue import Key
+from wherry_operator.reconcile.tokens import ServiceAccountTokens
 from wherry_operator.references import References, is_immutable
 from wherry_operator.resolve import pod as resolving
 from wherry_operator.resolve.downward import Host
@@ -49,13 +50,16 @@ class PodReconciler:
         deliveries: Deliveries,
         events: EventRecorder,
         node_address: str,
+        tokens: ServiceAccountTokens | None = None,
     ) -> None:
+        """`tokens`: None where Pods get none of their service accounts'."""
         self._kube = kube_as_node
         self._store = store
         self._references = references
         self._deliveries = deliveries
         self._events = events
         self._node_address = node_address
+        self._tokens = tokens
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
 
     # --- for the kubelet API ------------------------------------------------------------------------------------------
@@ -96,6 +100,8 @@ class PodReconciler:
         for uid in list(self._gone.get(key, ())):
             if await self._deliveries.drop(uid):
                 self._gone[key].discard(uid)
+                if self._tokens is not None:
+                    self._tokens.forget(uid)
         if self._gone.get(key):
             return RETRY_SECONDS
         self._gone.pop(key, None)
@@ -212,12 +218,15 @@ class PodReconciler:
         namespace = pod["metadata"]["namespace"]
         objects = await self._references.read(namespace, wanted)
         try:
-            resolved = resolving.resolve(pod, objects, now=datetime.now(UTC), host=self._host(place))
+            tokens, renewal = None, None
+            if self._tokens is not None:
+                tokens, renewal = await self._tokens.read(pod, PodSpec.model_validate(pod["spec"]))
+            resolved = resolving.resolve(pod, objects, now=datetime.now(UTC), host=self._host(place), tokens=tokens)
         except ResolveError:
             self._references.doubt(namespace, wanted)
             raise
         again = self._references.refresh_seconds if wanted and not is_immutable(objects.values()) else None
-        return resolved, again
+        return resolved, min((each for each in (again, renewal) if each is not None), default=None)
 
     def _observed(
         self, place: Place, status: WorkloadStatus | None = None, *, problem: Problem | None = None

@@ -11,6 +11,7 @@ from wherry_operator.resolve.container import container, init_container
 from wherry_operator.resolve.downward import Host
 from wherry_operator.resolve.objects import Objects, Reference, ResolveError, Unsupported
 from wherry_operator.resolve.revision import Resolved
+from wherry_operator.resolve.tokens import Tokens
 from wherry_operator.resolve.volumes import KINDS, volume
 from wherry_runner import protocol
 
@@ -50,9 +51,12 @@ def references(pod: Object) -> set[Reference]:
     return found
 
 
-def resolve(pod: Object, objects: Objects, *, now: datetime, host: Host | None = None) -> Resolved:
+def resolve(
+    pod: Object, objects: Objects, *, now: datetime, host: Host | None = None, tokens: Tokens | None = None
+) -> Resolved:
     """The Pod as a workload. Its deadline counts from its `status.startTime`, before that is written from `now`.
 
+    `tokens`: of its service account, those that its volumes ask for; None: it gets none.
     Raises ResolveError.
     """
     check(pod)
@@ -76,7 +80,8 @@ def resolve(pod: Object, objects: Objects, *, now: datetime, host: Host | None =
             for item in spec.containers
         ),
         volumes=tuple(
-            volume(item, namespace=namespace, objects=objects, downward=downward) for item in spec.volumes or ()
+            volume(item, namespace=namespace, objects=objects, downward=downward, tokens=tokens)
+            for item in spec.volumes or ()
         ),
         restart_policy=spec.restart_policy,
         termination_grace_period_seconds=30 if grace is None else grace,
