@@ -377,6 +377,20 @@ def test_nonsense_is_answered_and_nothing_is_left_of_it(pki: Pki) -> None:
     play(pki, scenario)
 
 
+def test_what_is_no_http_is_answered_and_not_logged(pki: Pki, caplog: pytest.LogCaptureFixture) -> None:
+    """Anybody who reaches the port could fill the log with it."""
+
+    async def scenario(stage: Stage) -> None:
+        for nonsense in (b"GET /\xff HTTP/1.1\r\n\r\n", b"\0\1\2\r\n\r\n", b"GET / HTTP/1.1\r\na b: c\r\n\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", stage.port, ssl=stage.context())
+            writer.write(nonsense)
+            assert (await reader.read()).startswith(b"HTTP/1.0 400 ")
+            writer.close()
+
+    play(pki, scenario)
+    assert caplog.records == []
+
+
 RAN: Object = {"terminated": {"containerID": "wherry://1"}}
 NEVER_RAN: Object = {"terminated": {"exitCode": 128}}
 WHERE = 'container "main" in pod "hello"'
