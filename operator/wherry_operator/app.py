@@ -30,6 +30,7 @@ from wherry_operator.reconcile import pod, workload
 from wherry_operator.reconcile.node import NodeKeeper
 from wherry_operator.reconcile.resync import Collection, Resync
 from wherry_operator.reconcile.revisions import Revisions
+from wherry_operator.reconcile.tokens import ServiceAccountTokens
 from wherry_operator.references import References
 from wherry_operator.runners.delivery import Deliveries
 from wherry_operator.runners.discovery import Discovery
@@ -133,6 +134,7 @@ class Operator:
             deliveries=self._deliveries,
             events=self._pod_events,
             node_address=settings.kubelet.address,
+            tokens=ServiceAccountTokens(self._kube_as_node) if settings.service_account_tokens else None,
         )
         self._revisions = Revisions(self._kube, self._workloads)
         self._workload_reconciler = workload.WorkloadReconciler(
@@ -153,7 +155,7 @@ class Operator:
             deliveries=self._deliveries,
             interval=settings.resync_seconds,
         )
-        self._kubelet = KubeletServer(settings, self._kube, self._pod_reconciler)
+        self._kubelet = KubeletServer(settings, self._kube, self._pod_reconciler, self._registry)
         self._aggregated = AggregatedServer(settings, self._kube, self._deliveries)
         self._node: NodeKeeper | None = None
         self._health = HealthServer(

@@ -86,6 +86,8 @@ class Settings:
     """Pause between two metadata-only LISTs that find what a watch missed (kopf never synthesises a deletion)."""
     reference_ttl_seconds: float = 60.0
     """A referenced ConfigMap or Secret is read at most this often; changes reach files within one and a half of it."""
+    service_account_tokens: bool = False
+    """Whether Pods get the tokens of their service accounts that they ask for."""
     log_level: str = "INFO"
 
 
@@ -130,6 +132,8 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     names = [runner.name for runner in runners]
     if len(set(names)) != len(names):
         raise SettingsError(f"--runner: each name only once, not {', '.join(names)}")
+    if given.service_account_tokens not in ("allow", "deny"):
+        raise SettingsError(f"--service-account-tokens must be allow or deny, not {given.service_account_tokens!r}")
     if given.log_level.upper() not in LOG_LEVELS:
         raise SettingsError(f"--log-level must be one of {', '.join(LOG_LEVELS)}, not {given.log_level!r}")
     try:
@@ -165,6 +169,7 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         api_port=given.api_port,
         resync_seconds=given.resync_seconds,
         reference_ttl_seconds=given.reference_ttl_seconds,
+        service_account_tokens=given.service_account_tokens == "allow",
         log_level=given.log_level.upper(),
     )
 
@@ -217,6 +222,7 @@ def _parser() -> argparse.ArgumentParser:
     flag("--max-pods", 1000, "pods capacity of the virtual node")
     flag("--resync-seconds", 60.0, "pause between two LISTs that find what a watch missed")
     flag("--reference-ttl-seconds", 60.0, "how often a referenced ConfigMap or Secret is read at most")
+    flag("--service-account-tokens", "deny", "allow or deny: whether Pods get tokens of their service accounts")
     flag("--log-level", "INFO", "DEBUG, INFO, WARNING or ERROR")
     parser.add_argument(
         "--runner",
