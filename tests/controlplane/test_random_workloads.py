@@ -70,6 +70,8 @@ class Chaos:
         self.random = random.Random(seed)
         self.objects: dict[str, str] = {}
         """UIDs by name."""
+        self.completions: defaultdict[str, set[int]] = defaultdict(set)
+        """All that an object ever asked for, by name: what is complete stays so, whatever is asked for afterwards."""
         self.made = 0
         self.did: Counter[str] = Counter()
 
@@ -119,7 +121,9 @@ class Chaos:
     def make(self) -> None:
         name = f"w{self.made}"
         self.made += 1
-        body = self.api.create(workload(name, **self.spec()))
+        spec = self.spec()
+        body = self.api.create(workload(name, **spec))
+        self._asked(name, spec)
         self.objects[name] = body["metadata"]["uid"]
         self.did["made"] += 1
 
@@ -141,8 +145,13 @@ class Chaos:
             changes = [{"op": "add", "path": f"/spec/{key}", "value": value} for key, value in wanted.items()]
         else:
             changes = [{"op": "replace", "path": "/spec", "value": spec}]
+            self._asked(name, spec)
         self.api.patch(name, changes)
         self.did["changed"] += 1
+
+    def _asked(self, name: str, spec: Json) -> None:
+        if "completions" in spec:
+            self.completions[name].add(spec["completions"])
 
     def delete(self, name: str) -> None:
         self.api.delete(name, self.objects.pop(name))
@@ -173,7 +182,8 @@ class Chaos:
         assert {body["metadata"]["name"]: body["metadata"]["uid"] for body in bodies} == self.objects
         for body in bodies:
             runs = there.pop(body["metadata"]["uid"], Counter())
-            found += [f"{body['metadata']['name']}: {text}" for text in _complaints(body, runs)]
+            name = body["metadata"]["name"]
+            found += [f"{name}: {text}" for text in _complaints(body, runs, self.completions[name])]
         return [*found, *(f"{uid} exists no more, and {dict(runs)} is there" for uid, runs in there.items())]
 
     def on_runners(self) -> dict[str, Counter[str]]:
@@ -198,7 +208,7 @@ class Chaos:
         return found
 
 
-def _complaints(body: Json, runs: Counter[str]) -> Iterator[str]:
+def _complaints(body: Json, runs: Counter[str], completions: set[int]) -> Iterator[str]:
     spec, status = body["spec"], body.get("status") or {}
     if status.get("observedGeneration") != body["metadata"]["generation"]:
         yield "its newest spec was not looked at"
@@ -223,8 +233,8 @@ def _complaints(body: Json, runs: Counter[str]) -> Iterator[str]:
         yield f"{active} still run"
     elif not finished and wanted and not stuck:
         yield f"it is {status['phase']}: {conditions(body)['Ready']['message']}"
-    elif finished == ["Complete"] and status["succeeded"] != spec["completions"]:
-        yield f"it is complete with {status['succeeded']} of {spec['completions']}"
+    elif finished == ["Complete"] and status["succeeded"] not in completions:
+        yield f"it is complete with {status['succeeded']} of {sorted(completions)}"
     elif finished == ["Failed"] and spec["restartPolicy"] == "OnFailure":
         yield f"it failed: {conditions(body)['Failed']['message']}"
 

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from tests.support import executors
 from wherry_runner import protocol
@@ -104,20 +105,9 @@ class Bench:
         path, facts = found
         return CompiledModule(path=path, digest=digest, kind=ModuleKind(facts.kind), variant=variant, name="tool")
 
-    async def start(
-        self,
-        module: CompiledModule | bytes | str,
-        *argv: str,
-        env: tuple[tuple[str, str], ...] = (),
-        preopens: tuple[Preopen, ...] = (),
-        limits: Limits = NO_LIMITS,
-        working_dir: str = "",
-        stdin: bool = False,
-    ) -> Running:
-        """Start a guest."""
-        spec = await self.prepare(
-            module, *argv, env=env, preopens=preopens, limits=limits, working_dir=working_dir, stdin=stdin
-        )
+    async def start(self, module: CompiledModule | bytes | str, *argv: str, **how: Any) -> Running:
+        """Start a guest; `how`: as `prepare` takes it."""
+        spec = await self.prepare(module, *argv, **how)
         return Running(await self.engine.run(spec), spec.log.path)
 
     async def prepare(
@@ -160,20 +150,9 @@ class Bench:
         assert None not in records
         return Outcome(exit=ended, records=tuple(record for record in records if record))
 
-    async def run(
-        self,
-        module: CompiledModule | bytes | str,
-        *argv: str,
-        env: tuple[tuple[str, str], ...] = (),
-        preopens: tuple[Preopen, ...] = (),
-        limits: Limits = NO_LIMITS,
-        working_dir: str = "",
-        stdin: bool = False,
-    ) -> Outcome:
-        """Run a guest to its end."""
-        started = self.start(
-            module, *argv, env=env, preopens=preopens, limits=limits, working_dir=working_dir, stdin=stdin
-        )
+    async def run(self, module: CompiledModule | bytes | str, *argv: str, **how: Any) -> Outcome:
+        """Run a guest to its end; `how`: as `prepare` takes it."""
+        started = self.start(module, *argv, **how)
         return await self.end(await started)
 
     async def said(self, running: Running, text: bytes) -> None:

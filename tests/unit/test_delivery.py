@@ -170,22 +170,6 @@ def test_a_silent_runner_holds_up_no_drop() -> None:
     assert one.deletes == []
 
 
-def test_what_was_told_to_stop_is_known_until_it_is_gone_or_wanted_again() -> None:
-    one = FakeRunner("one")
-    to = deliveries(FakeRegistry(one))
-    put(to)
-    one.on_delete = lambda _: None
-    assert run(to.delete("w", "one", grace_seconds=0)) is False
-    assert to.is_stopping("w")
-    one.says("w", phase=Phase.ENDED)
-    assert run(to.delete("w", "one", grace_seconds=0)) is True
-    assert not to.is_stopping("w")
-    put(to)
-    run(to.delete("w", "one", grace_seconds=0))
-    put(to)
-    assert not to.is_stopping("w")
-
-
 def test_a_second_copy_is_seen() -> None:
     one, two = FakeRunner("one"), FakeRunner("two")
     to = deliveries(FakeRegistry(one, two))

@@ -107,7 +107,6 @@ class Deliveries:
         self._assigned: dict[str, str] = {}
         self._ledger = Ledger()
         self._instances: defaultdict[str, set[str]] = defaultdict(set)
-        self._stopping: set[str] = set()
         self._waiting: dict[Key, None] = {}
 
     def observe(self, owner: protocol.Owner, workload_id: str) -> None:
@@ -210,7 +209,6 @@ class Deliveries:
         owner = resolved.workload.owner
         self._assign(workload_id, runner)
         self._ledger.note(workload_id, runner, owner, Demand.of(resolved.workload))
-        self._stopping.discard(workload_id)
         self._instances[owner.uid].add(workload_id)
 
         async def send() -> protocol.WorkloadStatus:
@@ -247,15 +245,7 @@ class Deliveries:
                 keep_ended=keep_ended,
             )
 
-        self._stopping.add(workload_id)
-        gone = await self._in_our_term(send) is None
-        if gone:
-            self._stopping.discard(workload_id)
-        return gone
-
-    def is_stopping(self, workload_id: str) -> bool:
-        """Whether we told its runner to stop it, and it is not gone yet: how it ends then is not its own doing."""
-        return workload_id in self._stopping
+        return await self._in_our_term(send) is None
 
     async def _in_our_term(self, send: Callable[[], Awaitable[_Answer]]) -> _Answer:
         try:
@@ -274,14 +264,17 @@ class Deliveries:
         """Stop and forget all of an object that is gone; True once nothing is left where it can be reached."""
         left = False
         for workload_id in self.instances(owner_uid):
+            stays = False
             runners = {name for name, _ in self._registry.find(workload_id)} | {self._assigned.get(workload_id, "")}
             for name in runners - {""}:
                 state = self._registry.state(name)
                 if state is None or not state.synced:
                     continue  # once it is back, it is swept
                 if not await self.delete(workload_id, name, grace_seconds=0):
-                    left = True
-            if not left:
+                    stays = True
+            if stays:
+                left = True
+            else:
                 self.forget(owner_uid, workload_id)
         return not left
 
@@ -290,7 +283,6 @@ class Deliveries:
         self._assign(workload_id, "")
         for name in self._ledger.runners(workload_id):
             self._ledger.release(workload_id, name)
-        self._stopping.discard(workload_id)
         self._drop_instance(owner_uid, workload_id)
 
     def _assign(self, workload_id: str, runner: str) -> None:
