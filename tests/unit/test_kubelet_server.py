@@ -97,6 +97,9 @@ class Stage:
     def states(self) -> tuple[RunnerState, ...]:
         return ()
 
+    def client(self, name: str) -> RunnerClient | None:
+        return None
+
     async def get(self, path: str) -> Object:
         if self.ca is None:
             raise Forbidden(403, "Forbidden", "no")

@@ -18,10 +18,9 @@ from typing import Literal, Protocol
 from aiohttp import WSMsgType, web
 from multidict import MultiMapping
 
-from wherry_operator.kubelet.guests import GuestClient
 from wherry_operator.kubelet.spdy import SpdyConnection, Stream
 from wherry_operator.models import Object
-from wherry_operator.runners.client import RunnerError
+from wherry_operator.runners.client import RunnerClient, RunnerError
 from wherry_runner.protocol import LogOptions
 
 log = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ class Channels(Protocol):
         ...
 
 
-async def serve(request: web.Request, pod: Object, container: str, runner: GuestClient) -> web.StreamResponse:
+async def serve(request: web.Request, pod: Object, container: str, runner: RunnerClient) -> web.StreamResponse:
     """Attach the client to a container that the Pod has. Raises BadRequest."""
     wanted = Wanted.of(request.query)
     spec = _spec(pod, container)
@@ -108,7 +107,7 @@ class _Session:
     """One client at one container."""
 
     def __init__(
-        self, runner: GuestClient, workload_id: str, container: str, wanted: Wanted, options: LogOptions
+        self, runner: RunnerClient, workload_id: str, container: str, wanted: Wanted, options: LogOptions
     ) -> None:
         self.wanted = wanted
         self._runner = runner

@@ -6,9 +6,9 @@ import importlib.util
 import socket
 import ssl
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 from urllib.parse import quote
 
 import httpx
@@ -22,6 +22,7 @@ from wherry_runner.protocol import (
     Refusal,
     RefusalReason,
     RunnerInfo,
+    RunnerStats,
     WatchEvent,
     Wire,
     WorkloadPut,
@@ -118,6 +119,10 @@ class RunnerClient:
         """Who the runner is."""
         return await self._call(RunnerInfo, "GET", "/v1/info")
 
+    async def stats(self) -> RunnerStats:
+        """What the runner and its containers use."""
+        return await self._call(RunnerStats, "GET", "/v1/stats")
+
     async def put(self, workload_id: str, body: WorkloadPut) -> WorkloadStatus:
         """Bring a workload to what `body` says; one that says what is already so changes nothing."""
         return await self._call(WorkloadStatus, "PUT", _workload(workload_id), content=body.to_json())
@@ -150,10 +155,20 @@ class RunnerClient:
 
         A break in the middle is raised out of the `async with`, as RunnerUnavailable.
         """
-        path = f"{_workload(workload_id)}/containers/{quote(container, safe='')}/log"
+        path = f"{_container(workload_id, container)}/log"
         timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=None) if options.follow else _TIMEOUT
         async with self._open("GET", path, query=_as_query(options), timeout=timeout) as response:
             yield response.aiter_raw()
+
+    async def write_input(self, workload_id: str, container: str, pieces: AsyncIterable[bytes]) -> None:
+        """Give a container its input, piece by piece, as fast as it reads. Raises Refused (NoInput) where it takes none, or no
+        more."""
+        # As long as the client types and the guest does not read: neither has a bound.
+        timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
+        # The transport takes a stream as well as a whole body.
+        content = cast("bytes", pieces)
+        async with self._open("PUT", f"{_container(workload_id, container)}/stdin", content=content, timeout=timeout):
+            pass
 
     async def watch(self) -> AsyncGenerator[WatchEvent, None]:
         """Every event as it comes; without end. Close the iterator (`contextlib.aclosing`) to leave early.
@@ -256,6 +271,10 @@ class RunnerClient:
 
 def _workload(workload_id: str) -> str:
     return f"/v1/workloads/{quote(workload_id, safe='')}"
+
+
+def _container(workload_id: str, container: str) -> str:
+    return f"{_workload(workload_id)}/containers/{quote(container, safe='')}"
 
 
 def _as_query(options: LogOptions) -> dict[str, str]:
