@@ -21,6 +21,7 @@ from wherry_runner.protocol import (
     LogOptions,
     Refusal,
     RefusalReason,
+    RunnerCondition,
     RunnerInfo,
     RunnerStats,
     WatchEvent,
@@ -122,6 +123,15 @@ class RunnerClient:
     async def stats(self) -> RunnerStats:
         """What the runner and its containers use."""
         return await self._call(RunnerStats, "GET", "/v1/stats")
+
+    async def condition(self) -> RunnerCondition:
+        """What the runner is short of, and which images it has."""
+        try:
+            return await self._call(RunnerCondition, "GET", "/v1/condition")
+        except Refused as error:
+            if error.refusal.reason is RefusalReason.NOT_FOUND:
+                return RunnerCondition()  # of a release before it could say
+            raise
 
     async def put(self, workload_id: str, body: WorkloadPut) -> WorkloadStatus:
         """Bring a workload to what `body` says; one that says what is already so changes nothing."""
