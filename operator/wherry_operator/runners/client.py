@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TypeVar, cast
 from urllib.parse import quote
 
+import aiohttp
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
@@ -47,6 +48,9 @@ KEPT_CONNECTIONS = 64
 """Idle ones to a runner, for 30 s: as many as the work queue has calls at once and then some. A TLS handshake costs both sides
 more than the call that it is for."""
 
+LOG_BUFFER_BYTES = 256 << 10
+"""Of a log, what is read ahead of a slow client, twice at most."""
+
 # httpcore looks for this module at every request. Where it isn't there, finding that out takes as long as the request: this
 # answers at once, and the same.
 if importlib.util.find_spec("sniffio") is None:
@@ -55,6 +59,7 @@ if importlib.util.find_spec("sniffio") is None:
 _Answer = TypeVar("_Answer", bound=Wire)
 _EVENT: TypeAdapter[WatchEvent] = TypeAdapter(WatchEvent)
 _TIMEOUT = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+_HEADERS = {"Accept-Encoding": "identity"}  # compressed, a stream is held back and a small answer may grow huge
 # A followed log may be silent for hours: only the kernel's probes tell a silent peer from a dead one.
 _KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -98,6 +103,31 @@ class _Connections:
             socket_options=_KEEPALIVE,
         )
         self.http = httpx.AsyncClient(transport=transport, trust_env=False, timeout=_TIMEOUT)
+        self._logs: aiohttp.ClientSession | None = None
+
+    @property
+    def logs(self) -> aiohttp.ClientSession:
+        """For logs alone: a byte of one costs httpx four times as much CPU time."""
+        if self._logs is None:
+            connector = aiohttp.TCPConnector(ssl=self.context, limit=0, socket_factory=_kept_alive)
+            self._logs = aiohttp.ClientSession(
+                connector=connector, trust_env=False, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+            )
+        return self._logs
+
+    async def close(self) -> None:
+        """Close all, those in use too."""
+        await self.http.aclose()
+        if self._logs is not None:
+            await self._logs.close()
+
+
+def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
+    made = socket.socket(*address[:3])
+    made.setblocking(False)
+    for option in _KEEPALIVE:
+        made.setsockopt(*option)
+    return made
 
 
 class RunnerClient:
@@ -113,7 +143,7 @@ class RunnerClient:
     async def close(self) -> None:
         """Close the connections, those in use too."""
         if self._connections:
-            await self._connections.http.aclose()
+            await self._connections.close()
             self._connections = None
 
     async def info(self) -> RunnerInfo:
@@ -166,9 +196,35 @@ class RunnerClient:
         A break in the middle is raised out of the `async with`, as RunnerUnavailable.
         """
         path = f"{_container(workload_id, container)}/log"
-        timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=None) if options.follow else _TIMEOUT
-        async with self._open("GET", path, query=_as_query(options), timeout=timeout) as response:
-            yield response.aiter_raw()
+        silence = None if options.follow else READ_SECONDS
+        async with self._borrowed() as connections:
+            try:
+                response = await connections.logs.get(
+                    self.url + path,
+                    params=_as_query(options),
+                    headers=_HEADERS,
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence),
+                    server_hostname=self._tls.server_name,
+                    read_bufsize=LOG_BUFFER_BYTES,
+                    allow_redirects=False,
+                )
+            except (aiohttp.ClientError, OSError) as error:
+                raise self._unavailable(error) from error
+            try:
+                pieces = self._pieces(response)
+                if response.status >= 300:
+                    raise self._refused(response.status, await self._gather(pieces))
+                yield pieces
+            finally:
+                response.close()
+
+    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        # Only what goes wrong here is the runner's: whoever shows the pieces has troubles of its own.
+        try:
+            async for piece in response.content.iter_any():
+                yield piece
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._unavailable(error) from error
 
     async def write_input(self, workload_id: str, container: str, pieces: AsyncIterable[bytes]) -> None:
         """Give a container its input, piece by piece, as fast as it reads. Raises Refused (NoInput) where it takes none, or no
@@ -215,31 +271,26 @@ class RunnerClient:
         content: bytes | None = None,
         timeout: httpx.Timeout = _TIMEOUT,
     ) -> AsyncIterator[httpx.Response]:
-        connections = await self._borrow()
-        headers = {"Accept-Encoding": "identity"}  # compressed, a stream is held back and a small answer may grow huge
-        if content is not None:
-            headers["Content-Type"] = "application/json"
-        try:
-            async with connections.http.stream(
-                method,
-                self.url + path,
-                params=query,
-                content=content,
-                headers=headers,
-                timeout=timeout,
-                extensions={"sni_hostname": self._tls.server_name},
-            ) as response:
-                if response.status_code >= 300:
-                    raise self._refused(response.status_code, await self._read(response))
-                yield response
-        except httpx.HTTPError as error:
-            raise RunnerUnavailable(f"{self} does not answer: {text(error)}") from error
-        finally:
-            connections.users -= 1
-            if connections.retired and not connections.users:
-                await connections.http.aclose()
+        headers = _HEADERS if content is None else {**_HEADERS, "Content-Type": "application/json"}
+        async with self._borrowed() as connections:
+            try:
+                async with connections.http.stream(
+                    method,
+                    self.url + path,
+                    params=query,
+                    content=content,
+                    headers=headers,
+                    timeout=timeout,
+                    extensions={"sni_hostname": self._tls.server_name},
+                ) as response:
+                    if response.status_code >= 300:
+                        raise self._refused(response.status_code, await self._read(response))
+                    yield response
+            except httpx.HTTPError as error:
+                raise self._unavailable(error) from error
 
-    async def _borrow(self) -> _Connections:
+    @asynccontextmanager
+    async def _borrowed(self) -> AsyncIterator[_Connections]:
         context = self._tls.context()
         current = self._connections
         if current is None or current.context is not context:
@@ -247,14 +298,22 @@ class RunnerClient:
             if current:
                 current.retired = True
                 if not current.users:
-                    await current.http.aclose()
+                    await current.close()
             current = self._connections
         current.users += 1
-        return current
+        try:
+            yield current
+        finally:
+            current.users -= 1
+            if current.retired and not current.users:
+                await current.close()
 
     async def _read(self, response: httpx.Response) -> bytes:
+        return await self._gather(response.aiter_raw())
+
+    async def _gather(self, pieces: AsyncIterable[bytes]) -> bytes:
         body = bytearray()
-        async for chunk in response.aiter_raw():
+        async for chunk in pieces:
             body += chunk
             if len(body) > MAX_ANSWER_BYTES:
                 raise RunnerError(f"{self}: an answer is larger than {MAX_ANSWER_BYTES} bytes")
@@ -271,6 +330,9 @@ class RunnerClient:
             return kind.model_validate_json(body)
         except ValidationError as error:
             raise RunnerError(f"{self}: the answer is no {kind.__name__}: {_short(error)}") from error
+
+    def _unavailable(self, error: Exception) -> RunnerUnavailable:
+        return RunnerUnavailable(f"{self} does not answer: {text(error)}")
 
     def _refused(self, status: int, body: bytes) -> RunnerError:
         try:
