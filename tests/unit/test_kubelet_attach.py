@@ -333,12 +333,13 @@ def test_output_input_and_status_over_a_websocket(version: str) -> None:
             assert client.protocol == version
             await client.send_bytes(b"\0typed")
             await client.send_str("no channel")
+            await client.send_str("\0 as text")
             await client.send_bytes(b"\4" + b'{"Width":80,"Height":24}')
             stage.guest.says["Stderr"].put_nowait(b"err")
             assert await client.receive_bytes() == b"\2err"
             await client.send_bytes(b"\xff\0")  # the end of its input
             await stage.guest.input_ended.wait()
-            assert stage.guest.heard == b"typed"
+            assert stage.guest.heard == b"typed as text"
             stage.guest.end()
             status = await client.receive_bytes()
             assert (status[0], json.loads(status[1:])) == (3, SUCCESS)

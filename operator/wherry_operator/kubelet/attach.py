@@ -261,9 +261,11 @@ class _WebSocketChannels:
         """Take what the client sends, as fast as its input is taken."""
         try:
             async for message in self._response:
-                if message.type is not WSMsgType.BINARY or not message.data:
+                # The Python client sends text as such, and a kubelet takes both.
+                whole = message.data.encode() if message.type is WSMsgType.TEXT else message.data
+                if not isinstance(whole, bytes) or not whole:
                     continue
-                channel, data = message.data[0], message.data[1:]
+                channel, data = whole[0], whole[1:]
                 if channel == _STDIN and data:
                     await self._input.put(data)
                 elif channel == _CLOSE and data[:1] == bytes([_STDIN]):
