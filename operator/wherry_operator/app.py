@@ -30,6 +30,7 @@ from wherry_operator.reconcile import pod, workload
 from wherry_operator.reconcile.node import NodeKeeper
 from wherry_operator.reconcile.resync import Collection, Resync
 from wherry_operator.reconcile.revisions import Revisions
+from wherry_operator.reconcile.tokens import ServiceAccountTokens
 from wherry_operator.references import References
 from wherry_operator.runners.delivery import Deliveries
 from wherry_operator.runners.discovery import Discovery
@@ -136,6 +137,7 @@ class Operator:
             deliveries=self._deliveries,
             events=self._pod_events,
             node_address=settings.kubelet.address,
+            tokens=ServiceAccountTokens(self._kube_as_node) if settings.service_account_tokens else None,
         )
         self._revisions = Revisions(self._kube, self._workloads, busy=self._is_busy)
         self._workload_reconciler = workload.WorkloadReconciler(
@@ -156,7 +158,7 @@ class Operator:
             deliveries=self._deliveries,
             interval=settings.resync_seconds,
         )
-        self._kubelet = KubeletServer(settings, self._kube, self._pod_reconciler)
+        self._kubelet = KubeletServer(settings, self._kube, self._pod_reconciler, self._registry)
         self._aggregated = AggregatedServer(settings, self._kube, self._deliveries)
         self._node: NodeKeeper | None = None
         self._health = HealthServer(
@@ -195,7 +197,14 @@ class Operator:
             return
         # From now on: what follows may take longer than a Lease lasts.
         self._following.append(asyncio.create_task(self._leadership.hold(), name="leader Lease"))
-        self._node = NodeKeeper(self._kube_as_node, self._registry, self._settings, port)
+        self._node = NodeKeeper(
+            self._kube_as_node,
+            self._kube,
+            self._registry,
+            self._settings,
+            port,
+            reserved=self._deliveries.reserved,
+        )
         await self._know_runners()
         tasks = [
             *self._following,
@@ -307,6 +316,8 @@ class Operator:
             self._queue.add(key)
 
     def _nodes_changed(self, names: set[str]) -> None:
+        if self._node is not None and self._settings.node_name in names:
+            self._node.poke()
         for state in self._registry.states():
             if (state.info.node if state.info else state.node) in names:
                 self._runner_changed(state.name)

@@ -8,12 +8,14 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from wherry_operator.clock import Clock
 from wherry_operator.kube import KubeError
 from wherry_operator.tls import ServerTls, TlsError
 
 log = logging.getLogger(__name__)
+_requests = log.getChild("requests")
 
 TRUST_SECONDS = 300.0
 """Between two reads of the CA that a port's clients are known by."""
@@ -33,6 +35,14 @@ STOP_SECONDS = 5.0
 """What followed logs get at the end, before their connections are closed."""
 
 
+def _is_ours(record: logging.LogRecord) -> bool:
+    """Whether an error is not just a stranger's nonsense: anybody who reaches a port could fill the log with that."""
+    return not (record.exc_info and isinstance(record.exc_info[1], HttpProcessingError))
+
+
+_requests.addFilter(_is_ours)
+
+
 class HttpsServer:
     """An application on a port of its own, from `start` to `close`."""
 
@@ -42,6 +52,7 @@ class HttpsServer:
             app,
             access_log=None,
             handle_signals=False,
+            logger=_requests,
             handler_cancellation=True,  # a client that has gone ends the stream from the runner
             keepalive_timeout=KEEPALIVE_SECONDS,
             shutdown_timeout=STOP_SECONDS,

@@ -66,6 +66,7 @@ class LocalCluster(Cluster):
     :param directory: where its files are: the cluster's alone, removed by `down()`. Default: temporary.
     :param name: what a person calls it.
     :param progress: told which component starts.
+    :param authorization: the API server's modes, separated by commas.
     :param keep_logs: whether `down()` leaves `logs`; can be set until then.
     :param flags: further flags of components, by their names.
     """
@@ -81,8 +82,10 @@ class LocalCluster(Cluster):
         name: str = DEFAULT_NAME,
         progress: Progress = SILENT,
         keep_logs: bool = False,
+        authorization: str = controlplane.AUTHORIZATION,
         flags: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
+        self.authorization = authorization
         self.name = check_name(name)
         self.directory = directory or Path(tempfile.mkdtemp(prefix="wherry-cluster-"))
         self.keep_logs = keep_logs
@@ -292,6 +295,7 @@ class LocalCluster(Cluster):
             scheduler_kubeconfig=self._component_kubeconfig("kube-scheduler"),
             ports=ports,
             address=self.address,
+            authorization=self.authorization,
         )
         self._apis = {
             component: ApiClient(url, ca_file=self.ca_file, certificate=admin, connect=self._connect)

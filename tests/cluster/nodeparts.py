@@ -227,20 +227,33 @@ def coredns(addons: Path, configuration: Path) -> list[str]:
     return [str(addons / "coredns"), "-conf", str(configuration)]
 
 
-def metrics_server(addons: Path, *, kubeconfig: Path, serving: CertificateFiles, ca: Path) -> list[str]:
-    """Return metrics-server's command line."""
+def metrics_server(
+    addons: Path,
+    *,
+    kubeconfig: Path,
+    serving: CertificateFiles,
+    ca: Path,
+    address: str = FIRST_ADDRESS,
+    port: int = METRICS_PORT,
+) -> list[str]:
+    """Return metrics-server's command line.
+
+    :param address: where it listens.
+    """
     return [
         str(addons / "metrics-server"),
         f"--kubeconfig={kubeconfig}",
         f"--authentication-kubeconfig={kubeconfig}",
         f"--authorization-kubeconfig={kubeconfig}",
-        f"--bind-address={FIRST_ADDRESS}",
-        f"--secure-port={METRICS_PORT}",
+        f"--bind-address={address}",
+        f"--secure-port={port}",
         f"--tls-cert-file={serving.cert}",
         f"--tls-private-key-file={serving.key}",
         # Kubelets' certificates are verified, the virtual node's too.
         f"--kubelet-certificate-authority={ca}",
         "--kubelet-preferred-address-types=InternalIP",
+        # As its own manifests have it: a virtual node listens where it says.
+        "--kubelet-use-node-status-port",
         # The least that it takes: a Pod has its first figures after two. Must be longer than a kubelet may take.
         "--metric-resolution=10s",
         "--kubelet-request-timeout=5s",
@@ -252,12 +265,27 @@ def addon_objects(ca_bundle: str) -> list[dict[str, Any]]:
 
     :param ca_bundle: the CA that metrics-server's certificate is of: PEM, in base64.
     """
-    rbac = "rbac.authorization.k8s.io"
     return [
         _cluster_role("system:coredns", [
             {"apiGroups": [""], "resources": ["endpoints", "services", "pods", "namespaces"], "verbs": ["list", "watch"]},
             {"apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"]},
         ]),
+        _binding("ClusterRoleBinding", "system:coredns", "system:coredns"),
+        *_service("kube-dns", {"dns": ("UDP", 53, 53), "dns-tcp": ("TCP", 53, 53)}, address=DNS_SERVICE_ADDRESS),
+        *_service("metrics-server", {"https": ("TCP", 443, METRICS_PORT)}),
+        *metrics_objects(ca_bundle),
+    ]  # fmt: skip
+
+
+def metrics_objects(ca_bundle: str, *, user: str = "system:metrics-server", port: int = 443) -> list[dict[str, Any]]:
+    """Return metrics-server's rights and its APIService, without the Service that this leads to.
+
+    :param ca_bundle: as for `addon_objects`.
+    :param user: whom it runs as.
+    :param port: the Service's.
+    """
+    rbac = "rbac.authorization.k8s.io"
+    return [
         _cluster_role("system:metrics-server", [
             {"apiGroups": [""], "resources": ["nodes/metrics"], "verbs": ["get"]},
             {"apiGroups": [""], "resources": ["pods", "nodes"], "verbs": ["get", "list", "watch"]},
@@ -265,14 +293,11 @@ def addon_objects(ca_bundle: str) -> list[dict[str, Any]]:
         _cluster_role("system:aggregated-metrics-reader", [
             {"apiGroups": ["metrics.k8s.io"], "resources": ["pods", "nodes"], "verbs": ["get", "list", "watch"]},
         ], labels={f"{rbac}/aggregate-to-{role}": "true" for role in ("admin", "edit", "view")}),
-        _binding("ClusterRoleBinding", "system:coredns", "system:coredns"),
-        _binding("ClusterRoleBinding", "system:metrics-server", "system:metrics-server"),
-        _binding("ClusterRoleBinding", "metrics-server:system:auth-delegator", "system:metrics-server",
+        _binding("ClusterRoleBinding", "system:metrics-server", user, role="system:metrics-server"),
+        _binding("ClusterRoleBinding", "metrics-server:system:auth-delegator", user,
                  role="system:auth-delegator"),
-        _binding("RoleBinding", "metrics-server-auth-reader", "system:metrics-server",
+        _binding("RoleBinding", "metrics-server-auth-reader", user,
                  role="extension-apiserver-authentication-reader"),
-        *_service("kube-dns", {"dns": ("UDP", 53, 53), "dns-tcp": ("TCP", 53, 53)}, address=DNS_SERVICE_ADDRESS),
-        *_service("metrics-server", {"https": ("TCP", 443, METRICS_PORT)}),
         {
             "apiVersion": "apiregistration.k8s.io/v1",
             "kind": "APIService",
@@ -283,7 +308,7 @@ def addon_objects(ca_bundle: str) -> list[dict[str, Any]]:
                 "groupPriorityMinimum": 100,
                 "versionPriority": 100,
                 "caBundle": ca_bundle,
-                "service": {"name": "metrics-server", "namespace": "kube-system"},
+                "service": {"name": "metrics-server", "namespace": "kube-system", "port": port},
             },
         },
     ]  # fmt: skip

@@ -8,6 +8,7 @@ import wasmtime
 
 _IMPORTS = """
   (import "wasi_snapshot_preview1" "fd_write" (func $fd_write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_read" (func $fd_read (param i32 i32 i32 i32) (result i32)))
   (import "wasi_snapshot_preview1" "proc_exit" (func $proc_exit (param i32)))
   (import "wasi_snapshot_preview1" "poll_oneoff" (func $poll_oneoff (param i32 i32 i32 i32) (result i32)))
   (memory (export "memory") 1)
@@ -32,6 +33,27 @@ def sleeps(says: str = "awake", *, seconds: int = 3600, then_exits: int = 0) -> 
     (i64.store (i32.const 1048) (i64.const {seconds * 10**9}))
     (drop (call $poll_oneoff (i32.const 1024) (i32.const 1104) (i32.const 1) (i32.const 1200)))
     (call $proc_exit (i32.const {then_exits}))"""
+    return _module(says, body)
+
+
+def echoes(says: str = "ready", *, exits: int = 0, reads: int = 0) -> str:
+    """Prints a line, then whatever it reads to stdout and to stderr, and exits with a code at the end of its input.
+
+    `reads`: after so many it exits in any case.
+    """
+    body = f"""
+    (block $over
+      (loop $again
+        (i32.store (i32.const 16) (i32.const 2048))
+        (i32.store (i32.const 20) (i32.const 1024))
+        (drop (call $fd_read (i32.const 0) (i32.const 16) (i32.const 1) (i32.const 20)))
+        (br_if $over (i32.eqz (i32.load (i32.const 20))))
+        (drop (call $fd_write (i32.const 1) (i32.const 16) (i32.const 1) (i32.const 8)))
+        (drop (call $fd_write (i32.const 2) (i32.const 16) (i32.const 1) (i32.const 8)))
+        (i32.store (i32.const 24) (i32.add (i32.load (i32.const 24)) (i32.const 1)))
+        (br_if $over (i32.eq (i32.load (i32.const 24)) (i32.const {reads})))
+        (br $again)))
+    (call $proc_exit (i32.const {exits}))"""
     return _module(says, body)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import ssl
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
@@ -13,16 +15,23 @@ from typing import Any, cast
 import aiohttp
 import pytest
 from multidict import MultiDict
+from yarl import URL
 
-from tests.support.operator_fakes import FakeTime, Pki, make_pki, make_settings
+from tests.support.operator_fakes import FakeTime, Pki, make_pki, make_settings, until
 from wherry_operator.kube import Forbidden
 from wherry_operator.kubelet.logs import BadQuery, parse_query, why_no_log
 from wherry_operator.kubelet.server import KubeletServer
 from wherry_operator.models import Object
 from wherry_operator.runners.client import Refused, RunnerClient, RunnerUnavailable
+from wherry_operator.runners.registry import RunnerState
 from wherry_runner.protocol import LogOptions, Refusal, RefusalReason
 
 LOG = "/containerLogs/default/hello/main"
+
+NONSENSE = 10_000
+
+MOST_UNSENT_BYTES = 16 << 20
+"""Of one client: the kernel's buffers for a connection on loopback, at both ends, and ours."""
 
 
 def pod(state: Object | None = None, last: Object | None = None) -> Object:
@@ -36,6 +45,8 @@ def pod(state: Object | None = None, last: Object | None = None) -> Object:
 
 class FakeRunner:
     """What of RunnerClient the endpoint uses."""
+
+    name, url = "runner-a", "https://127.0.0.1:1"
 
     def __init__(self) -> None:
         self.pieces: asyncio.Queue[bytes | Exception | None] = asyncio.Queue()
@@ -74,7 +85,7 @@ class Stage:
         self.pod_object = pod({"running": {}})
         self.allowed = {"kubelet-client", "reader"}
         self.ca: str | None = pki.client_ca.cert_file.read_text()
-        self.server = KubeletServer(make_settings(pki), self, self, clock=self.time.clock)
+        self.server = KubeletServer(make_settings(pki), self, self, self, clock=self.time.clock)
         self.port = 0
 
     def pod(self, namespace: str, name: str) -> Object | None:
@@ -85,6 +96,12 @@ class Stage:
 
     def placement(self, uid: str) -> RunnerClient | None:
         return cast("RunnerClient | None", self.runner)
+
+    def states(self) -> tuple[RunnerState, ...]:
+        return ()
+
+    def client(self, name: str) -> RunnerClient | None:
+        return None
 
     async def get(self, path: str) -> Object:
         if self.ca is None:
@@ -196,6 +213,19 @@ def test_a_renewed_serving_certificate_is_shown(pki: Pki) -> None:
     play(pki, scenario)
 
 
+def test_a_node_without_runners_has_no_figures(pki: Pki) -> None:
+    async def scenario(stage: Stage) -> None:
+        async with stage.request("/metrics/resource") as response:
+            assert response.headers["Content-Type"] == "text/plain; version=0.0.4; charset=utf-8"
+            values = [line for line in (await response.text()).splitlines() if line[0] != "#"]
+            assert values == ["resource_scrape_error 0"]
+        async with stage.request("/stats/summary?only_cpu_and_memory=true") as response:
+            summary = await response.json()
+            assert (summary["node"]["nodeName"], summary["pods"]) == ("wherry", [])
+
+    play(pki, scenario)
+
+
 async def _shown(stage: Stage) -> str:
     _, writer = await asyncio.open_connection("127.0.0.1", stage.port, ssl=stage.context())
     certificate = writer.get_extra_info("peercert")
@@ -209,7 +239,6 @@ def test_what_a_module_does_not_have_is_refused_with_a_reason(pki: Pki) -> None:
             ("/exec/default/hello/main?command=sh&output=1", "POST", "exec"),
             ("/exec/default/hello/u1/main?command=sh", "GET", "exec"),
             ("/run/default/hello/main?cmd=ls", "POST", "exec"),
-            ("/attach/default/hello/main", "POST", "attach"),
             ("/portForward/default/hello", "POST", "port-forward"),
         ):
             async with stage.request(path, method) as response:
@@ -217,6 +246,14 @@ def test_what_a_module_does_not_have_is_refused_with_a_reason(pki: Pki) -> None:
             # kubectl shows the message only of a whole metav1.Status.
             assert (response.status, refusal["kind"], refusal["status"]) == (501, "Status", "Failure")
             assert refusal["message"].split()[0] == word
+        for path, status, text in (
+            ("/attach/default/other/main?output=1", 404, 'pod "other" does not exist'),
+            ("/attach/default/hello/u2/main?output=1", 404, 'pod "hello" does not exist'),
+            ("/attach/default/hello/other?output=1", 404, 'container "other" not found in pod "hello"'),
+            ("/attach/default/hello/u1/main?output=1", 400, "Upgrade request required"),
+        ):
+            async with stage.request(path, "POST") as response:
+                assert response.status == status and (await response.json())["message"].startswith(text)
         assert (await stage.ask("/nowhere"))[0] == 404
         assert (await stage.ask(LOG, "HEAD"))[0] == 405
 
@@ -260,6 +297,46 @@ def test_a_client_that_leaves_ends_the_stream_from_the_runner(pki: Pki) -> None:
     play(pki, scenario)
 
 
+class Flood(FakeRunner):
+    """Says more than anybody takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken_bytes = 0
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while True:
+            self.taken_bytes += 1 << 16
+            yield b"x" * (1 << 16)
+
+
+def test_clients_that_take_nothing_hold_up_themselves_alone(pki: Pki) -> None:
+    """Of what each could have, no more is kept than its connection's buffers hold."""
+
+    async def scenario(stage: Stage) -> None:
+        floods = [Flood() for _ in range(20)]
+        writers = []
+        for flood in floods:
+            stage.runner = flood
+            _, writer = await asyncio.open_connection(
+                "127.0.0.1", stage.port, ssl=stage.context("kubelet-client"), limit=1 << 10
+            )
+            writer.write(f"GET {LOG}?follow=true HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+            writers.append(writer)
+            await until(lambda flood=flood: flood.taken_bytes > 0)  # type: ignore[misc]
+        before = -1
+        while before != (before := sum(flood.taken_bytes for flood in floods)):
+            assert await stage.ask("/healthz") == (200, "ok")  # the others are served meanwhile
+        assert before < len(floods) * MOST_UNSENT_BYTES
+        for writer in writers:
+            writer.transport.abort()
+        for flood in floods:
+            await flood.closed.wait()
+        await until(lambda: len(asyncio.all_tasks()) <= 3)
+
+    play(pki, scenario)
+
+
 def test_a_break_at_the_runner_is_no_orderly_end(pki: Pki) -> None:
     async def scenario(stage: Stage) -> None:
         assert stage.runner is not None
@@ -293,6 +370,71 @@ def test_errors_are_in_the_kubelets_words(pki: Pki) -> None:
         assert await stage.ask(LOG) == (400, waiting)
 
     play(pki, scenario)
+
+
+def test_nonsense_is_answered_and_nothing_is_left_of_it(pki: Pki) -> None:
+    """Requests as nobody would send them: each gets an answer that is no failure of ours."""
+    dice = random.Random(11)
+    words = [
+        "containerLogs", "attach", "exec", "run", "pods", "metrics", "resource", "stats", "summary", "default", "hello", "main",
+        "u1", "..", "%2e%2e", "%00", "%ff", "%c3%a4", "a" * 300, "", "{pod}",
+    ]  # fmt: skip
+    values = ["1", "-1", "true", "x", "%00", "9" * 40, "2026-01-02T03:04:05Z", "All", "", "1&output=1"]
+    names = [
+        "follow",
+        "tailLines",
+        "sinceTime",
+        "limitBytes",
+        "stream",
+        "output",
+        "input",
+        "tty",
+        "error",
+        "%00",
+        "a" * 300,
+    ]
+
+    def one() -> tuple[str, str, dict[str, str]]:
+        path = "/" + "/".join(dice.choices(words, k=dice.randrange(6)))
+        query = "&".join(f"{dice.choice(names)}={dice.choice(values)}" for _ in range(dice.randrange(4)))
+        upgrades = ["SPDY/3.1", "websocket", "h2c", "x"]
+        headers = {"Connection": "Upgrade", "Upgrade": dice.choice(upgrades)} if dice.random() < 0.3 else {}
+        return dice.choice(["GET", "POST", "PUT", "HEAD", "DELETE", "PATCH", "OPTIONS"]), f"{path}?{query}", headers
+
+    async def scenario(stage: Stage) -> None:
+        stage.runner = None
+        connector = aiohttp.TCPConnector(ssl=stage.context("kubelet-client"), limit=4)
+        seen: Counter[int] = Counter()
+        async with aiohttp.ClientSession(connector=connector) as session:
+
+            async def ask() -> None:
+                method, path, headers = one()
+                url = URL(f"https://127.0.0.1:{stage.port}{path}", encoded=True)
+                async with session.request(method, url, headers=headers) as response:
+                    await response.read()
+                    seen[response.status] += 1
+
+            for _ in range(NONSENSE // 50):
+                await asyncio.gather(*(ask() for _ in range(50)))
+            assert seen.total() == NONSENSE and not {status for status in seen if status >= 500} - {501}, seen
+        assert await stage.ask("/healthz") == (200, "ok")
+        await until(lambda: len(asyncio.all_tasks()) <= 3)
+
+    play(pki, scenario)
+
+
+def test_what_is_no_http_is_answered_and_not_logged(pki: Pki, caplog: pytest.LogCaptureFixture) -> None:
+    """Anybody who reaches the port could fill the log with it."""
+
+    async def scenario(stage: Stage) -> None:
+        for nonsense in (b"GET /\xff HTTP/1.1\r\n\r\n", b"\0\1\2\r\n\r\n", b"GET / HTTP/1.1\r\na b: c\r\n\r\n"):
+            reader, writer = await asyncio.open_connection("127.0.0.1", stage.port, ssl=stage.context())
+            writer.write(nonsense)
+            assert (await reader.read()).startswith(b"HTTP/1.0 400 ")
+            writer.close()
+
+    play(pki, scenario)
+    assert caplog.records == []
 
 
 RAN: Object = {"terminated": {"containerID": "wherry://1"}}

@@ -121,9 +121,35 @@ class Scene:
         return waiting
 
 
+def test_that_a_runner_has_begun_is_said_after_a_while_and_not_at_once() -> None:
+    """A start is mostly over before: then it is one write less."""
+    scene = Scene()
+    scene.reconcile()
+    assert len(scene.kube.patches) == 1
+    begun = {each["type"]: each["status"] for each in scene.status["conditions"]}["PodReadyToStartContainers"]
+    assert begun == "False"
+    scene.change(lambda body: body["status"].update(startTime="2026-01-02T03:04:05Z"))
+    assert scene.reconcile() is None
+    begun = {each["type"]: each["status"] for each in scene.status["conditions"]}["PodReadyToStartContainers"]
+    assert (begun, len(scene.kube.patches)) == ("True", 1)
+
+
+def test_a_pod_that_had_ended_needs_no_write_when_it_is_deleted() -> None:
+    """The API server itself removes it at once; a finalizer may keep it."""
+    scene = Scene().run()
+    scene.one.says("u-1", container(end(0)), phase=Phase.ENDED)
+    scene.reconcile()
+    assert scene.written[-1] in ("Succeeded", "Failed")
+    scene.delete(grace=0)
+    scene.kube.calls.clear()
+    assert scene.reconcile() is None
+    assert scene.kube.calls == []
+    assert scene.one.state.statuses == {}, "nothing is left on the runner"
+
+
 def test_a_pod_is_taken_sent_to_a_runner_and_shown_as_it_says() -> None:
     scene = Scene()
-    assert scene.reconcile() is None
+    assert scene.reconcile() == 2.0
     assert scene.waiting == {"reason": "ContainerCreating"}
     ((workload_id, put),) = scene.one.puts
     assert (workload_id, put.workload.owner.name, put.history) == ("u-1", "hello", ())
@@ -158,6 +184,7 @@ def test_another_content_is_sent_and_the_same_is_not() -> None:
     config = "/api/v1/namespaces/boats/configmaps/c"
     scene = Scene(volumes=[{"name": "v", "configMap": {"name": "c"}}])
     scene.kube.put(config, {"metadata": {"name": "c", "namespace": "boats", "uid": "c"}, "data": {"a": "1"}})
+    scene.run()
     assert scene.reconcile() is None, "it is told when the ConfigMap changes"
     scene.kube.put(config, {"metadata": {"name": "c", "namespace": "boats", "uid": "c"}, "data": {"a": "2"}})
     scene.succeed()  # with an empty cache

@@ -14,6 +14,7 @@ from multidict import MultiMapping
 
 from wherry_operator.models import Object
 from wherry_operator.runners.client import Refused, RunnerClient, RunnerError
+from wherry_operator.status.containers import NO_DEBUG
 from wherry_runner.protocol import LogOptions, RefusalReason
 
 log = logging.getLogger(__name__)
@@ -82,6 +83,8 @@ def why_no_log(pod: Object, container: str, *, previous: bool) -> str:
     The kubelet's texts (`kubelet_pods.go`, validateContainerLogStatus): kubectl shows them as they are.
     """
     name = pod["metadata"]["name"]
+    if any(each["name"] == container for each in pod["spec"].get("ephemeralContainers") or []):
+        return NO_DEBUG
     found = _status(pod, container)
     if found is None:
         return f'container "{container}" in pod "{name}" is not available'

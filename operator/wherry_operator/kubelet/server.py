@@ -15,7 +15,7 @@ from aiohttp import web
 
 from wherry_operator.clock import Clock
 from wherry_operator.https import HttpsServer, KeptTrust
-from wherry_operator.kubelet import logs
+from wherry_operator.kubelet import attach, logs, usage
 from wherry_operator.kubelet.auth import (
     Attributes,
     Authenticator,
@@ -26,6 +26,7 @@ from wherry_operator.kubelet.auth import (
 )
 from wherry_operator.models import Object
 from wherry_operator.runners.client import RunnerClient
+from wherry_operator.runners.survey import Runners
 from wherry_operator.settings import Settings
 from wherry_operator.tls import ServerTls
 
@@ -35,12 +36,11 @@ _NO_EXEC = (
     "exec is not supported for WebAssembly workloads: a module has no shell and no second process to start "
     "one in; see its output with kubectl logs"
 )
-_NO_ATTACH = "attach is not supported by Wherry: follow the output with kubectl logs -f"
 _NO_FORWARD = (
     "port-forward is not supported for WebAssembly workloads: in this release of Wherry a module has no network"
 )
 
-_REFUSED = {"exec": _NO_EXEC, "run": _NO_EXEC, "attach": _NO_ATTACH, "portForward": _NO_FORWARD}
+_REFUSED = {"exec": _NO_EXEC, "run": _NO_EXEC, "portForward": _NO_FORWARD}
 
 
 class PodLookup(Protocol):
@@ -74,11 +74,21 @@ class KubeletApi(Protocol):
 class KubeletServer:
     """Listens from `start` to `close`, on every replica: only the leader's address is in the Node."""
 
-    def __init__(self, settings: Settings, kube: KubeletApi, lookup: PodLookup, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        kube: KubeletApi,
+        lookup: PodLookup,
+        runners: Runners,
+        *,
+        clock: Clock | None = None,
+    ) -> None:
         self._settings = settings
         self._kube = kube
         self._lookup = lookup
         self._clock = clock or Clock()
+        self._usage = usage.UsageReader(runners, clock=self._clock)
+        self._summary = usage.Summary(settings.node_name, self._clock.now())
         self._authenticator = Authenticator(kube, self._clock)
         self._authorizer = Authorizer(kube, settings.node_name, self._clock)
         self._server = HttpsServer(self._app())
@@ -118,6 +128,13 @@ class KubeletServer:
         app.router.add_get("/healthz", _healthz, allow_head=False)
         for path in ("/pods", "/pods/"):
             app.router.add_get(path, self._pods, allow_head=False)
+        for path in ("/metrics/resource", "/metrics/resource/"):
+            app.router.add_get(path, self._metrics, allow_head=False)
+        for path in ("/stats/summary", "/stats/summary/"):
+            app.router.add_get(path, self._stats, allow_head=False)
+        for path in ("/attach/{namespace}/{pod}/{container}", "/attach/{namespace}/{pod}/{uid}/{container}"):
+            for method in ("GET", "POST"):
+                app.router.add_route(method, path, self._attach)
         for name, text in _REFUSED.items():
             app.router.add_route("*", f"/{name}/{{rest:.*}}", _refusal(text))
         return app
@@ -156,20 +173,48 @@ class KubeletServer:
             return web.Response(status=404, text=f'container "{container}" not found in pod "{name}"')
         return await logs.serve(request, pod, container, options, self._lookup.placement(pod["metadata"]["uid"]))
 
+    async def _attach(self, request: web.Request) -> web.StreamResponse:
+        name, container = request.match_info["pod"], request.match_info["container"]
+        pod = self._lookup.pod(request.match_info["namespace"], name)
+        if pod is None or request.match_info.get("uid", pod["metadata"]["uid"]) != pod["metadata"]["uid"]:
+            return _status(404, f'pod "{name}" does not exist')
+        if not logs.has_container(pod, container):
+            return _status(404, f'container "{container}" not found in pod "{name}"')
+        runner = self._lookup.placement(pod["metadata"]["uid"])
+        why = logs.why_no_log(pod, container, previous=False)
+        if runner is None or why:
+            return _status(400, why or f'container "{container}" in pod "{name}" is not available')
+        try:
+            return await attach.serve(request, pod, container, runner)
+        except attach.BadRequest as error:
+            return _status(400, str(error))
+
     async def _pods(self, _request: web.Request) -> web.Response:
         found = list(self._lookup.pods())
         return web.json_response({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": found})
 
+    async def _metrics(self, _request: web.Request) -> web.Response:
+        text = usage.metrics(await self._usage.read(self._lookup.pods()))
+        return web.Response(body=text.encode(), headers={"Content-Type": usage.METRICS_TYPE})
+
+    async def _stats(self, request: web.Request) -> web.Response:
+        only = logs.boolean(request.query.get("only_cpu_and_memory"))
+        use = await self._usage.read(self._lookup.pods())
+        return web.json_response(self._summary.make(use, only_cpu_and_memory=only))
+
 
 def _refusal(text: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-    # A metav1.Status, not text: the API server decodes whatever is not 101 as one (client-go transport/spdy), YAML too,
-    # and makes an empty Status of a sentence with a colon in it; kubectl then shows "unknown error".
-    status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": text, "code": 501}
-
     async def refuse(_request: web.Request) -> web.StreamResponse:
-        return web.json_response(status, status=501)
+        return _status(501, text)
 
     return refuse
+
+
+def _status(code: int, text: str) -> web.Response:
+    # A metav1.Status, not text: the API server decodes whatever is not 101 as one (client-go transport/spdy), YAML too,
+    # and makes an empty Status of a sentence with a colon in it; kubectl then shows "unknown error".
+    status = {"kind": "Status", "apiVersion": "v1", "metadata": {}, "status": "Failure", "message": text, "code": code}
+    return web.json_response(status, status=code)
 
 
 async def _healthz(_request: web.Request) -> web.Response:

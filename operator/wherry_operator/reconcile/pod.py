@@ -16,10 +16,11 @@ from wherry_operator.models import Object, PodSpec
 from wherry_operator.objects import ObjectStore
 from wherry_operator.placement import Needs, NoRunner
 from wherry_operator.queue import Key
+from wherry_operator.reconcile.tokens import ServiceAccountTokens
 from wherry_operator.references import References
 from wherry_operator.resolve import pod as resolving
 from wherry_operator.resolve.downward import Host
-from wherry_operator.resolve.objects import ResolveError
+from wherry_operator.resolve.objects import ResolveError, Unsupported
 from wherry_operator.resolve.revision import Resolved
 from wherry_operator.runners.client import Refused, RunnerClient, RunnerError
 from wherry_operator.runners.delivery import Deliveries, Place
@@ -49,13 +50,16 @@ class PodReconciler:
         deliveries: Deliveries,
         events: EventRecorder,
         node_address: str,
+        tokens: ServiceAccountTokens | None = None,
     ) -> None:
+        """`tokens`: None where Pods get none of their service accounts'."""
         self._kube = kube_as_node
         self._store = store
         self._references = references
         self._deliveries = deliveries
         self._events = events
         self._node_address = node_address
+        self._tokens = tokens
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
 
     # --- for the kubelet API ------------------------------------------------------------------------------------------
@@ -97,6 +101,8 @@ class PodReconciler:
         for uid in list(self._gone.get(key, ())):
             if await self._deliveries.drop(uid):
                 self._gone[key].discard(uid)
+                if self._tokens is not None:
+                    self._tokens.forget(uid)
         if self._gone.get(key):
             return RETRY_SECONDS
         self._gone.pop(key, None)
@@ -124,7 +130,7 @@ class PodReconciler:
             return RETRY_SECONDS
         await self._deliveries.drop_copies(uid, keep=place.runner)
         try:
-            resolved = await self._resolve(pod, place)
+            resolved, renewal = await self._resolve(pod, place)
         except ResolveError as error:
             if place.status is not None:
                 # It runs, with what it had: a Secret that vanished stops no container, as on a kubelet.
@@ -132,7 +138,9 @@ class PodReconciler:
                 return RETRY_SECONDS
             if error.event == "FailedMount":
                 self._record(pod, happenings.WARNING, error.event, error.message)
-            await self._write(pod, self._observed(place, problem=Problem(reason=error.reason, message=error.message)))
+            pod_reason = pod_status.UNSUPPORTED if isinstance(error, Unsupported) else ""
+            problem = Problem(reason=error.reason, message=error.message, pod_reason=pod_reason)
+            await self._write(pod, self._observed(place, problem=problem))
             return RETRY_SECONDS
         status = place.status
         if status is not None:
@@ -159,14 +167,19 @@ class PodReconciler:
                     problem = Problem(reason="CreateContainerError", message=message)
                     await self._write(pod, self._observed(place, problem=problem))
                 return RETRY_SECONDS
-        await self._write(pod, self._observed(place, status))
-        return None
+        observed = self._observed(place, status)
+        if pod_status.may_wait(pod, observed, now=datetime.now(UTC)):
+            return pod_status.BEGUN_WITHIN.total_seconds()
+        await self._write(pod, observed)
+        return renewal
 
     async def _end(self, pod: Object) -> float | None:
         """A Pod that is being deleted: stop it, show its end, then confirm the deletion."""
         metadata = pod["metadata"]
         uid = metadata["uid"]
         last_runner = pod_status.runner_of(pod.get("status") or {})
+        # The API server waits for nobody where the grace is 0, as of a Pod that has ended: it is gone, or some finalizer's.
+        at_once = metadata.get("deletionGracePeriodSeconds") == 0 and pod_status.is_terminal(pod)
         place = self._deliveries.locate(uid, last_runner=last_runner)
         if place is not None:
             if not place.reachable:
@@ -192,25 +205,34 @@ class PodReconciler:
                     await self._write(pod, self._observed(place))
                     return None  # the runner tells when it has ended
             if place is not None and place.status is not None:
-                pod = await self._write(pod, self._observed(place))
+                if not at_once:
+                    pod = await self._write(pod, self._observed(place))
                 await self._deliveries.delete(uid, place.runner, grace_seconds=0)
-        path = _path(pod)
-        await self._kube.delete(path, uid=uid, grace_seconds=0)
+        if not at_once:
+            await self._kube.delete(_path(pod), uid=uid, grace_seconds=0)
         self._deliveries.forget(uid, uid)
+        if not at_once and not pod["metadata"].get("finalizers"):
+            self._store.seen(
+                pod, deleted=True
+            )  # what else is heard of it until its watch says so costs no other delete
         return None
 
-    async def _resolve(self, pod: Object, place: Place) -> Resolved:
-        if refused := resolving.refusals(pod):
-            raise ResolveError("; ".join(refused))
+    async def _resolve(self, pod: Object, place: Place) -> tuple[Resolved, float | None]:
+        """What is to run, and after how many seconds a token of it is to be renewed. Raises ResolveError."""
+        resolving.check(pod)
         wanted = resolving.references(pod)
         namespace = pod["metadata"]["namespace"]
         self._references.use(_key(pod), namespace, wanted)
         objects = await self._references.read(namespace, wanted)
         try:
-            return resolving.resolve(pod, objects, now=datetime.now(UTC), host=self._host(place))
+            tokens, renewal = None, None
+            if self._tokens is not None:
+                tokens, renewal = await self._tokens.read(pod, PodSpec.model_validate(pod["spec"]))
+            resolved = resolving.resolve(pod, objects, now=datetime.now(UTC), host=self._host(place), tokens=tokens)
         except ResolveError:
             self._references.doubt(namespace, wanted)
             raise
+        return resolved, renewal
 
     def _observed(
         self, place: Place, status: WorkloadStatus | None = None, *, problem: Problem | None = None

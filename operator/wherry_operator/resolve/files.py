@@ -17,6 +17,7 @@ from wherry_operator.models import (
 )
 from wherry_operator.resolve.downward import Downward
 from wherry_operator.resolve.objects import Kind, Missing, Objects, Reference, mount_error
+from wherry_operator.resolve.tokens import Tokens, TokenWish
 from wherry_runner import protocol
 
 DEFAULT_MODE = 0o644
@@ -44,10 +45,18 @@ def references(volumes: Iterable[Volume | WorkloadVolume]) -> set[Reference]:
 
 
 def volume_files(
-    volume: Volume | WorkloadVolume, *, namespace: str, objects: Objects, downward: Downward
+    volume: Volume | WorkloadVolume,
+    *,
+    namespace: str,
+    objects: Objects,
+    downward: Downward,
+    tokens: Tokens | None = None,
 ) -> protocol.FilesVolume:
-    """A volume with its files. Raises ResolveError."""
-    fill = _Filler(volume.name, namespace, objects, downward)
+    """A volume with its files. Raises ResolveError.
+
+    `tokens`: those of its service account that a Pod asks for; None: it gets none.
+    """
+    fill = _Filler(volume.name, namespace, objects, downward, tokens)
     secret = volume.secret is not None
     if volume.config_map is not None:
         fill.from_object(Kind.CONFIG_MAP, volume.config_map.name, volume.config_map, volume.config_map.default_mode)
@@ -56,17 +65,21 @@ def volume_files(
     elif isinstance(volume, Volume) and volume.downward_api is not None:
         fill.downward(volume.downward_api, volume.downward_api.default_mode)
     elif isinstance(volume, Volume) and volume.projected is not None:
-        secret = any(source.secret is not None for source in volume.projected.sources or ())
+        sources = volume.projected.sources or ()
+        secret = any(source.secret is not None or source.service_account_token is not None for source in sources)
         fill.projected(volume.projected)
     return protocol.FilesVolume(name=volume.name, files=tuple(fill.files.values()), secret=secret)
 
 
 class _Filler:
-    def __init__(self, volume: str, namespace: str, objects: Objects, downward: Downward) -> None:
+    def __init__(
+        self, volume: str, namespace: str, objects: Objects, downward: Downward, tokens: Tokens | None
+    ) -> None:
         self._volume = volume
         self._namespace = namespace
         self._objects = objects
         self._downward = downward
+        self._tokens = tokens
         self.files: dict[str, protocol.VolumeFile] = {}
 
     def from_object(
@@ -125,12 +138,16 @@ class _Filler:
                 self.from_object(Kind.SECRET, source.secret.name, source.secret, volume.default_mode)
             elif source.downward_api is not None:
                 self.downward(source.downward_api, volume.default_mode)
+            elif source.service_account_token is not None and self._tokens is not None:
+                token = self._tokens[TokenWish.of(source.service_account_token)]
+                self._add(str(source.service_account_token["path"]), token.encode(), None, volume.default_mode)
             elif source.service_account_token is not None and added_by_admission:
                 continue  # nobody asked for it, and a module gets no credential that its owner did not ask for
             else:
                 raise mount_error(
                     self._volume,
-                    "serviceAccountToken is not given to modules; remove it from the volume"
+                    "serviceAccountToken is not given to modules by this installation; remove it from the volume, or have the "
+                    "operator run with --service-account-tokens allow"
                     if source.service_account_token is not None
                     else "this kind of projected source is not supported",
                 )

@@ -72,6 +72,10 @@ class ResolveError(Exception):
         """Reason of the Event that tells of it."""
 
 
+class Unsupported(ResolveError):
+    """The spec asks for what no module can have: it will never be resolved."""
+
+
 def mount_error(volume: str, message: str) -> ResolveError:
     """A volume can't be filled: the kubelet leaves the container in ContainerCreating and says FailedMount."""
     return ResolveError(

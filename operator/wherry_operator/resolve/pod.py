@@ -6,11 +6,12 @@ from datetime import datetime, timedelta
 
 from wherry_operator.models import Object, PodSpec
 from wherry_operator.resolve import downward as downwards
-from wherry_operator.resolve import environment, files, pull_secrets, revision
+from wherry_operator.resolve import environment, fields, files, pull_secrets, revision
 from wherry_operator.resolve.container import container, init_container
 from wherry_operator.resolve.downward import Host
-from wherry_operator.resolve.objects import Objects, Reference, ResolveError
+from wherry_operator.resolve.objects import Objects, Reference, ResolveError, Unsupported
 from wherry_operator.resolve.revision import Resolved
+from wherry_operator.resolve.tokens import Tokens
 from wherry_operator.resolve.volumes import KINDS, volume
 from wherry_runner import protocol
 
@@ -18,38 +19,26 @@ ARGV0_ANNOTATION = "wherry.dev/argv0"
 """`auto` puts the module's name first also for modules packed in Krustlet's way, `none` leaves it out for all others too
 (design §6); without the annotation it depends on the packing."""
 
-_REFUSED_SPEC = {
-    "hostNetwork": "a module has no network of its node",
-    "hostPID": "a module has no processes",
-    "hostIPC": "a module has no IPC",
-    "resourceClaims": "devices can't be given to modules",
-}
-_REFUSED_CONTAINER = {
-    "livenessProbe": "probes are not supported",
-    "readinessProbe": "probes are not supported",
-    "startupProbe": "probes are not supported",
-    "lifecycle": "lifecycle hooks are not supported",
-    "volumeDevices": "block devices can't be given to modules",
-    "restartPolicyRules": "restartPolicyRules is not supported",
-}
-
 
 def refusals(pod: Object) -> list[str]:
     """What the Pod asks for and a module can't have, each naming its field; empty if there is nothing."""
     spec = pod["spec"]
-    found = [f"spec.{field}: {why}" for field, why in _REFUSED_SPEC.items() if spec.get(field)]
+    found = [f"spec.{field}: {why}" for field, why in fields.REFUSED_OF_POD.items() if spec.get(field)]
     for kind in ("initContainers", "containers"):
+        refused = fields.REFUSED_OF_CONTAINER | (fields.REFUSED_OF_MAIN_CONTAINER if kind == "containers" else {})
         for index, item in enumerate(spec.get(kind) or ()):
-            found += [
-                f"spec.{kind}[{index}].{field}: {why}" for field, why in _REFUSED_CONTAINER.items() if item.get(field)
-            ]
+            found += [f"spec.{kind}[{index}].{field}: {why}" for field, why in refused.items() if item.get(field)]
     for index, item in enumerate(spec.get("volumes") or ()):
         for field in sorted(set(item) - {"name", *KINDS}):
-            found.append(
-                f"spec.volumes[{index}].{field}: volumes of this kind are not supported; "
-                f"{', '.join(KINDS[:-1])} and {KINDS[-1]} are"
-            )
+            why = f"volumes of this kind are not supported; {', '.join(KINDS[:-1])} and {KINDS[-1]} are"
+            found.append(f"spec.volumes[{index}].{field}: {fields.REFUSED_VOLUMES.get(field, why)}")
     return found
+
+
+def check(pod: Object) -> None:
+    """Raises Unsupported: the spec has a field that is refused."""
+    if refused := refusals(pod):
+        raise Unsupported("; ".join(refused))
 
 
 def references(pod: Object) -> set[Reference]:
@@ -62,13 +51,15 @@ def references(pod: Object) -> set[Reference]:
     return found
 
 
-def resolve(pod: Object, objects: Objects, *, now: datetime, host: Host | None = None) -> Resolved:
+def resolve(
+    pod: Object, objects: Objects, *, now: datetime, host: Host | None = None, tokens: Tokens | None = None
+) -> Resolved:
     """The Pod as a workload. Its deadline counts from its `status.startTime`, before that is written from `now`.
 
+    `tokens`: of its service account, those that its volumes ask for; None: it gets none.
     Raises ResolveError.
     """
-    if refused := refusals(pod):
-        raise ResolveError("; ".join(refused))
+    check(pod)
     metadata = pod["metadata"]
     namespace = metadata["namespace"]
     spec = PodSpec.model_validate(pod["spec"])
@@ -89,7 +80,8 @@ def resolve(pod: Object, objects: Objects, *, now: datetime, host: Host | None =
             for item in spec.containers
         ),
         volumes=tuple(
-            volume(item, namespace=namespace, objects=objects, downward=downward) for item in spec.volumes or ()
+            volume(item, namespace=namespace, objects=objects, downward=downward, tokens=tokens)
+            for item in spec.volumes or ()
         ),
         restart_policy=spec.restart_policy,
         termination_grace_period_seconds=30 if grace is None else grace,

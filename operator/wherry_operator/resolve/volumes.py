@@ -6,6 +6,7 @@ from wherry_operator.models import EmptyDir, Volume, WorkloadEmptyDir, WorkloadV
 from wherry_operator.resolve import files, quantity
 from wherry_operator.resolve.downward import Downward
 from wherry_operator.resolve.objects import Objects, mount_error
+from wherry_operator.resolve.tokens import Tokens
 from wherry_runner import protocol
 
 KINDS = ("configMap", "secret", "projected", "downwardAPI", "emptyDir", "hostPath")
@@ -13,14 +14,19 @@ KINDS = ("configMap", "secret", "projected", "downwardAPI", "emptyDir", "hostPat
 
 
 def volume(
-    spec: Volume | WorkloadVolume, *, namespace: str, objects: Objects, downward: Downward
+    spec: Volume | WorkloadVolume,
+    *,
+    namespace: str,
+    objects: Objects,
+    downward: Downward,
+    tokens: Tokens | None = None,
 ) -> protocol.FilesVolume | protocol.EmptyDirVolume | protocol.HostPathVolume:
     """One volume, resolved. Raises ResolveError."""
     if spec.empty_dir is not None:
         return _empty_dir(spec.name, spec.empty_dir)
     if isinstance(spec, Volume) and spec.host_path is not None:
         return _host_path(spec)
-    return files.volume_files(spec, namespace=namespace, objects=objects, downward=downward)
+    return files.volume_files(spec, namespace=namespace, objects=objects, downward=downward, tokens=tokens)
 
 
 def _empty_dir(name: str, source: EmptyDir | WorkloadEmptyDir) -> protocol.EmptyDirVolume:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TypeVar
 from urllib.parse import quote
@@ -19,7 +19,9 @@ from wherry_runner.protocol import (
     LogOptions,
     Refusal,
     RefusalReason,
+    RunnerCondition,
     RunnerInfo,
+    RunnerStats,
     WatchEvent,
     Wire,
     WorkloadPut,
@@ -42,12 +44,19 @@ MAX_EVENT_BYTES = 4 << 20
 KEPT_SECONDS = 30.0
 """An idle connection is kept for so long: a TLS handshake costs both sides more than the call that it is for."""
 
+BUFFER_BYTES = 64 << 10
+LOG_BUFFER_BYTES = 256 << 10
+"""Of a log, what is read ahead of a slow client, twice at most."""
+
 _Answer = TypeVar("_Answer", bound=Wire)
 _EVENT: TypeAdapter[WatchEvent] = TypeAdapter(WatchEvent)
 _TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
 _WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=3 * HEARTBEAT_SECONDS)
-_FOLLOW_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
+_PATIENT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
+"""For what lasts as long as somebody follows a log, or types."""
+
 _BROKEN = (aiohttp.ClientError, TimeoutError, OSError)
+_HEADERS = {"Accept-Encoding": "identity"}  # compressed, a stream is held back and a small answer may grow huge
 # A followed log may be silent for hours: only the kernel's probes tell a silent peer from a dead one.
 _KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -85,16 +94,16 @@ class _Connections:
         # No bound on connections: each watch and each followed log holds one. No environment: a proxy that
         # someone set for the way out of the cluster must not see what operator and runner say to each other.
         connector = aiohttp.TCPConnector(
-            ssl=context, limit=0, keepalive_timeout=KEPT_SECONDS, socket_factory=_probed_socket
+            ssl=context, limit=0, keepalive_timeout=KEPT_SECONDS, socket_factory=_kept_alive
         )
         self.http = aiohttp.ClientSession(
             connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trust_env=False
         )
 
 
-def _probed_socket(address: tuple[object, ...]) -> socket.socket:
-    family, kind, protocol = (int(part) for part in address[:3])  # type: ignore[call-overload]
-    made = socket.socket(family=family, type=kind, proto=protocol)
+def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
+    made = socket.socket(*address[:3])
+    made.setblocking(False)
     for option in _KEEPALIVE:
         made.setsockopt(*option)
     return made
@@ -119,6 +128,19 @@ class RunnerClient:
     async def info(self) -> RunnerInfo:
         """Who the runner is."""
         return await self._call(RunnerInfo, "GET", "/v1/info")
+
+    async def stats(self) -> RunnerStats:
+        """What the runner and its containers use."""
+        return await self._call(RunnerStats, "GET", "/v1/stats")
+
+    async def condition(self) -> RunnerCondition:
+        """What the runner is short of, and which images it has."""
+        try:
+            return await self._call(RunnerCondition, "GET", "/v1/condition")
+        except Refused as error:
+            if error.refusal.reason is RefusalReason.NOT_FOUND:
+                return RunnerCondition()  # of a release before it could say
+            raise
 
     async def put(self, workload_id: str, body: WorkloadPut) -> WorkloadStatus:
         """Bring a workload to what `body` says; one that says what is already so changes nothing."""
@@ -152,10 +174,20 @@ class RunnerClient:
 
         A break in the middle is raised out of the `async with`, as RunnerUnavailable.
         """
-        path = f"{_workload(workload_id)}/containers/{quote(container, safe='')}/log"
-        timeout = _FOLLOW_TIMEOUT if options.follow else _TIMEOUT
-        async with self._open("GET", path, query=_as_query(options), timeout=timeout) as response:
+        timeout = _PATIENT if options.follow else _TIMEOUT
+        path = f"{_container(workload_id, container)}/log"
+        async with self._open(
+            "GET", path, query=_as_query(options), timeout=timeout, buffer_bytes=LOG_BUFFER_BYTES
+        ) as response:
             yield self._pieces(response)
+
+    async def write_input(self, workload_id: str, container: str, pieces: AsyncIterable[bytes]) -> None:
+        """Give a container its input, piece by piece, as fast as it reads. Raises Refused (NoInput) where it takes none, or no
+        more."""
+        # As long as the client types and the guest does not read: neither has a bound.
+        path = f"{_container(workload_id, container)}/stdin"
+        async with self._open("PUT", path, content=pieces, timeout=_PATIENT):
+            pass
 
     async def watch(self) -> AsyncGenerator[WatchEvent, None]:
         """Every event as it comes; without end. Close the iterator (`contextlib.aclosing`) to leave early.
@@ -187,14 +219,12 @@ class RunnerClient:
         path: str,
         *,
         query: dict[str, str] | None = None,
-        content: bytes | None = None,
+        content: bytes | AsyncIterable[bytes] | None = None,
         timeout: aiohttp.ClientTimeout = _TIMEOUT,
+        buffer_bytes: int = BUFFER_BYTES,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        connections = await self._borrow()
-        headers = {"Accept-Encoding": "identity"}  # compressed, a stream is held back and a small answer may grow huge
-        if content is not None:
-            headers["Content-Type"] = "application/json"
-        try:
+        headers = {**_HEADERS, "Content-Type": "application/json"} if isinstance(content, bytes) else _HEADERS
+        async with self._borrowed() as connections:
             try:
                 response = await connections.http.request(
                     method,
@@ -205,6 +235,7 @@ class RunnerClient:
                     timeout=timeout,
                     allow_redirects=False,
                     server_hostname=self._tls.server_name,
+                    read_bufsize=buffer_bytes,
                 )
             except _BROKEN as error:
                 raise self._unavailable(error) from error
@@ -212,12 +243,9 @@ class RunnerClient:
                 if response.status >= 300:
                     raise self._refused(response.status, await self._read(response))
                 yield response
-        finally:
-            connections.users -= 1
-            if connections.retired and not connections.users:
-                await connections.http.close()
 
-    async def _borrow(self) -> _Connections:
+    @asynccontextmanager
+    async def _borrowed(self) -> AsyncIterator[_Connections]:
         context = self._tls.context()
         current = self._connections
         if current is None or current.context is not context:
@@ -228,12 +256,18 @@ class RunnerClient:
                     await current.http.close()
             current = self._connections
         current.users += 1
-        return current
+        try:
+            yield current
+        finally:
+            current.users -= 1
+            if current.retired and not current.users:
+                await current.http.close()
 
     async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
+        # Only what goes wrong here is the runner's: whoever shows the pieces has troubles of its own.
         try:
-            async for chunk in response.content.iter_any():
-                yield chunk
+            async for piece in response.content.iter_any():
+                yield piece
         except _BROKEN as error:
             raise self._unavailable(error) from error
 
@@ -244,9 +278,6 @@ class RunnerClient:
             if len(body) > MAX_ANSWER_BYTES:
                 raise RunnerError(f"{self}: an answer is larger than {MAX_ANSWER_BYTES} bytes")
         return bytes(body)
-
-    def _unavailable(self, error: Exception) -> RunnerUnavailable:
-        return RunnerUnavailable(f"{self} does not answer: {text(error)}")
 
     def _event(self, line: bytes) -> WatchEvent:
         try:
@@ -260,6 +291,9 @@ class RunnerClient:
         except ValidationError as error:
             raise RunnerError(f"{self}: the answer is no {kind.__name__}: {_short(error)}") from error
 
+    def _unavailable(self, error: Exception) -> RunnerUnavailable:
+        return RunnerUnavailable(f"{self} does not answer: {text(error)}")
+
     def _refused(self, status: int, body: bytes) -> RunnerError:
         try:
             return Refused(Refusal.model_validate_json(body))
@@ -269,6 +303,10 @@ class RunnerClient:
 
 def _workload(workload_id: str) -> str:
     return f"/v1/workloads/{quote(workload_id, safe='')}"
+
+
+def _container(workload_id: str, container: str) -> str:
+    return f"{_workload(workload_id)}/containers/{quote(container, safe='')}"
 
 
 def _as_query(options: LogOptions) -> dict[str, str]:

@@ -12,6 +12,13 @@ Json = dict[str, Any]
 LOST_EXIT_CODE = 137
 """Of a run that was lost with its runner: as if it had been killed, which it was."""
 
+NEVER_RAN_EXIT_CODE = 128
+
+NO_DEBUG = (
+    "debug containers are not supported for WebAssembly workloads: a module has no processes, no files of its image and no "
+    "shell that one could look at; see its output with kubectl logs"
+)
+
 CONTAINER_ID_SCHEME = "wherry://"
 
 
@@ -97,6 +104,12 @@ def waiting_status(name: str, image: str, reason: str, message: str = "") -> Jso
         "state": {"waiting": waiting},
         "lastState": {},
     }
+
+
+def refused_status(spec: Json) -> Json:
+    """The status of an ephemeral container. Ended, for kubectl debug would wait for one that is still to come."""
+    ended = {"exitCode": NEVER_RAN_EXIT_CODE, "reason": "ContainerCannotRun", "message": NO_DEBUG}
+    return {**waiting_status(spec["name"], spec["image"], ""), "state": {"terminated": ended}}
 
 
 def lost_and_waiting(before: Json, reason: str, message: str, now: datetime) -> Json:

@@ -4,7 +4,7 @@ pkg/kubelet/kubelet_pods.go)."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from wherry_operator.models import Object
@@ -15,6 +15,14 @@ from wherry_runner import protocol
 
 _ON_RUNNER = "on runner "
 
+_BEGUN = "PodReadyToStartContainers"
+
+BEGUN_WITHIN = timedelta(seconds=2)
+"""For so long the condition of that name may be late."""
+
+UNSUPPORTED = "UnsupportedField"
+"""`status.reason` of a Pod whose spec has a field that is refused."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Problem:
@@ -22,6 +30,8 @@ class Problem:
 
     reason: str
     message: str
+    pod_reason: str = ""
+    """Of the Pod as a whole, beside that of its containers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,6 +84,20 @@ def differs(live: Json, desired: Json) -> bool:
     return False
 
 
+def may_wait(pod: Object, observed: Observed, *, now: datetime) -> bool:
+    """Whether the status would only say that a runner has begun, a moment after it said that the Pod was taken.
+
+    Nobody waits for that; a start is mostly over before, and then both are one write instead of two.
+    """
+    live = pod.get("status") or {}
+    started = live.get("startTime")
+    if started is None or now - datetime.fromisoformat(started) >= BEGUN_WITHIN:
+        return False
+    desired = steps(pod, observed, now=now)[-1]
+    rest = [item for item in desired["conditions"] if item["type"] != _BEGUN]
+    return differs(live, desired) and not differs(live, {**desired, "conditions": rest})
+
+
 def patch(desired: Json) -> Json:
     """`desired` as a strategic merge patch. Addresses would be merged with those that are there: they are replaced."""
     return {**desired, "hostIPs": [*desired["hostIPs"], {"$patch": "replace"}]} if "hostIPs" in desired else desired
@@ -94,7 +118,7 @@ def runner_of(live: Json) -> str:
     if runner := containers.last_runner(container_statuses(live)):
         return runner
     for item in live.get("conditions") or []:
-        if item["type"] == "PodReadyToStartContainers" and item.get("message", "").startswith(_ON_RUNNER):
+        if item["type"] == _BEGUN and item.get("message", "").startswith(_ON_RUNNER):
             return str(item["message"].removeprefix(_ON_RUNNER))
     return ""
 
@@ -128,8 +152,14 @@ def _status(pod: Object, live: Json, observed: Observed, now: datetime) -> Json:
     }
     if init:
         body["initContainerStatuses"] = init
+    if debugging := spec.get("ephemeralContainers"):
+        body["ephemeralContainerStatuses"] = [containers.refused_status(each) for each in debugging]
     if status is not None and status.failure is not None and not is_terminal(pod):
         body |= {"reason": status.failure.reason, "message": status.failure.message}
+    elif observed.problem is not None and observed.problem.pod_reason and not is_terminal(pod):
+        body |= {"reason": observed.problem.pod_reason, "message": observed.problem.message}
+    elif live.get("reason") == UNSUPPORTED:
+        body |= {"reason": None, "message": None}  # this release supports what the one before did not
     # Without a runner it is the operator's own address: good enough until a runner's is known, never in its place.
     host_ip = observed.host_ip if observed.runner else live.get("hostIP") or observed.host_ip
     if host_ip:
@@ -217,7 +247,7 @@ def _conditions(
     else:
         ready = (True, "", "")
     result = [
-        condition("PodReadyToStartContainers", begun and not terminal, "", _placement(statuses, observed.runner)),
+        condition(_BEGUN, begun and not terminal, "", _placement(statuses, observed.runner)),
         condition("Initialized", not missing, *_initialized_reason(phase, missing)),
         condition("Ready", *_with_gates(pod, before, ready)),
         condition("ContainersReady", *ready),

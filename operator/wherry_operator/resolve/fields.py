@@ -1,0 +1,125 @@
+"""What becomes of each field of a Pod's spec, and of a container's: the table of docs/pods.md, as data.
+
+Tests hold it against that document, and against the schema that a real API server publishes: a field of a new Kubernetes version
+is decided about, never overlooked. A field that is missing here all the same is ignored, as by a kubelet of before its time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from enum import StrEnum
+
+
+class Treatment(StrEnum):
+    """What becomes of a field."""
+
+    HONOURED = "honoured"
+    KUBERNETES = "by Kubernetes"
+    """The control plane acts on it, before or beside the node."""
+    IGNORED = "ignored"
+    REFUSED = "refused"
+
+
+_HONOURED, _KUBERNETES, _IGNORED = Treatment.HONOURED, Treatment.KUBERNETES, Treatment.IGNORED
+
+
+def _table(*, refused: Mapping[str, str], **fields: Treatment) -> Mapping[str, Treatment]:
+    return {**fields, **dict.fromkeys(refused, Treatment.REFUSED)}
+
+
+REFUSED_OF_POD = {
+    "hostNetwork": "a module has no network of its node",
+    "hostPID": "a module has no processes",
+    "hostIPC": "a module has no IPC",
+    "resourceClaims": "devices can't be given to modules",
+    "resources": "resources of a whole Pod are not supported; give them to its containers",
+}
+"""Why, by field of `PodSpec`. Only what is true or not empty counts: `hostPID: false` asks for nothing."""
+
+POD = _table(
+    refused=REFUSED_OF_POD,
+    activeDeadlineSeconds=_HONOURED,
+    affinity=_KUBERNETES,
+    automountServiceAccountToken=_KUBERNETES,
+    containers=_HONOURED,
+    dnsConfig=_IGNORED,
+    dnsPolicy=_IGNORED,
+    enableServiceLinks=_IGNORED,
+    ephemeralContainers=_IGNORED,
+    hostAliases=_IGNORED,
+    hostUsers=_IGNORED,
+    hostname=_IGNORED,
+    hostnameOverride=_IGNORED,
+    imagePullSecrets=_HONOURED,
+    initContainers=_HONOURED,
+    nodeName=_KUBERNETES,
+    nodeSelector=_KUBERNETES,
+    os=_IGNORED,
+    overhead=_KUBERNETES,
+    preemptionPolicy=_KUBERNETES,
+    priority=_KUBERNETES,
+    priorityClassName=_KUBERNETES,
+    readinessGates=_HONOURED,
+    restartPolicy=_HONOURED,
+    runtimeClassName=_KUBERNETES,
+    schedulerName=_KUBERNETES,
+    schedulingGates=_KUBERNETES,
+    securityContext=_IGNORED,
+    serviceAccount=_KUBERNETES,
+    serviceAccountName=_KUBERNETES,
+    setHostnameAsFQDN=_IGNORED,
+    shareProcessNamespace=_IGNORED,
+    subdomain=_IGNORED,
+    terminationGracePeriodSeconds=_HONOURED,
+    tolerations=_KUBERNETES,
+    topologySpreadConstraints=_KUBERNETES,
+    volumes=_HONOURED,
+    workloadRef=_KUBERNETES,
+)
+"""Fields of `PodSpec`."""
+
+REFUSED_OF_CONTAINER = {
+    "livenessProbe": "probes are not supported",
+    "readinessProbe": "probes are not supported",
+    "startupProbe": "probes are not supported",
+    "lifecycle": "lifecycle hooks are not supported",
+    "volumeDevices": "block devices can't be given to modules",
+    "restartPolicyRules": "restartPolicyRules is not supported",
+}
+"""Why, by field of `Container`."""
+
+REFUSED_OF_MAIN_CONTAINER = {
+    "restartPolicy": "a container's own restartPolicy is not supported; that of the Pod counts",
+}
+"""Why, by field of a container that is no init container."""
+
+CONTAINER = _table(
+    refused=REFUSED_OF_CONTAINER,
+    args=_HONOURED,
+    command=_HONOURED,
+    env=_HONOURED,
+    envFrom=_HONOURED,
+    image=_HONOURED,
+    imagePullPolicy=_HONOURED,
+    name=_HONOURED,
+    ports=_IGNORED,
+    resizePolicy=_IGNORED,
+    resources=_HONOURED,
+    restartPolicy=_HONOURED,
+    securityContext=_IGNORED,
+    stdin=_HONOURED,
+    stdinOnce=_HONOURED,
+    terminationMessagePath=_IGNORED,
+    terminationMessagePolicy=_IGNORED,
+    tty=_IGNORED,
+    volumeMounts=_HONOURED,
+    workingDir=_HONOURED,
+)
+"""Fields of `Container`."""
+
+REFUSED_VOLUMES = {
+    "persistentVolumeClaim": (
+        "a claim can't be mounted into a module; mount it into the runners, and let them offer it by --host-path"
+    ),
+}
+"""Why, for kinds of volumes about which there is more to say than that they are not supported."""
