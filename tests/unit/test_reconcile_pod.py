@@ -72,6 +72,7 @@ class Scene:
             deliveries=self.deliveries,
             events=Recorder(kube, self.events),
             node_address="10.0.0.7",
+            node_labels={"kubernetes.io/arch": "wasm32-wasi"},
         )
 
     def see(self, body: Json) -> None:

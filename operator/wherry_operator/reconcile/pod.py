@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Mapping
 from datetime import UTC, datetime
 
+from wherry_operator import admission
+from wherry_operator.admission import Rejection
 from wherry_operator.events import EventRecorder
 from wherry_operator.kube import Kube, NotFound, PatchKind
 from wherry_operator.models import Object, PodSpec
@@ -50,15 +53,18 @@ class PodReconciler:
         deliveries: Deliveries,
         events: EventRecorder,
         node_address: str,
+        node_labels: Mapping[str, str],
         tokens: ServiceAccountTokens | None = None,
     ) -> None:
-        """`tokens`: None where Pods get none of their service accounts'."""
+        """`node_labels`: those that the node has at least; an administrator may have given it more.
+        `tokens`: None where Pods get none of their service accounts'."""
         self._kube = kube_as_node
         self._store = store
         self._references = references
         self._deliveries = deliveries
         self._events = events
         self._node_address = node_address
+        self._node_labels = node_labels
         self._tokens = tokens
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
 
@@ -113,8 +119,14 @@ class PodReconciler:
         live = pod.get("status") or {}
         place = self._deliveries.locate(uid, last_runner=pod_status.runner_of(live))
         if place is None:
+            needs = Needs.of_pod(PodSpec.model_validate(pod["spec"]))
+            # Only before it was taken: what came true since rejects nobody.
+            if not live.get("startTime") and (rejection := await self._rejection(pod, needs)):
+                self._record(pod, happenings.WARNING, rejection.reason, rejection.message)
+                await self._write_steps(pod, [pod_status.rejected(pod, rejection, now=datetime.now(UTC))])
+                return None
             try:
-                place = self._deliveries.choose(uid, _owner(pod), Needs.of_pod(PodSpec.model_validate(pod["spec"])))
+                place = self._deliveries.choose(uid, _owner(pod), needs)
             except NoRunner as error:
                 self._deliveries.wait(_key(pod))
                 self._record(pod, happenings.WARNING, "FailedPlacement", str(error))
@@ -172,6 +184,21 @@ class PodReconciler:
             return pod_status.BEGUN_WITHIN.total_seconds()
         await self._write(pod, observed)
         return renewal
+
+    async def _rejection(self, pod: Object, needs: Needs) -> Rejection | None:
+        """Why the Pod is not for this node, whatever may come; None: it is."""
+        spec, node = pod["spec"], pod["spec"]["nodeName"]
+        if not admission.matches(spec, node, self._node_labels):
+            try:
+                found = await self._kube.get(f"/api/v1/nodes/{node}")
+            except NotFound:
+                return None  # it is about to be made anew, with labels that nobody knows yet
+            if not admission.matches(spec, node, found["metadata"].get("labels") or {}):
+                return admission.NOT_MATCHED
+        if (offer := self._deliveries.offer()) is None:
+            return None
+        offered, kept = offer
+        return admission.resources(needs.demand, kept=kept, offered=offered)
 
     async def _end(self, pod: Object) -> float | None:
         """A Pod that is being deleted: stop it, show its end, then confirm the deletion."""
@@ -254,7 +281,10 @@ class PodReconciler:
 
     async def _write(self, pod: Object, observed: Observed) -> Object:
         """Bring the Pod's live status to what is observed; the object as the last write left it."""
-        for desired in pod_status.steps(pod, observed, now=datetime.now(UTC)):
+        return await self._write_steps(pod, pod_status.steps(pod, observed, now=datetime.now(UTC)))
+
+    async def _write_steps(self, pod: Object, steps: list[Object]) -> Object:
+        for desired in steps:
             live = pod.get("status") or {}
             if not pod_status.differs(live, desired):
                 continue

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from wherry_operator.admission import Rejection
 from wherry_operator.models import Object
 from wherry_operator.status import containers
 from wherry_operator.status.containers import Json, rfc3339
@@ -60,6 +61,17 @@ def steps(pod: Object, observed: Observed, *, now: datetime) -> list[Json]:
             live = {**live, **first}
     result.append(_status(pod, live, observed, now))
     return result
+
+
+def rejected(pod: Object, rejection: Rejection, *, now: datetime) -> Json:
+    """The status of a Pod that is not taken: it fails, and nothing else is said of it."""
+    return {
+        "observedGeneration": pod["metadata"].get("generation", 1),
+        "phase": FAILED,
+        "reason": rejection.reason,
+        "message": f"Pod was rejected: {rejection.message}",
+        "startTime": rfc3339(now),
+    }
 
 
 def differs(live: Json, desired: Json) -> bool:
