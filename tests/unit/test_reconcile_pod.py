@@ -318,6 +318,19 @@ def test_a_deletion_is_confirmed_where_the_runner_has_nothing_of_it() -> None:
     assert PATH not in scene.kube.objects
 
 
+def test_a_deletion_is_confirmed_once_also_where_the_watch_is_slow_to_tell() -> None:
+    scene = Scene().run()
+    scene.one.restart()
+    scene.delete()
+    scene.kube.calls.clear()
+    scene.reconcile()
+    assert scene.store.get("boats", "hello") is not None, "nobody has told yet"
+    scene.reconcile()
+    assert [verb for verb, _ in scene.kube.calls].count("DELETE") == 1
+    scene.reconciler.gone(KEY, "u-1")
+    assert not scene.reconciler._confirmed
+
+
 def test_a_deletion_is_confirmed_also_where_the_word_of_its_end_comes_before_the_answer() -> None:
     scene = Scene()
     scene.reconcile()

@@ -67,6 +67,8 @@ class PodReconciler:
         self._node_labels = node_labels
         self._tokens = tokens
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
+        self._confirmed: set[str] = set()
+        """Those whose end was confirmed, until they are seen to be gone."""
 
     # --- for the kubelet API ------------------------------------------------------------------------------------------
 
@@ -88,6 +90,7 @@ class PodReconciler:
     def gone(self, key: Key, uid: str) -> None:
         """Note that the Pod with this UID exists no more."""
         self._gone[key].add(uid)
+        self._confirmed.discard(uid)
         self._references.use(key, key.namespace, ())
 
     async def reconcile(self, key: Key) -> float | None:
@@ -235,8 +238,9 @@ class PodReconciler:
                 if not at_once:
                     pod = await self._write(pod, self._observed(place))
                 await self._deliveries.delete(uid, place.runner, grace_seconds=0)
-        if not at_once:
+        if not at_once and uid not in self._confirmed:
             await self._kube.delete(_path(pod), uid=uid, grace_seconds=0)
+            self._confirmed.add(uid)
         self._deliveries.forget(uid, uid)
         return None
 
