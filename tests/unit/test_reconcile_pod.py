@@ -300,6 +300,19 @@ def test_a_deletion_stops_the_guest_shows_its_end_and_is_confirmed_in_this_order
     assert scene.one.state.statuses == {}
 
 
+def test_a_runner_is_told_once_to_stop_and_again_only_with_another_grace_period() -> None:
+    scene = Scene().run()
+    scene.one.on_delete = lambda uid: scene.one.says(uid, RUNNING, phase=Phase.STOPPING)
+    scene.delete(grace=7)
+    scene.reconcile()
+    scene.one.says("u-1", container(end(137)), phase=Phase.STOPPING)
+    scene.reconcile()
+    assert scene.one.deletes == [("u-1", 7)]
+    scene.delete(grace=1)
+    scene.reconcile()
+    assert scene.one.deletes == [("u-1", 7), ("u-1", 1)]
+
+
 def test_the_end_is_shown_also_where_it_comes_before_the_answer_to_the_delete() -> None:
     scene = Scene().run()
     scene.one.on_delete = lambda uid: scene.one.says(uid, container(end(3)), phase=Phase.ENDED)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 from collections import defaultdict
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
 from wherry_operator import admission
@@ -22,6 +23,7 @@ from wherry_operator.queue import Key
 from wherry_operator.reconcile.tokens import ServiceAccountTokens
 from wherry_operator.references import References
 from wherry_operator.resolve import pod as resolving
+from wherry_operator.resolve import resize
 from wherry_operator.resolve.downward import Host
 from wherry_operator.resolve.objects import ResolveError, Unsupported
 from wherry_operator.resolve.revision import Resolved
@@ -67,6 +69,8 @@ class PodReconciler:
         self._node_labels = node_labels
         self._tokens = tokens
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
+        self._stopping: dict[str, int] = {}
+        """The grace period with which a runner was told to stop a Pod."""
         self._confirmed: set[str] = set()
         """Those whose end was confirmed, until they are seen to be gone."""
 
@@ -90,6 +94,7 @@ class PodReconciler:
     def gone(self, key: Key, uid: str) -> None:
         """Note that the Pod with this UID exists no more."""
         self._gone[key].add(uid)
+        self._stopping.pop(uid, None)
         self._confirmed.discard(uid)
         self._references.use(key, key.namespace, ())
 
@@ -173,6 +178,9 @@ class PodReconciler:
                 status = await self._deliveries.put(uid, place.runner, resolved, history)
             except Refused as error:
                 message = f"runner {place.runner}: {error.refusal.message}"
+                if error.full and status is not None and resize.decide(pod).wanted:
+                    await self._write(pod, replace(self._observed(place), deferred=message))
+                    return RETRY_SECONDS
                 if error.full:
                     self._record(pod, happenings.WARNING, "FailedPlacement", message)
                     # It is left for another: the status must not name it any more.
@@ -223,9 +231,15 @@ class PodReconciler:
                         self._record(
                             pod, happenings.NORMAL, "Killing", f"Stopping container {container.name}", container.name
                         )
-                grace = metadata.get("deletionGracePeriodSeconds")
+                wanted = metadata.get("deletionGracePeriodSeconds")
+                grace = 30 if wanted is None else wanted
+                if place.status.phase is Phase.STOPPING and self._stopping.get(uid) == grace:
+                    # Once is enough: asked again when it has just ended, its runner would forget how before we heard.
+                    await self._write(pod, self._observed(place))
+                    return None
                 try:
-                    await self._deliveries.delete(uid, place.runner, grace_seconds=30 if grace is None else grace)
+                    await self._deliveries.delete(uid, place.runner, grace_seconds=grace, keep_ended=True)
+                    self._stopping[uid] = grace
                 except RunnerError as error:
                     log.warning("pod %s/%s: %s", metadata["namespace"], metadata["name"], error)
                     return RETRY_SECONDS
@@ -247,6 +261,7 @@ class PodReconciler:
     async def _resolve(self, pod: Object, place: Place) -> tuple[Resolved, float | None]:
         """What is to run, and after how many seconds a token of it is to be renewed. Raises ResolveError."""
         resolving.check(pod)
+        pod = resize.decide(pod).pod
         wanted = resolving.references(pod)
         namespace = pod["metadata"]["namespace"]
         self._references.use(_key(pod), namespace, wanted)
