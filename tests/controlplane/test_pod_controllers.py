@@ -102,6 +102,16 @@ def test_a_replacement_is_made_only_when_the_first_has_ended_where_the_job_wants
     assert (space.get("job", "careful") or {})["status"].get("terminating", 0) == 0
 
 
+def test_a_job_is_done_when_its_main_module_is_whatever_its_sidecar_does(space: Workspace) -> None:
+    side = {"name": "side", "image": space.push(wat.sleeps("beside")), "restartPolicy": "Always"}
+    more = {"initContainers": [side], "terminationGracePeriodSeconds": 1}
+    job(space, "accompanied", space.push(wat.exits(0)), pod=more)
+    space.kubectl("wait", "--for=condition=Complete", "job/accompanied", "--timeout=60s")
+    job(space, "limited", space.push(wat.sleeps()), activeDeadlineSeconds=2, pod={"terminationGracePeriodSeconds": 1})
+    space.kubectl("wait", "--for=condition=Failed", "job/limited", "--timeout=60s")
+    assert conditions(space.get("job", "limited") or {})["Failed"]["reason"] == "DeadlineExceeded"
+
+
 def test_a_suspended_job_ends_its_pods_and_goes_on_when_resumed(space: Workspace) -> None:
     image = space.push(wat.sleeps())
     job(space, "pauses", image, parallelism=2, completions=2, pod={"terminationGracePeriodSeconds": 0})
