@@ -185,6 +185,7 @@ def test_another_content_is_sent_and_the_same_is_not() -> None:
     config = "/api/v1/namespaces/boats/configmaps/c"
     scene = Scene(volumes=[{"name": "v", "configMap": {"name": "c"}}])
     scene.kube.put(config, {"metadata": {"name": "c", "namespace": "boats", "uid": "c"}, "data": {"a": "1"}})
+    scene.run()
     assert scene.reconcile() is None, "it is told when the ConfigMap changes"
     scene.kube.put(config, {"metadata": {"name": "c", "namespace": "boats", "uid": "c"}, "data": {"a": "2"}})
     scene.succeed()  # with an empty cache
