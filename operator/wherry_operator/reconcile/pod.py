@@ -256,8 +256,6 @@ class PodReconciler:
             await self._kube.delete(_path(pod), uid=uid, grace_seconds=0)
             self._confirmed.add(uid)
         self._deliveries.forget(uid, uid)
-        if not at_once and not pod["metadata"].get("finalizers"):
-            self._store.seen(pod, deleted=True)  # what else is heard of it until its watch says so costs no other delete
         return None
 
     async def _resolve(self, pod: Object, place: Place) -> tuple[Resolved, float | None]:
