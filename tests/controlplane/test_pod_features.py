@@ -82,6 +82,10 @@ def test_a_failing_init_container_fails_its_pod_under_never(space: Workspace) ->
     assert terminated(body, "bad", "initContainerStatuses")["exitCode"] == 7
     assert space.waiting("never")["reason"] == "PodInitializing"
     assert "Init:Error" in space.kubectl("get", "pod", "never")
+    space.wait(
+        lambda: ("Started", "Container started") in space.events("never"), "its start is told, as of any container"
+    )
+    assert "Failed" not in dict(space.events("never"))
 
 
 def test_a_sidecar_runs_beside_and_ends_after_the_main_container(space: Workspace) -> None:

@@ -54,6 +54,7 @@ def test_a_limit_that_may_not_restart_the_module_is_infeasible_until_it_is_taken
     pending = condition(space, "stays", "PodResizePending")
     assert (pending["status"], pending["reason"]) == ("True", "Infeasible")
     assert "container main: the memory limit of a running module can't be changed" in pending["message"]
+    space.wait(lambda: "can't be changed" in space.kubectl("describe", "pod", "stays"), "describe shows the Event")
     after = space.container("stays")
     assert after["resources"] == before["resources"] == SMALL
     assert (after["containerID"], after["ready"]) == (before["containerID"], True)

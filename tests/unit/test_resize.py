@@ -8,6 +8,8 @@ from typing import Any
 
 from tests.unit.test_pod_status import RUNNING, apply, new_pod, workload_status
 from wherry_operator.resolve import resize
+from wherry_operator.status import happenings
+from wherry_operator.status.happenings import Happening
 from wherry_operator.status.pod import Observed, differs, steps
 from wherry_runner import protocol
 
@@ -86,6 +88,8 @@ def test_a_limit_that_must_not_restart_is_refused_and_what_it_had_stays() -> Non
     assert (pending["reason"], has(pod)) == ("Infeasible", SMALL)
     assert pending["message"].startswith("container main: the memory limit of a running module can't be changed")
     assert show(pod, seen(), after=60) == 0, "said once"
+    assert happenings.of_resize({}, pod["status"]) == [Happening("Warning", "ResizeInfeasible", pending["message"])]
+    assert happenings.of_resize(pod["status"], pod["status"]) == []
     ask(pod, SMALL)
     assert show(pod, seen()) == 1 and not conditions(pod)
 

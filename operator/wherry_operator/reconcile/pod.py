@@ -33,7 +33,7 @@ from wherry_operator.status import containers, happenings
 from wherry_operator.status import pod as pod_status
 from wherry_operator.status.happenings import Happening
 from wherry_operator.status.pod import Observed, Problem
-from wherry_runner.protocol import Owner, Phase, WorkloadStatus
+from wherry_runner.protocol import Owner, Phase, Running, WorkloadStatus
 
 log = logging.getLogger(__name__)
 
@@ -227,7 +227,9 @@ class PodReconciler:
                 return RETRY_SECONDS
             if place.status is not None and place.status.phase is not Phase.ENDED:
                 if place.status.phase is Phase.ACTIVE:
-                    for container in place.status.containers:
+                    for container in (*place.status.init_containers, *place.status.containers):
+                        if not isinstance(container.state, Running):
+                            continue
                         self._record(
                             pod, happenings.NORMAL, "Killing", f"Stopping container {container.name}", container.name
                         )
@@ -321,10 +323,12 @@ class PodReconciler:
     def _tell(self, pod: Object, before: Object, after: Object) -> None:
         metadata = pod["metadata"]
         owner = f"{metadata['name']}_{metadata['namespace']}({metadata['uid']})"
-        old = {status["name"]: status for status in before.get("containerStatuses") or []}
-        for status in after["status"].get("containerStatuses") or []:
+        old = {status["name"]: status for status in pod_status.container_statuses(before)}
+        for status in pod_status.container_statuses(after["status"]):
             for happening in happenings.between(old.get(status["name"], {}), status, owner=owner):
                 self._events.record({**after, "apiVersion": "v1", "kind": KIND}, happening)
+        for happening in happenings.of_resize(before, after["status"]):
+            self._events.record({**after, "apiVersion": "v1", "kind": KIND}, happening)
 
     def _record(self, pod: Object, kind: str, reason: str, message: str, container: str = "") -> None:
         self._events.record({**pod, "apiVersion": "v1", "kind": KIND}, Happening(kind, reason, message, container))
