@@ -7,7 +7,10 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from tests.unit.test_pod_status import RUNNING, apply, new_pod, workload_status
+from tests.unit.test_reconcile_pod import Scene
+from wherry_operator.reconcile.pod import RETRY_SECONDS
 from wherry_operator.resolve import resize
+from wherry_operator.runners.client import Refused
 from wherry_operator.status import happenings
 from wherry_operator.status.happenings import Happening
 from wherry_operator.status.pod import Observed, differs, steps
@@ -121,6 +124,32 @@ def test_what_a_runner_has_not_is_deferred() -> None:
     assert conditions(pod).keys() == {"PodResizePending"} and has(pod) == SMALL
     show(pod, seen("b", restart_count=1))
     assert not conditions(pod) and has(pod) == LARGE
+
+
+def test_what_is_deferred_keeps_nothing_else_from_a_pod() -> None:
+    volume = {"name": "v", "configMap": {"name": "c"}}
+    main: Json = {"name": "main", "image": "i", "resources": SMALL}
+    main["resizePolicy"] = [{"resourceName": "memory", "restartPolicy": "RestartContainer"}]
+    scene = Scene(containers=[main], volumes=[volume])
+    config = {"metadata": {"name": "c", "namespace": "boats", "uid": "c"}}
+    path = "/api/v1/namespaces/boats/configmaps/c"
+    scene.kube.put(path, {**config, "data": {"a": "1"}})
+    scene.run()
+    scene.change(lambda body: body["spec"]["containers"][0].update(resources=LARGE))
+    scene.kube.put(path, {**config, "data": {"a": "2"}})
+    scene.succeed()
+    full = Refused(protocol.Refusal(reason=protocol.RefusalReason.NO_ROOM, message="memory: …"))
+    scene.one.errors = [full]
+    assert scene.reconcile() == RETRY_SECONDS
+    pending = {item["type"]: item for item in scene.status["conditions"]}["PodResizePending"]
+    assert (pending["reason"], pending["message"]) == ("Deferred", "runner one: memory: …")
+    sent = scene.one.puts[-1][1].workload
+    (files,) = sent.volumes
+    assert isinstance(files, protocol.FilesVolume) and files.files[0].data == b"2"
+    assert sent.containers[0].resources.memory_limit_bytes == 32 << 20
+    scene.one.says("u-1", RUNNING)
+    scene.reconcile()
+    assert scene.one.puts[-1][1].workload.containers[0].resources.memory_limit_bytes == 64 << 20, "it is tried again"
 
 
 def test_a_pod_that_has_ended_asks_for_nothing_any_more() -> None:

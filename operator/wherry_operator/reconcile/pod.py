@@ -179,8 +179,7 @@ class PodReconciler:
             except Refused as error:
                 message = f"runner {place.runner}: {error.refusal.message}"
                 if error.full and status is not None and resize.decide(pod).wanted:
-                    await self._write(pod, replace(self._observed(place), deferred=message))
-                    return RETRY_SECONDS
+                    return await self._defer(pod, place, status, message)
                 if error.full:
                     self._record(pod, happenings.WARNING, "FailedPlacement", message)
                     # It is left for another: the status must not name it any more.
@@ -195,6 +194,18 @@ class PodReconciler:
             return pod_status.BEGUN_WITHIN.total_seconds()
         await self._write(pod, observed)
         return renewal
+
+    async def _defer(self, pod: Object, place: Place, status: WorkloadStatus, why: str) -> float:
+        """Its runner has no room for the resources that it asks for: it runs on with those that it has, and whatever else has
+        changed reaches it."""
+        uid = pod["metadata"]["uid"]
+        resolved, _ = await self._resolve(resize.unchanged(pod), place)
+        self._deliveries.weigh(uid, place, resolved.workload)
+        if status.content_revision != resolved.content_revision:
+            history = containers.history(pod_status.container_statuses(pod.get("status") or {}))
+            status = await self._deliveries.put(uid, place.runner, resolved, history)
+        await self._write(pod, replace(self._observed(place, status), deferred=why))
+        return RETRY_SECONDS
 
     async def _rejection(self, pod: Object, needs: Needs) -> Rejection | None:
         """Why the Pod is not for this node, whatever may come; None: it is."""
