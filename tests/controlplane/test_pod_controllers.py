@@ -95,8 +95,9 @@ def test_a_replacement_is_made_only_when_the_first_has_ended_where_the_job_wants
         return [each for each in pods(space) if each["status"]["phase"] in ("Pending", "Running")]
 
     def replaced() -> bool:
-        assert len(alive()) <= 1, "never two at once"
-        return bool(alive()) and alive()[0]["metadata"]["uid"] != first["metadata"]["uid"]
+        now = alive()
+        assert len(now) <= 1, "never two at once"
+        return bool(now) and now[0]["metadata"]["uid"] != first["metadata"]["uid"]
 
     space.wait(replaced, "another took its place")
     assert (space.get("job", "careful") or {})["status"].get("terminating", 0) == 0

@@ -308,7 +308,7 @@ def test_a_runner_is_told_once_to_stop_and_again_only_with_another_grace_period(
     scene.reconcile()
     scene.one.says("u-1", container(end(137)), phase=Phase.STOPPING)
     scene.reconcile()
-    assert scene.one.deletes == [("u-1", 7)]
+    assert (scene.one.deletes, scene.written) == ([("u-1", 7)], []), "how it ended is written with the phase"
     scene.delete(grace=1)
     scene.reconcile()
     assert scene.one.deletes == [("u-1", 7), ("u-1", 1)]

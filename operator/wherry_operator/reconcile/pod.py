@@ -33,7 +33,7 @@ from wherry_operator.status import containers, happenings
 from wherry_operator.status import pod as pod_status
 from wherry_operator.status.happenings import Happening
 from wherry_operator.status.pod import Observed, Problem
-from wherry_runner.protocol import Owner, Phase, Running, WorkloadStatus
+from wherry_runner.protocol import ContainerStatus, Owner, Phase, Running, WorkloadStatus
 
 log = logging.getLogger(__name__)
 
@@ -238,7 +238,7 @@ class PodReconciler:
                 return RETRY_SECONDS
             if place.status is not None and place.status.phase is not Phase.ENDED:
                 if place.status.phase is Phase.ACTIVE:
-                    for container in (*place.status.init_containers, *place.status.containers):
+                    for container in _containers(place.status):
                         if not isinstance(container.state, Running):
                             continue
                         self._record(
@@ -248,8 +248,9 @@ class PodReconciler:
                 grace = 30 if wanted is None else wanted
                 if place.status.phase is Phase.STOPPING and self._stopping.get(uid) == grace:
                     # Once is enough: asked again when it has just ended, its runner would forget how before we heard.
-                    await self._write(pod, self._observed(place))
-                    return None
+                    if any(isinstance(each.state, Running) for each in _containers(place.status)):
+                        await self._write(pod, self._observed(place))
+                    return None  # of the last container's end the runner tells with that of the whole
                 try:
                     await self._deliveries.delete(uid, place.runner, grace_seconds=grace, keep_ended=True)
                     self._stopping[uid] = grace
@@ -343,6 +344,10 @@ class PodReconciler:
 
     def _record(self, pod: Object, kind: str, reason: str, message: str, container: str = "") -> None:
         self._events.record({**pod, "apiVersion": "v1", "kind": KIND}, Happening(kind, reason, message, container))
+
+
+def _containers(status: WorkloadStatus) -> tuple[ContainerStatus, ...]:
+    return (*status.init_containers, *status.containers)
 
 
 def _owner(pod: Object) -> Owner:
