@@ -26,7 +26,7 @@ from wherry_operator.metrics import Metrics, State
 from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
 from wherry_operator.queue import Fatal, Key, WorkQueue
-from wherry_operator.reconcile import pod, workload
+from wherry_operator.reconcile import node_object, pod, workload
 from wherry_operator.reconcile.node import NodeKeeper
 from wherry_operator.reconcile.resync import Collection, Resync
 from wherry_operator.reconcile.revisions import Revisions
@@ -137,6 +137,7 @@ class Operator:
             deliveries=self._deliveries,
             events=self._pod_events,
             node_address=settings.kubelet.address,
+            node_labels=node_object.labels(settings),
             tokens=ServiceAccountTokens(self._kube_as_node) if settings.service_account_tokens else None,
         )
         self._revisions = Revisions(self._kube, self._workloads, busy=self._is_busy)

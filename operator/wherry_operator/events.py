@@ -133,7 +133,9 @@ class EventRecorder:
             "resourceVersion": metadata.get("resourceVersion", ""),
         }
         if happening.container and about["kind"] == "Pod":
-            reference["fieldPath"] = f"spec.containers{{{happening.container}}}"
+            first = {each["name"] for each in (about.get("spec") or {}).get("initContainers") or ()}
+            kind = "initContainers" if happening.container in first else "containers"
+            reference["fieldPath"] = f"spec.{kind}{{{happening.container}}}"
         await self._kube.create(
             f"/api/v1/namespaces/{namespace}/events",
             {

@@ -18,8 +18,9 @@ the highest ever seen is refused (`StaleEpoch`), so a deposed leader can do no h
 workload within an epoch: an older one is refused (`StaleSequence`), so a delayed request can't undo a newer one.
 
 **Change.** `template_hash` covers what a container can't change while it runs: another value restarts the containers.
-`content_revision` covers the files of volumes and the credentials: another value swaps them in place. A PUT that changes
-neither is a no-op.
+`content_revision` covers the files of volumes and the credentials: another value swaps them in place; variables, module and
+resources are those of the next run. A container that runs with other limits is ended for that, if its policy lets it run again;
+what doesn't fit is refused (`NoRoom`), and then nothing has changed. A PUT that changes neither is a no-op.
 
 **Delete.** The first one stops what runs; asked again once it has ended, the runner forgets it. With `keepEnded` it keeps one
 that ended by itself: whoever counts ends may not have heard of it yet. A life that was stopped leaves nothing to the next one

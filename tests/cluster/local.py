@@ -169,15 +169,16 @@ class LocalCluster(Cluster):
         else:
             process.stop(timeout_seconds=STOP_TIMEOUT_SECONDS)
 
-    def start_component(self, component: str) -> None:
+    def start_component(self, component: str, *flags: str) -> None:
         """Start one component with its ports and data, and return when it is ready.
 
+        :param flags: besides those that it always has.
         :raises ProcessFailed: it did not start.
         """
         old = self._processes.get(component)
         if old is not None and old.running:
             raise ClusterError(f"{component} of cluster {self.name!r} runs already")
-        self._launch(component)
+        self._launch(component, *flags)
         self._wait_ready(component)
 
     def forget_history(self) -> None:
@@ -222,11 +223,11 @@ class LocalCluster(Cluster):
             timeout_seconds=START_TIMEOUT_SECONDS,
         )
 
-    def _launch(self, component: str) -> None:
+    def _launch(self, component: str, *flags: str) -> None:
         assert self._layout is not None
         self._progress.step(f"starting {component}")
         self._processes[component] = self._spawn(
-            component, [*COMPONENTS[component](self._layout), *self._flags.get(component, ())]
+            component, [*COMPONENTS[component](self._layout), *self._flags.get(component, ()), *flags]
         )
         self._save_record()
 

@@ -268,14 +268,14 @@ class NodeCluster(LocalCluster):
 
     # --- what `local` does on the host's loopback ---------------------------------------------------------------------
 
-    def _launch(self, component: str) -> None:
+    def _launch(self, component: str, *flags: str) -> None:
         if component not in self._parts:
-            super()._launch(component)
+            super()._launch(component, *flags)
             return
         machine, command, _ = self._parts[component]
         self._progress.step(f"starting {component}")
         log = self.logs / f"{component}.log"
-        self._processes[component] = machine.spawn(component, command(), log=log, env=ENVIRONMENT)
+        self._processes[component] = machine.spawn(component, [*command(), *flags], log=log, env=ENVIRONMENT)
         self._save_record()
 
     def _wait_ready(self, component: str) -> None:

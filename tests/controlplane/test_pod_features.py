@@ -82,6 +82,10 @@ def test_a_failing_init_container_fails_its_pod_under_never(space: Workspace) ->
     assert terminated(body, "bad", "initContainerStatuses")["exitCode"] == 7
     assert space.waiting("never")["reason"] == "PodInitializing"
     assert "Init:Error" in space.kubectl("get", "pod", "never")
+    space.wait(
+        lambda: ("Started", "Container started") in space.events("never"), "its start is told, as of any container"
+    )
+    assert "Failed" not in dict(space.events("never"))
 
 
 def test_a_sidecar_runs_beside_and_ends_after_the_main_container(space: Workspace) -> None:
@@ -208,16 +212,40 @@ def test_a_pull_secret_opens_a_private_registry_and_nothing_else_does(
     space.wait(
         lambda: space.phase("asks", kind="wasmworkload") in ("ErrImagePull", "ImagePullBackOff"), "anonymously it can't"
     )
-    auth = base64.b64encode(b"me:hunter2").decode()
-    config = json.dumps({"auths": {private.address: {"auth": auth}}})
-    space.kubectl(
-        "create",
-        "secret",
-        "generic",
-        "pull",
-        "--type=kubernetes.io/dockerconfigjson",
-        f"--from-literal=.dockerconfigjson={config}",
-    )
+    _pull_secret(space, private)
     space.wait(lambda: space.instance("asks").get("exitCode") == 0, "with the Secret it runs")
     assert "hunter2" not in apart.runners["runner-p"].log.read_text()
     assert not apart.runners["runner-p"].traces("hunter2")
+
+
+@pytest.mark.parametrize("whose", ["the Pod's", "its ServiceAccount's"])
+def test_a_pods_pull_secret_is_its_own_or_its_service_accounts(
+    apart: Installation, private: Registry, registry: Registry, namespace: str, tmp_path: Path, whose: str
+) -> None:
+    space = Workspace(apart, registry, namespace, tmp_path)
+    module = wat.write(wat.exits(0, says="let in"), tmp_path / "m.wasm")
+    # Always: what one Pod was let in for is no other's.
+    image = images.push(private.address, "team/pods", [module], login=("me", "hunter2"))
+    space.pod("stranger", image, imagePullPolicy="Always")
+    space.wait(
+        lambda: space.waiting("stranger").get("reason") in ("ErrImagePull", "ImagePullBackOff"), "it is not let in"
+    )
+    _pull_secret(space, private)
+    spec: Json = {"restartPolicy": "Never", "imagePullSecrets": [{"name": "pull"}]}
+    if whose == "its ServiceAccount's":
+        account = {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": {"name": "puller"}}
+        space.apply({**account, "imagePullSecrets": [{"name": "pull"}]})
+        spec = {"restartPolicy": "Never", "serviceAccountName": "puller"}
+    space.pod("friend", image, spec=spec, imagePullPolicy="Always")
+    space.wait_phase("friend", "Succeeded")
+    assert space.logs("friend") == "let in\n"
+    assert space.waiting("stranger"), "it is still not let in"
+
+
+def _pull_secret(space: Workspace, private: Registry) -> None:
+    auth = base64.b64encode(b"me:hunter2").decode()
+    config = json.dumps({"auths": {private.address: {"auth": auth}}})
+    space.kubectl(
+        "create", "secret", "generic", "pull", "--type=kubernetes.io/dockerconfigjson",
+        f"--from-literal=.dockerconfigjson={config}",
+    )  # fmt: skip

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 
 from tests.cluster.local import LocalCluster
 from tests.support import wat
+from tests.support.audit import pod_writes
 from tests.support.kube import Workspace
-
-
-def _writes(cluster: LocalCluster, space: Workspace, name: str) -> Counter[str]:
-    """By verb and resource, of the node about one Pod. Events are not counted: they are limited apart."""
-    found: Counter[str] = Counter()
-    for line in cluster.audit_log.read_text().splitlines():
-        record = json.loads(line)
-        reference = record.get("objectRef") or {}
-        if (
-            record.get("stage") == "ResponseComplete"
-            and record["verb"] in ("create", "update", "patch", "delete")
-            and (reference.get("resource"), reference.get("namespace")) == ("pods", space.namespace)
-            and reference.get("name") == name
-            and record.get("impersonatedUser", {}).get("username") == f"system:node:{space.installation.node_name}"
-        ):
-            found[f"{record['verb']} {reference.get('subresource', '')}".strip()] += 1
-    return found
 
 
 def test_a_life_costs_few_writes(cluster: LocalCluster, space: Workspace) -> None:
@@ -35,18 +18,18 @@ def test_a_life_costs_few_writes(cluster: LocalCluster, space: Workspace) -> Non
     space.kubectl("delete", "pod", "short", "long")
     # Taken, Running and its end; one that had ended before is deleted by the API server alone. On a busy machine a start may
     # take so long that it is told of in between.
-    assert _writes(cluster, space, "short") in (Counter({"patch status": 3}), Counter({"patch status": 4}))
-    long = _writes(cluster, space, "long")
+    assert pod_writes(cluster, space, "short") in (Counter({"patch status": 3}), Counter({"patch status": 4}))
+    long = pod_writes(cluster, space, "long")
     assert long["delete"] == 1 and long["patch status"] in (3, 4)
 
 
 def test_what_does_not_differ_is_not_written(cluster: LocalCluster, space: Workspace) -> None:
     space.pod("still", space.push(wat.sleeps()))
     space.wait_phase("still", "Running")
-    before = _writes(cluster, space, "still")
+    before = pod_writes(cluster, space, "still")
     for number in range(3):
         space.kubectl("annotate", "pod", "still", f"example.com/note={number}", "--overwrite")
     # Each of those was looked at when this later one has run: one key at a time, in the order of their coming.
     space.pod("later", space.push(wat.exits(0)), spec={"restartPolicy": "Never"})
     space.wait_phase("later", "Succeeded")
-    assert _writes(cluster, space, "still") == before
+    assert pod_writes(cluster, space, "still") == before

@@ -139,6 +139,8 @@ def _merge_list(live: list[Object], change: list[Object], key: str) -> list[Obje
     items = [item for item in change if "$patch" not in item]
     if any(item.get("$patch") == "replace" for item in change):
         return copy.deepcopy(items)
+    gone = {item[key] for item in change if item.get("$patch") == "delete"}
+    live = [item for item in live if item[key] not in gone]
     there = {item[key]: item for item in live}
     merged = {item[key]: merge_strategic(there.get(item[key]), item) for item in items}
     return [*(merged[name] for name in merged if name not in there), *(merged.get(item[key], item) for item in live)]

@@ -82,6 +82,17 @@ def test_an_event_says_what_happened_to_which_container() -> None:
     asyncio.run(scenario())
 
 
+def test_an_event_of_an_init_container_names_it_as_one() -> None:
+    async def scenario() -> None:
+        recorder = Recorder()
+        spec = {"initContainers": [{"name": STARTED.container}]}
+        recorder.events.record({**about(), "spec": spec}, STARTED)
+        (event,) = await recorder.written()
+        assert event["involvedObject"]["fieldPath"] == "spec.initContainers{main}"
+
+    asyncio.run(scenario())
+
+
 def test_the_same_twice_in_a_moment_is_one_and_later_it_is_counted() -> None:
     async def scenario() -> None:
         recorder = Recorder()

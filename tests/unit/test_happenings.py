@@ -25,6 +25,7 @@ CREATING = status(waiting=("ContainerCreating", ""))
     ("before", "after", "expected"),
     [
         pytest.param({}, CREATING, [], id="the first word"),
+        pytest.param({}, status(waiting=("PodInitializing", "")), [], id="it waits for init containers"),
         pytest.param(
             CREATING,
             status("a"),

@@ -72,6 +72,7 @@ class Scene:
             deliveries=self.deliveries,
             events=Recorder(kube, self.events),
             node_address="10.0.0.7",
+            node_labels={"kubernetes.io/arch": "wasm32-wasi"},
         )
 
     def see(self, body: Json) -> None:
@@ -300,6 +301,19 @@ def test_a_deletion_stops_the_guest_shows_its_end_and_is_confirmed_in_this_order
     assert scene.one.state.statuses == {}
 
 
+def test_a_runner_is_told_once_to_stop_and_again_only_with_another_grace_period() -> None:
+    scene = Scene().run()
+    scene.one.on_delete = lambda uid: scene.one.says(uid, RUNNING, phase=Phase.STOPPING)
+    scene.delete(grace=7)
+    scene.reconcile()
+    scene.one.says("u-1", container(end(137)), phase=Phase.STOPPING)
+    scene.reconcile()
+    assert (scene.one.deletes, scene.written) == ([("u-1", 7)], []), "how it ended is written with the phase"
+    scene.delete(grace=1)
+    scene.reconcile()
+    assert scene.one.deletes == [("u-1", 7), ("u-1", 1)]
+
+
 def test_the_end_is_shown_also_where_it_comes_before_the_answer_to_the_delete() -> None:
     scene = Scene().run()
     scene.one.on_delete = lambda uid: scene.one.says(uid, container(end(3)), phase=Phase.ENDED)
@@ -316,6 +330,19 @@ def test_a_deletion_is_confirmed_where_the_runner_has_nothing_of_it() -> None:
     scene.delete()
     scene.reconcile()
     assert PATH not in scene.kube.objects
+
+
+def test_a_deletion_is_confirmed_once_also_where_the_watch_is_slow_to_tell() -> None:
+    scene = Scene().run()
+    scene.one.restart()
+    scene.delete()
+    scene.kube.calls.clear()
+    scene.reconcile()
+    assert scene.store.get("boats", "hello") is not None, "nobody has told yet"
+    scene.reconcile()
+    assert [verb for verb, _ in scene.kube.calls].count("DELETE") == 1
+    scene.reconciler.gone(KEY, "u-1")
+    assert not scene.reconciler._confirmed
 
 
 def test_a_deletion_is_confirmed_also_where_the_word_of_its_end_comes_before_the_answer() -> None:

@@ -15,7 +15,7 @@ from wherry_operator.models import Object
 from wherry_operator.resolve import pod as pods
 from wherry_operator.resolve import workload as workloads
 from wherry_operator.resolve.downward import Host
-from wherry_operator.resolve.environment import expand
+from wherry_operator.resolve.environment import LARGEST, arguments, expand
 from wherry_operator.resolve.objects import Found, Kind, Missing, Objects, Reference, ResolveError, found
 from wherry_operator.resolve.revision import Resolved
 from wherry_runner import protocol
@@ -252,7 +252,7 @@ VALUES = {"VAR_A": "A", "VAR_B": "B", "VAR_C": "C", "VAR_REF": "$(VAR_A)", "VAR_
 
 @pytest.mark.parametrize(("text", "expected"), EXPANSIONS)
 def test_expansion(text: str, expected: str) -> None:
-    assert expand(text, VALUES) == expected
+    assert expand(text, VALUES, where="x") == expected
 
 
 def kubernetes_expand(text: str, values: dict[str, str]) -> str:
@@ -283,7 +283,22 @@ def kubernetes_expand(text: str, values: dict[str, str]) -> str:
 @given(st.text("$()A x", max_size=14))
 def test_expansion_is_that_of_kubernetes(text: str) -> None:
     values = {"A": "1", "AA": "$(A)", "": "empty", "A(": "2"}
-    assert expand(text, values) == kubernetes_expand(text, values)
+    assert expand(text, values, where="x") == kubernetes_expand(text, values)
+
+
+def test_what_would_grow_beyond_any_measure_is_refused_before_it_does() -> None:
+    doubles = [{"name": "V0", "value": "x" * 1000}]
+    doubles += [{"name": f"V{n}", "value": f"$(V{n - 1})$(V{n - 1})"} for n in range(1, 60)]
+    with pytest.raises(ResolveError, match=r"^env V11: variables and arguments are larger than 2 MiB"):
+        resolve_pod(pod({"env": doubles}), {})
+    many = [{"name": f"V{n}", "value": "x" * 1000} for n in range(3000)]
+    with pytest.raises(ResolveError, match=r"^env V2097: "):
+        resolve_pod(pod({"env": many}), {})
+    half = {"V": "x" * (LARGEST // 2)}
+    assert [len(text) for text in arguments(["$(V)", "$(V)"], half, where="args")] == [LARGEST // 2] * 2
+    for texts in (["$(V)$(V)$(V)"], ["$(V)", "$(V)", "x"], ["$(V)"] * 10**6):
+        with pytest.raises(ResolveError, match=r"^args: "):
+            arguments(texts, half, where="args")
 
 
 def test_command_and_args_are_expanded_with_the_final_values() -> None:

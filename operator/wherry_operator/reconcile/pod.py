@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 
+from wherry_operator import admission
+from wherry_operator.admission import Rejection
 from wherry_operator.events import EventRecorder
 from wherry_operator.kube import Kube, NotFound, PatchKind
 from wherry_operator.models import Object, PodSpec
@@ -19,6 +23,7 @@ from wherry_operator.queue import Key
 from wherry_operator.reconcile.tokens import ServiceAccountTokens
 from wherry_operator.references import References
 from wherry_operator.resolve import pod as resolving
+from wherry_operator.resolve import resize
 from wherry_operator.resolve.downward import Host
 from wherry_operator.resolve.objects import ResolveError, Unsupported
 from wherry_operator.resolve.revision import Resolved
@@ -28,7 +33,7 @@ from wherry_operator.status import containers, happenings
 from wherry_operator.status import pod as pod_status
 from wherry_operator.status.happenings import Happening
 from wherry_operator.status.pod import Observed, Problem
-from wherry_runner.protocol import Owner, Phase, WorkloadStatus
+from wherry_runner.protocol import ContainerStatus, Owner, Phase, Running, WorkloadStatus
 
 log = logging.getLogger(__name__)
 
@@ -50,17 +55,24 @@ class PodReconciler:
         deliveries: Deliveries,
         events: EventRecorder,
         node_address: str,
+        node_labels: Mapping[str, str],
         tokens: ServiceAccountTokens | None = None,
     ) -> None:
-        """`tokens`: None where Pods get none of their service accounts'."""
+        """`node_labels`: those that the node has at least; an administrator may have given it more.
+        `tokens`: None where Pods get none of their service accounts'."""
         self._kube = kube_as_node
         self._store = store
         self._references = references
         self._deliveries = deliveries
         self._events = events
         self._node_address = node_address
+        self._node_labels = node_labels
         self._tokens = tokens
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
+        self._stopping: dict[str, int] = {}
+        """The grace period with which a runner was told to stop a Pod."""
+        self._confirmed: set[str] = set()
+        """Those whose end was confirmed, until they are seen to be gone."""
 
     # --- for the kubelet API ------------------------------------------------------------------------------------------
 
@@ -82,6 +94,8 @@ class PodReconciler:
     def gone(self, key: Key, uid: str) -> None:
         """Note that the Pod with this UID exists no more."""
         self._gone[key].add(uid)
+        self._stopping.pop(uid, None)
+        self._confirmed.discard(uid)
         self._references.use(key, key.namespace, ())
 
     async def reconcile(self, key: Key) -> float | None:
@@ -113,8 +127,14 @@ class PodReconciler:
         live = pod.get("status") or {}
         place = self._deliveries.locate(uid, last_runner=pod_status.runner_of(live))
         if place is None:
+            needs = Needs.of_pod(PodSpec.model_validate(pod["spec"]))
+            # Only before it was taken: what came true since rejects nobody.
+            if not live.get("startTime") and (rejection := await self._rejection(pod, needs)):
+                self._record(pod, happenings.WARNING, rejection.reason, rejection.message)
+                await self._write_steps(pod, [pod_status.rejected(pod, rejection, now=datetime.now(UTC))])
+                return None
             try:
-                place = self._deliveries.choose(uid, _owner(pod), Needs.of_pod(PodSpec.model_validate(pod["spec"])))
+                place = self._deliveries.choose(uid, _owner(pod), needs)
             except NoRunner as error:
                 self._deliveries.wait(_key(pod))
                 self._record(pod, happenings.WARNING, "FailedPlacement", str(error))
@@ -158,6 +178,8 @@ class PodReconciler:
                 status = await self._deliveries.put(uid, place.runner, resolved, history)
             except Refused as error:
                 message = f"runner {place.runner}: {error.refusal.message}"
+                if error.full and status is not None and resize.decide(pod).wanted:
+                    return await self._defer(pod, place, status, message)
                 if error.full:
                     self._record(pod, happenings.WARNING, "FailedPlacement", message)
                     # It is left for another: the status must not name it any more.
@@ -172,6 +194,33 @@ class PodReconciler:
             return pod_status.BEGUN_WITHIN.total_seconds()
         await self._write(pod, observed)
         return renewal
+
+    async def _defer(self, pod: Object, place: Place, status: WorkloadStatus, why: str) -> float:
+        """Its runner has no room for the resources that it asks for: it runs on with those that it has, and whatever else has
+        changed reaches it."""
+        uid = pod["metadata"]["uid"]
+        resolved, _ = await self._resolve(resize.unchanged(pod), place)
+        self._deliveries.weigh(uid, place, resolved.workload)
+        if status.content_revision != resolved.content_revision:
+            history = containers.history(pod_status.container_statuses(pod.get("status") or {}))
+            status = await self._deliveries.put(uid, place.runner, resolved, history)
+        await self._write(pod, replace(self._observed(place, status), deferred=why))
+        return RETRY_SECONDS
+
+    async def _rejection(self, pod: Object, needs: Needs) -> Rejection | None:
+        """Why the Pod is not for this node, whatever may come; None: it is."""
+        spec, node = pod["spec"], pod["spec"]["nodeName"]
+        if not admission.matches(spec, node, self._node_labels):
+            try:
+                found = await self._kube.get(f"/api/v1/nodes/{node}")
+            except NotFound:
+                return None  # it is about to be made anew, with labels that nobody knows yet
+            if not admission.matches(spec, node, found["metadata"].get("labels") or {}):
+                return admission.NOT_MATCHED
+        if (offer := self._deliveries.offer()) is None:
+            return None
+        offered, kept = offer
+        return admission.resources(needs.demand, kept=kept, offered=offered)
 
     async def _end(self, pod: Object) -> float | None:
         """A Pod that is being deleted: stop it, show its end, then confirm the deletion."""
@@ -189,13 +238,22 @@ class PodReconciler:
                 return RETRY_SECONDS
             if place.status is not None and place.status.phase is not Phase.ENDED:
                 if place.status.phase is Phase.ACTIVE:
-                    for container in place.status.containers:
+                    for container in _containers(place.status):
+                        if not isinstance(container.state, Running):
+                            continue
                         self._record(
                             pod, happenings.NORMAL, "Killing", f"Stopping container {container.name}", container.name
                         )
-                grace = metadata.get("deletionGracePeriodSeconds")
+                wanted = metadata.get("deletionGracePeriodSeconds")
+                grace = 30 if wanted is None else wanted
+                if place.status.phase is Phase.STOPPING and self._stopping.get(uid) == grace:
+                    # Once is enough: asked again when it has just ended, its runner would forget how before we heard.
+                    if any(isinstance(each.state, Running) for each in _containers(place.status)):
+                        await self._write(pod, self._observed(place))
+                    return None  # of the last container's end the runner tells with that of the whole
                 try:
-                    await self._deliveries.delete(uid, place.runner, grace_seconds=30 if grace is None else grace)
+                    await self._deliveries.delete(uid, place.runner, grace_seconds=grace, keep_ended=True)
+                    self._stopping[uid] = grace
                 except RunnerError as error:
                     log.warning("pod %s/%s: %s", metadata["namespace"], metadata["name"], error)
                     return RETRY_SECONDS
@@ -208,18 +266,16 @@ class PodReconciler:
                 if not at_once:
                     pod = await self._write(pod, self._observed(place))
                 await self._deliveries.delete(uid, place.runner, grace_seconds=0)
-        if not at_once:
+        if not at_once and uid not in self._confirmed:
             await self._kube.delete(_path(pod), uid=uid, grace_seconds=0)
+            self._confirmed.add(uid)
         self._deliveries.forget(uid, uid)
-        if not at_once and not pod["metadata"].get("finalizers"):
-            self._store.seen(
-                pod, deleted=True
-            )  # what else is heard of it until its watch says so costs no other delete
         return None
 
     async def _resolve(self, pod: Object, place: Place) -> tuple[Resolved, float | None]:
         """What is to run, and after how many seconds a token of it is to be renewed. Raises ResolveError."""
         resolving.check(pod)
+        pod = resize.decide(pod).pod
         wanted = resolving.references(pod)
         namespace = pod["metadata"]["namespace"]
         self._references.use(_key(pod), namespace, wanted)
@@ -258,7 +314,10 @@ class PodReconciler:
 
     async def _write(self, pod: Object, observed: Observed) -> Object:
         """Bring the Pod's live status to what is observed; the object as the last write left it."""
-        for desired in pod_status.steps(pod, observed, now=datetime.now(UTC)):
+        return await self._write_steps(pod, pod_status.steps(pod, observed, now=datetime.now(UTC)))
+
+    async def _write_steps(self, pod: Object, steps: list[Object]) -> Object:
+        for desired in steps:
             live = pod.get("status") or {}
             if not pod_status.differs(live, desired):
                 continue
@@ -276,13 +335,19 @@ class PodReconciler:
     def _tell(self, pod: Object, before: Object, after: Object) -> None:
         metadata = pod["metadata"]
         owner = f"{metadata['name']}_{metadata['namespace']}({metadata['uid']})"
-        old = {status["name"]: status for status in before.get("containerStatuses") or []}
-        for status in after["status"].get("containerStatuses") or []:
+        old = {status["name"]: status for status in pod_status.container_statuses(before)}
+        for status in pod_status.container_statuses(after["status"]):
             for happening in happenings.between(old.get(status["name"], {}), status, owner=owner):
                 self._events.record({**after, "apiVersion": "v1", "kind": KIND}, happening)
+        for happening in happenings.of_resize(before, after["status"]):
+            self._events.record({**after, "apiVersion": "v1", "kind": KIND}, happening)
 
     def _record(self, pod: Object, kind: str, reason: str, message: str, container: str = "") -> None:
         self._events.record({**pod, "apiVersion": "v1", "kind": KIND}, Happening(kind, reason, message, container))
+
+
+def _containers(status: WorkloadStatus) -> tuple[ContainerStatus, ...]:
+    return (*status.init_containers, *status.containers)
 
 
 def _owner(pod: Object) -> Owner:

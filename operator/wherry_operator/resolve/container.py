@@ -52,8 +52,8 @@ def _fields(spec: Container, namespace: str, objects: Objects, downward: Downwar
     return {
         "name": spec.name,
         "module": protocol.ImageModule(reference=spec.image, pull_policy=spec.image_pull_policy),
-        "command": tuple(environment.expand(text, values) for text in spec.command or ()),
-        "args": tuple(environment.expand(text, values) for text in spec.args or ()),
+        "command": environment.arguments(spec.command or (), values, where=f"containers: {spec.name}: command"),
+        "args": environment.arguments(spec.args or (), values, where=f"containers: {spec.name}: args"),
         "argv0": argv0,
         "env": variables(values),
         "working_dir": spec.working_dir or "",

@@ -17,6 +17,11 @@ from wherry_operator.resolve.objects import Found, Kind, Missing, Objects, Refer
 _REFERENCE = re.compile(r"\$(?:\$|\(([^)]*)\))")
 
 
+LARGEST = 2 << 20
+"""Characters of a container's variables, and of its arguments. Linux hands a process no more (execve(2)); and variables that each
+name the one before twice would fill any memory, the operator's first."""
+
+
 class _Source(Protocol):
     @property
     def field_ref(self) -> FieldSelector | None: ...
@@ -73,10 +78,11 @@ def environment(
             for key in sorted(data):
                 name = (item.prefix or "") + key
                 values[name] = _text(data[key], f"key {key} of {kind.title} {namespace}/{reference.name}")
+    size = sum(map(len, values.values()))
     for variable in env:
         source = variable.value_from
         if source is None:
-            values[variable.name] = expand(variable.value or "", values)
+            values[variable.name] = expand(variable.value or "", values, where=f"env {variable.name}")
         elif source.field_ref is not None:
             values[variable.name] = downward.field(source.field_ref.field_path)
         elif source.resource_field_ref is not None:
@@ -90,11 +96,26 @@ def environment(
                 values[variable.name] = value
         else:
             raise ResolveError(f"env {variable.name}: this kind of valueFrom is not supported")
+        size += len(values.get(variable.name, ""))
+        _check_size(size, f"env {variable.name}")
     return values
 
 
-def expand(text: str, values: Mapping[str, str]) -> str:
-    """`$(NAME)` by its value, `$$` by `$`; a name that is not there stays as it is (third_party/forked/golang/expansion)."""
+def arguments(texts: Iterable[str], values: Mapping[str, str], *, where: str) -> tuple[str, ...]:
+    """`command` or `args`, with the variables' values. Raises ResolveError."""
+    found = []
+    size = 0
+    for text in texts:
+        found.append(expand(text, values, where=where))
+        size += len(found[-1])
+        _check_size(size, where)
+    return tuple(found)
+
+
+def expand(text: str, values: Mapping[str, str], *, where: str) -> str:
+    """`$(NAME)` by its value, `$$` by `$`; a name that is not there stays as it is (third_party/forked/golang/expansion).
+    Raises ResolveError where it would grow beyond any measure."""
+    _check_size(len(text) + sum(len(values.get(match[1] or "", "")) for match in _REFERENCE.finditer(text)), where)
 
     def replaced(match: re.Match[str]) -> str:
         name = match.group(1)
@@ -108,7 +129,12 @@ def expand_all(text: str, values: Mapping[str, str], *, where: str) -> str:
     for match in _REFERENCE.finditer(text):
         if match.group(1) is not None and match.group(1) not in values:
             raise ResolveError(f"{where}: missing value for {match.group(1)!r}")
-    return expand(text, values)
+    return expand(text, values, where=where)
+
+
+def _check_size(size: int, where: str) -> None:
+    if size > LARGEST:
+        raise ResolveError(f"{where}: variables and arguments are larger than {LARGEST >> 20} MiB; mount them as files")
 
 
 def _key(objects: Objects, kind: Kind, selector: KeySelector, namespace: str) -> str | None:

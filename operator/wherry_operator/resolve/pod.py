@@ -90,7 +90,7 @@ def resolve(
     )
     return Resolved(
         workload=workload,
-        # Of a Pod nothing but images can change: the kubelet restarts a container for that, and for nothing else.
+        # Of a Pod only images and resources (`resize.py`) can change: for another image the kubelet restarts a container.
         template_hash=revision.digest(
             [[item.name, item.image] for item in (*(spec.init_containers or ()), *spec.containers)]
         ),

@@ -42,7 +42,8 @@ def _container(container: protocol.Container) -> Any:
     # An inline module may stand in a ConfigMap: another one there is the one of the next run.
     inline = isinstance(container.module, protocol.InlineModule)
     module = hashlib.sha256(container.module.data).hexdigest() if inline else ""  # type: ignore[union-attr]
-    return [module, [[item.name, item.value.get_secret_value()] for item in container.env]]
+    variables = [[item.name, item.value.get_secret_value()] for item in container.env]
+    return [module, variables, container.resources.model_dump()]
 
 
 def _volume(volume: protocol.FilesVolume | protocol.EmptyDirVolume | protocol.HostPathVolume) -> Any:

@@ -121,7 +121,7 @@ def resolve(
     container = protocol.Container(
         name=CONTAINER,
         module=_module(spec, metadata["namespace"], objects),
-        args=tuple(environment.expand(text, values) for text in spec.args or ()),
+        args=environment.arguments(spec.args or (), values, where="args"),
         argv0=argv0,
         env=variables(values),
         mounts=tuple(

@@ -200,6 +200,16 @@ class Deliveries:
         """What of a runner WasmWorkloads have."""
         return self._ledger.reserved(runner)
 
+    def offer(self) -> tuple[Demand, Demand] | None:
+        """What all runners together offer, and what of it is kept; None before each has told what it offers."""
+        states = self._registry.states()
+        infos = [state.info for state in states if state.info is not None]
+        if not infos or len(infos) < len(states):
+            return None
+        offered = (Demand(info.memory_bytes, 0, info.cpu_millicores) for info in infos)
+        kept = (self._ledger.kept(state.name) for state in states)
+        return sum(offered, Demand()), sum(kept, Demand())
+
     def client(self, runner: str) -> RunnerClient | None:
         """The client of a runner."""
         return self._registry.client(runner)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from wherry_operator.resolve import resize
 from wherry_runner import protocol
 
 Json = dict[str, Any]
@@ -81,8 +82,7 @@ def container_status(status: protocol.ContainerStatus, runner: str, spec: Json) 
     }
     if began:
         body["containerID"] = container_id(runner, status.container_id)
-        wanted = spec.get("resources") or {}
-        body["resources"] = {key: wanted[key] for key in ("limits", "requests") if wanted.get(key)}
+        body["resources"] = resize.of(spec)
     return body
 
 

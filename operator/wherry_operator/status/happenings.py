@@ -46,9 +46,23 @@ def between(before: Json, after: Json, *, owner: str) -> list[Happening]:
     return found
 
 
+def of_resize(before: Json, after: Json) -> list[Happening]:
+    """The Events of a Pod's way from one status to another that say why its resources stay as they are: of a condition kubectl
+    shows no message."""
+
+    def pending(status: Json) -> Json:
+        found: Json = next((each for each in status.get("conditions") or [] if each["type"] == "PodResizePending"), {})
+        return found
+
+    old, new = pending(before), pending(after)
+    if not new or (old.get("reason"), old.get("message")) == (new["reason"], new["message"]):
+        return []
+    return [Happening(WARNING, f"Resize{new['reason']}", new["message"])]
+
+
 def _waiting(reason: str, message: str, container: str, image: str, owner: str) -> list[tuple[str, str, str]]:
     match reason:
-        case "ContainerCreating":
+        case "ContainerCreating" | "PodInitializing":
             return []  # what hinders it was told by who found it
         case "ErrImagePull":
             return [

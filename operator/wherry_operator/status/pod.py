@@ -7,7 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from wherry_operator.admission import Rejection
 from wherry_operator.models import Object
+from wherry_operator.resolve import resize as resizing
+from wherry_operator.resolve.resize import Resize
 from wherry_operator.status import containers
 from wherry_operator.status.containers import Json, rfc3339
 from wherry_operator.status.phase import FAILED, SUCCEEDED, initialized, is_sidecar, pod_phase
@@ -44,11 +47,15 @@ class Observed:
     problem: Problem | None = None
     unreachable: bool = False
     """Its runner is silent: what it said last may be old."""
+    deferred: str = ""
+    """Why the resources that it asks for have to wait."""
 
 
 def steps(pod: Object, observed: Observed, *, now: datetime) -> list[Json]:
     """The statuses to write one after the other: mostly one; before it one that shows a start which is over already."""
     live = pod.get("status") or {}
+    resize = resizing.decide(pod)
+    pod = resizing.unchanged(pod) if observed.deferred else resize.pod
     result = []
     if observed.status is not None:
         shown = containers.shown_runs(live.get("containerStatuses") or [])
@@ -58,8 +65,20 @@ def steps(pod: Object, observed: Observed, *, now: datetime) -> list[Json]:
             first = _status(pod, live, Observed(runner=observed.runner, host_ip=observed.host_ip, status=at_start), now)
             result.append(first)
             live = {**live, **first}
-    result.append(_status(pod, live, observed, now))
-    return result
+    last = _status(pod, live, observed, now)
+    last["conditions"] += _of_resize(pod, last, resize, observed.deferred, now)
+    return [*result, last]
+
+
+def rejected(pod: Object, rejection: Rejection, *, now: datetime) -> Json:
+    """The status of a Pod that is not taken: it fails, and nothing else is said of it."""
+    return {
+        "observedGeneration": pod["metadata"].get("generation", 1),
+        "phase": FAILED,
+        "reason": rejection.reason,
+        "message": f"Pod was rejected: {rejection.message}",
+        "startTime": rfc3339(now),
+    }
 
 
 def differs(live: Json, desired: Json) -> bool:
@@ -168,6 +187,44 @@ def _status(pod: Object, live: Json, observed: Observed, now: datetime) -> Json:
     return body
 
 
+def _of_resize(pod: Object, desired: Json, resize: Resize, deferred: str, now: datetime) -> list[Json]:
+    """The conditions of a resize, as a kubelet has them: they are there only while there is something to say."""
+    before = {item["type"]: item for item in (pod.get("status") or {}).get("conditions") or []}
+    spec = pod["spec"]
+    asked = {each["name"]: resizing.of(each) for each in (*(spec.get("initContainers") or ()), *spec["containers"])}
+    statuses = [*desired.get("initContainerStatuses", ()), *desired["containerStatuses"]]
+    terminal = desired["phase"] in (SUCCEEDED, FAILED)
+    behind = any("resources" in each and each["resources"] != asked[each["name"]] for each in statuses)
+    wanted = {
+        "PodResizePending": ("Infeasible", resize.refusal)
+        if resize.refusal
+        else ("Deferred", deferred)
+        if deferred
+        else None,
+        "PodResizeInProgress": (None, None) if behind else None,
+    }
+    found = []
+    for kind, why in wanted.items():
+        old = before.get(kind)
+        if why is not None and not terminal:
+            since = old["lastTransitionTime"] if old else rfc3339(now)
+            generation = pod["metadata"].get("generation", 1)
+            found.append(
+                {
+                    "type": kind,
+                    "status": "True",
+                    "observedGeneration": generation,
+                    "lastProbeTime": None,
+                    "lastTransitionTime": since,
+                    "reason": why[0],
+                    "message": why[1],
+                }
+            )
+        elif old is not None:
+            found.append({"type": kind, "$patch": "delete"})
+    return found
+
+
 def _container_statuses(
     specs: list[Json],
     live: list[Json] | None,
@@ -187,6 +244,10 @@ def _container_statuses(
         name, image = container["name"], container["image"]
         if name in known:
             status = containers.container_status(known[name], observed.runner, container)
+            had = before.get(name, {})
+            same_run = "resources" in had and had.get("containerID") == status.get("containerID")
+            if same_run and resizing.limits_differ(had["resources"], status["resources"]):
+                status["resources"] = had["resources"]  # they come with the next run
             if init and not is_sidecar(container):
                 status["ready"] = containers.completed(status)
         elif name in before and before[name].get("containerID"):

@@ -10,6 +10,7 @@ on disk, before that. When a container begins and ends, its workload decides (`w
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import hashlib
 import logging
 import secrets
@@ -21,6 +22,7 @@ from typing import Any, TypeVar
 
 from wherry_runner import protocol
 from wherry_runner.execution.engine import (
+    KILLED_EXIT_CODE,
     CompiledModule,
     EngineLost,
     Guest,
@@ -216,9 +218,11 @@ class ContainerLife:
             self._task = asyncio.get_running_loop().create_task(self._live(), name=f"container {self.name}")
 
     def update(self, spec: protocol.Container) -> None:
-        """Take what the next run is to have: another environment, other arguments, another module."""
+        """Take what the next run is to have: another environment, other arguments, another module, other limits. For other
+        limits a run that will be followed by another is ended: a guest's can't be changed."""
         if self.finished:
             return
+        self._follow(self._unpacked().resources, spec.resources)
         self._version += 1
         self.stdin_once = spec.stdin and spec.stdin_once
         if self._compiled is not None and self._compiled.digest == _digest(spec.module):
@@ -460,6 +464,15 @@ class ContainerLife:
     def _break_off(self) -> None:
         if self._waiting is not None:
             self._waiting.cancel()
+
+    def _follow(self, before: protocol.Resources, resources: protocol.Resources) -> None:
+        if self._run is None or resources == before:
+            return
+        kept = memory_request(resources, default_bytes=self._around.room.defaults.memory_request_bytes)
+        self._run = dataclasses.replace(self._run, request_bytes=kept)
+        limits = [(each.memory_limit_bytes, each.cpu_limit_millicores, each.fuel) for each in (before, resources)]
+        if limits[0] != limits[1] and order.runs_again(self._policy, KILLED_EXIT_CODE):
+            self.kill(message="killed, to run again with other limits")
 
     # --- states -------------------------------------------------------------------------------------------------------
 

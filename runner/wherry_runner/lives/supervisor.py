@@ -189,7 +189,7 @@ class Supervisor:
         return life
 
     def _change(self, life: WorkloadLife, put: protocol.WorkloadPut) -> None:
-        if put.template_hash != life.template_hash and not life.ended:
+        if not life.ended:
             self._admission.admit(life.id, put.workload)
         life.put(put)
 
