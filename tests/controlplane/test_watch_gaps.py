@@ -82,8 +82,10 @@ class Gap:
     def __exit__(self, *_: object) -> None:
         cluster = self._space.cluster
         assert isinstance(cluster, LocalCluster)
-        # Something has to come after the version that is asked for, or nothing is missing.
+        # Two things have to come after the version that is asked for: etcd keeps the last one, and if that is the next, nothing
+        # is missing.
         self._space.kubectl("create", "configmap", f"after-{self._version}")
+        self._space.kubectl("delete", "configmap", f"after-{self._version}")
         cluster.forget_history()
         # Soon: an operator that can't renew its Lease for ten seconds ends.
         self._way.mend()

@@ -144,7 +144,9 @@ def test_another_class_is_not_ours(space: Workspace) -> None:
     space.workload("theirs", module={"inline": wat.exits(0)}, className="somebody-else")
     space.workload("ours", module={"inline": wat.exits(0)}, restartPolicy="Never")
     space.wait_phase("ours", "Succeeded", kind="wasmworkload")
-    assert "status" not in (space.get("ww", "theirs") or {})
+    assert (space.get("ww", "theirs") or {})["status"] == {"phase": "Pending", "observedGeneration": -1}, (
+        "the CRD's own"
+    )
     changed = space.cluster.kubectl(
         "patch",
         "ww",
