@@ -18,7 +18,7 @@ import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
-from bench import operator_many, operator_starts
+from bench import operator_many, operator_pods, operator_starts
 from bench.operator_scene import Scene
 from bench.table import Report
 from tests.cluster.local import LocalCluster
@@ -27,6 +27,9 @@ SECTIONS: dict[str, Callable[[Scene, Report], Coroutine[None, None, None]]] = {
     "starts": operator_starts.starts,
     "burst": operator_starts.burst,
     "scale": operator_starts.scale,
+    "pods": operator_pods.starts,
+    "pods-burst": operator_pods.burst,
+    "pods-log": operator_pods.log,
     "many": operator_many.measure,
 }
 

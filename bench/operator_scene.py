@@ -10,7 +10,7 @@ import os
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,11 +20,15 @@ import aiohttp
 
 from bench.scene import cpu_seconds, descendants
 from tests.cluster.local import LocalCluster
+from tests.cluster.registry import Registry
+from tests.support import wat
+from tests.support.images import push
 from tests.support.installation import Installation
 
 Json = dict[str, Any]
 
-GROUP = "/apis/wherry.dev/v1alpha1"
+WORKLOADS = ("/apis/wherry.dev/v1alpha1", "wasmworkloads")
+PODS = ("/api/v1", "pods")
 TIMEOUT_SECONDS = 300.0
 """For anything that is waited for: far more than it takes."""
 
@@ -41,22 +45,35 @@ class Scene:
         self._numbers = itertools.count(1)
 
     @contextmanager
-    def installation(self, *, simulated: bool = False, **settings: Any) -> Iterator[Installation]:
+    def installation(
+        self, *, simulated: bool = False, runner_flags: Sequence[str] = (), **settings: Any
+    ) -> Iterator[Installation]:
         """Operator and runners; `simulated`: without these, they are started by whoever asked."""
         number = next(self._numbers)
         folder = self._folder / f"installation-{number}"
         runners = () if simulated else ("runner-a",)
-        flags = ("--log-level", "WARNING", "--max-workloads", "6000")
+        flags = ("--log-level", "WARNING", "--max-workloads", "6000", *runner_flags)
         with Installation(
             self.cluster, folder, runners=runners, runner_flags=flags, serves_logs=False, **settings
         ) as made:
             yield made
 
+    @contextmanager
+    def image(self, text: str) -> Iterator[str]:
+        """A module in a registry, by its name in manifests."""
+        folder = self._folder / f"registry-{next(self._numbers)}"
+        folder.mkdir()
+        with Registry(folder) as registry:
+            yield push(registry.address, "bench", [wat.write(text, folder / "module.wasm")])
+
     @asynccontextmanager
-    async def api(self) -> AsyncIterator[Api]:
-        """The API server, as an administrator, in a namespace of its own that is gone afterwards."""
+    async def api(self, kind: tuple[str, str] = WORKLOADS) -> AsyncIterator[Api]:
+        """The API server, as an administrator, for objects of a kind in a namespace of its own that is gone afterwards."""
         namespace = f"bench-{next(self._numbers)}"
         self.cluster.kubectl("create", "namespace", namespace)
+        self.cluster.kubectl(
+            "wait", "--for=create", "serviceaccount/default", f"--namespace={namespace}", "--timeout=30s"
+        )
         assert self.cluster.pki is not None
         admin = self.cluster.pki.issue("bench", ["system:masters"], client=True)
         context = ssl.create_default_context(cafile=str(self.cluster.ca_file))
@@ -65,7 +82,7 @@ class Scene:
         timeout = aiohttp.ClientTimeout(total=None)
         async with aiohttp.ClientSession(self.cluster.server, connector=connector, timeout=timeout) as session:
             try:
-                yield Api(session, namespace)
+                yield Api(session, namespace, kind)
             finally:
                 await asyncio.to_thread(
                     self.cluster.kubectl, "delete", "namespace", namespace, "--timeout=300s", timeout=310
@@ -77,23 +94,27 @@ class Seen:
     """What a watch has shown of one object."""
 
     versions: int = 0
+    bound_ms: float | None = None
+    """When it was first seen bound to a node."""
     newest: Json = field(default_factory=dict)
     largest_bytes: int = 0
 
 
 class Api:
-    """The API server in one namespace."""
+    """The API server in one namespace, and one kind of objects there."""
 
-    def __init__(self, session: aiohttp.ClientSession, namespace: str) -> None:
+    def __init__(self, session: aiohttp.ClientSession, namespace: str, kind: tuple[str, str] = WORKLOADS) -> None:
         self._session = session
         self.namespace = namespace
+        self._kind = kind
         self.seen: defaultdict[str, Seen] = defaultdict(Seen)
         """By an object's name."""
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     def path(self, name: str = "", *, subresource: str = "") -> str:
-        """Of a WasmWorkload, or of all."""
-        parts = [f"{GROUP}/namespaces/{self.namespace}/wasmworkloads", name, subresource]
+        """Of an object, or of all."""
+        group, plural = self._kind
+        parts = [f"{group}/namespaces/{self.namespace}/{plural}", name, subresource]
         return "/".join(part for part in parts if part)
 
     async def ask(self, method: str, path: str, body: Json | None = None) -> Json:
@@ -123,7 +144,7 @@ class Api:
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
-        """Note what happens to WasmWorkloads meanwhile."""
+        """Note what happens to the objects meanwhile."""
         listed = await self.ask("GET", self.path() + "?limit=1")
         follower = asyncio.create_task(self._follow(listed["metadata"]["resourceVersion"]))
         try:
@@ -143,6 +164,8 @@ class Api:
                 seen = self.seen[event["object"]["metadata"]["name"]]
                 seen.versions += 1
                 seen.newest = event["object"]
+                if seen.bound_ms is None and seen.newest["spec"].get("nodeName"):
+                    seen.bound_ms = now_ms()
                 seen.largest_bytes = max(seen.largest_bytes, len(line))
                 self._wake()
         raise RuntimeError("the watch ended")

@@ -193,7 +193,14 @@ class Operator:
         log.info("kubelet API on port %d, aggregated API on port %d, health on port %d", port, api, health)
         if not await _unless(stop, self._leadership.acquire()):
             return
-        self._node = NodeKeeper(self._kube_as_node, self._registry, self._settings, port)
+        self._node = NodeKeeper(
+            self._kube_as_node,
+            self._kube,
+            self._registry,
+            self._settings,
+            port,
+            reserved=self._deliveries.reserved,
+        )
         await self._know_runners()
         tasks = [
             *self._following,
@@ -301,6 +308,8 @@ class Operator:
             self._queue.add(key)
 
     def _nodes_changed(self, names: set[str]) -> None:
+        if self._node is not None and self._settings.node_name in names:
+            self._node.poke()
         for state in self._registry.states():
             if (state.info.node if state.info else state.node) in names:
                 self._runner_changed(state.name)

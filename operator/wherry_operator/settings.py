@@ -75,6 +75,10 @@ class Settings:
     health_listen: str
     health_port: int
     max_pods: int
+    taint_value: str = "wasm32-wasi"
+    """Of the Node's two taints. Another one keeps a second installation's Pods apart."""
+    node_owner: str = ""
+    """A ClusterRole of the release that the Node goes with; empty: none."""
     runner_service: str = ""
     """The headless Service, in `namespace`, whose EndpointSlices say where runners are; empty: `runners` says it."""
     runner_loss_seconds: float = 60.0
@@ -97,6 +101,7 @@ class SettingsError(Exception):
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
+_LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
@@ -129,6 +134,8 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     for flag, value in {"--node-name": given.node_name, "--class-name": given.class_name}.items():
         if not _DNS_LABEL.fullmatch(value):
             raise SettingsError(f"{flag} must be a DNS subdomain name (RFC 1123), not {value!r}")
+    if not _LABEL_VALUE.fullmatch(given.taint_value):
+        raise SettingsError(f"--taint-value must be a value as labels have, not {given.taint_value!r}")
     names = [runner.name for runner in runners]
     if len(set(names)) != len(names):
         raise SettingsError(f"--runner: each name only once, not {', '.join(names)}")
@@ -163,6 +170,8 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         health_listen=given.health_listen,
         health_port=given.health_port,
         max_pods=given.max_pods,
+        taint_value=given.taint_value,
+        node_owner=given.node_owner,
         runner_service=given.runner_service,
         runner_loss_seconds=given.runner_loss_seconds,
         api_listen=given.api_listen,
@@ -196,6 +205,10 @@ def _parser() -> argparse.ArgumentParser:
         parser.add_argument(name, default=value, type=kind, help=text + shown)
 
     flag("--node-name", "wherry", "name of the virtual node")
+    flag("--taint-value", "wasm32-wasi", "value of the Node's taints kubernetes.io/arch")
+    flag(
+        "--node-owner", "", "a ClusterRole of the release: the Node is deleted when it is, with or without an operator"
+    )
     flag("--class-name", "wherry", "className of the WasmWorkloads that this installation takes")
     flag("--namespace", "wherry", "namespace of the operator: its leader Lease is there")
     flag(

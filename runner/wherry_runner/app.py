@@ -34,6 +34,7 @@ from wherry_runner.resources.admission import Admission, Amounts
 from wherry_runner.resources.memory_watch import MemoryWatch, Watched
 from wherry_runner.resources.usage import RunningContainer, Usage
 from wherry_runner.serving import api, health
+from wherry_runner.serving.condition import Condition
 from wherry_runner.serving.health import Health
 from wherry_runner.serving.listening import Server, serve
 from wherry_runner.serving.tls import ServerTls, TlsError
@@ -140,9 +141,8 @@ async def run(settings: Settings) -> None:
         await engine.open()
         if missing := confinement.missing(settings.require_confinement, engine.confinement):
             raise StartError(missing)
-        well = Health(
-            ready={"executor": engine.complaint}, works={"disk": health.disk(state), "certificate": tls.complaint}
-        )
+        disk = health.disk(state)
+        well = Health(ready={"executor": engine.complaint}, works={"disk": disk, "certificate": tls.complaint})
         usage = Usage(
             running=lambda: _running(supervisor),
             executor_pid=lambda: engine.executor_pid,
@@ -172,7 +172,13 @@ async def run(settings: Settings) -> None:
         keepers = (memory_watch.run, size_watch.run, logs.keep, orphans.keep_reaping)
         tasks.extend(asyncio.create_task(_for_ever(keep)) for keep in keepers)
 
-        app = api.application(supervisor, _info(settings, engine), usage=usage, counts=counts)
+        condition = Condition(
+            memory=(memory_watch.complaint,),
+            disk=(disk, modules.complaint),
+            processes=(admitted.complaint,),
+            images=modules.images,
+        )
+        app = api.application(supervisor, _info(settings, engine), usage=usage, condition=condition, counts=counts)
         servers.append(await serve(app, settings.listen, settings.port, tls.context))
         servers.append(await serve(api.health_application(well), settings.health_listen, settings.health_port))
         well.serving = True

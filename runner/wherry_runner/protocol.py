@@ -10,6 +10,7 @@ HTTP/1.1 with JSON bodies over mutual TLS, served by the runner (`api.py`), call
     PUT    /v1/workloads/{id}/containers/{name}/stdin    → 204 | Refusal              (the body, as it comes, is its input)
     GET    /v1/watch                                     → WatchEvent, one JSON object per line
     GET    /v1/stats                                     → RunnerStats
+    GET    /v1/condition                                 → RunnerCondition
     GET    /metrics                                      → text/plain (Prometheus)
 
 **Order.** Every change carries `(epoch, sequence)`. `epoch` is the number of the operator's term as leader: one lower than
@@ -494,6 +495,28 @@ class RunnerStats(Wire):
     memory_requested_bytes: int
     workloads: int
     containers: Many[ContainerStats]
+
+
+# --- how the runner is ------------------------------------------------------------------------------------------------
+
+
+class Image(Wire):
+    """A module that was pulled, and is on the runner's disk."""
+
+    names: Many[str]
+    """References by which it was pulled, those with a digest first."""
+    size_bytes: int
+    """That its module takes on disk."""
+
+
+class RunnerCondition(Wire):
+    """How the runner is now. Each pressure is a sentence that says what is short; empty: nothing is."""
+
+    memory_pressure: str = ""
+    disk_pressure: str = ""
+    pid_pressure: str = ""
+    images: Many[Image] = ()
+    """The largest 50."""
 
 
 # --- refusals ---------------------------------------------------------------------------------------------------------

@@ -13,6 +13,9 @@ from tests.cluster.pki import CertificateFiles
 
 LOOPBACK = "127.0.0.1"
 
+AUTHORIZATION = "Node,RBAC"
+"""As kubeadm has it, and nearly all others."""
+
 SERVICE_RANGE = "10.96.0.0/16"
 """On loopback nothing routes there: a Service has an address, but no kube-proxy."""
 
@@ -83,6 +86,7 @@ class Layout:
     ports: Ports
     address: str = LOOPBACK
     """Where the API server is found; all else is on loopback."""
+    authorization: str = AUTHORIZATION
 
     @property
     def etcd_url(self) -> str:
@@ -141,7 +145,7 @@ def apiserver(layout: Layout) -> list[str]:
         "--service-account-issuer=https://kubernetes.default.svc.cluster.local",
         f"--service-account-key-file={layout.service_account_public_key}",
         f"--service-account-signing-key-file={layout.service_account_key}",
-        "--authorization-mode=Node,RBAC",
+        f"--authorization-mode={layout.authorization}",
         # As kubeadm does. Without it a node may change its taints and delete itself: tests would pass that
         # fail on every real cluster.
         "--enable-admission-plugins=NodeRestriction",

@@ -64,6 +64,7 @@ class LocalCluster(Cluster):
     :param directory: where its files are: the cluster's alone, removed by `down()`. Default: temporary.
     :param name: what a person calls it.
     :param progress: told which component starts.
+    :param authorization: the API server's modes, separated by commas.
     :param keep_logs: whether `down()` leaves `logs`; can be set until then.
     """
 
@@ -78,7 +79,9 @@ class LocalCluster(Cluster):
         name: str = DEFAULT_NAME,
         progress: Progress = SILENT,
         keep_logs: bool = False,
+        authorization: str = controlplane.AUTHORIZATION,
     ) -> None:
+        self.authorization = authorization
         self.name = check_name(name)
         self.directory = directory or Path(tempfile.mkdtemp(prefix="wherry-cluster-"))
         self.keep_logs = keep_logs
@@ -267,6 +270,7 @@ class LocalCluster(Cluster):
             scheduler_kubeconfig=self._component_kubeconfig("kube-scheduler"),
             ports=ports,
             address=self.address,
+            authorization=self.authorization,
         )
         self._apis = {
             component: ApiClient(url, ca_file=self.ca_file, certificate=admin, connect=self._connect)

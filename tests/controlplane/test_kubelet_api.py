@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import ssl
 import urllib.error
 import urllib.request
 from pathlib import Path
+
+from kubernetes.client import Configuration
+from kubernetes.stream.ws_client import STDIN_CHANNEL, WSClient
 
 from tests.cluster.pki import CertificateFiles
 from tests.support import wat
@@ -16,9 +20,7 @@ from tests.support.metrics_server import MetricsServer
 
 def _ask(space: Workspace, path: str, certificate: CertificateFiles | None) -> tuple[int, str]:
     """A request to the node itself: through the API server's proxy nobody gets to loopback."""
-    node = space.get("node", space.installation.node_name)
-    assert node is not None
-    url = f"https://127.0.0.1:{node['status']['daemonEndpoints']['kubeletEndpoint']['Port']}/{path}"
+    url = f"https://127.0.0.1:{_port(space)}/{path}"
     context = ssl.create_default_context(cafile=str(space.cluster.ca_file))
     if certificate:
         context.load_cert_chain(certificate.cert, certificate.key)
@@ -29,6 +31,12 @@ def _ask(space: Workspace, path: str, certificate: CertificateFiles | None) -> t
     except urllib.error.HTTPError as error:
         with error:
             return error.code, error.read().decode()
+
+
+def _port(space: Workspace) -> int:
+    node = space.get("node", space.installation.node_name)
+    assert node is not None
+    return int(node["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"])
 
 
 def _certificate(space: Workspace, user: str, *groups: str) -> CertificateFiles:
@@ -73,6 +81,55 @@ def test_kubectl_run_is_a_program_of_this_terminal(space: Workspace) -> None:
     assert done.stdout.startswith("who is there?\nit is me\n"), done
     assert done.returncode == 3, done
     assert space.get("pod", "guest") is None
+
+
+def test_the_official_client_attaches_over_a_websocket(space: Workspace) -> None:
+    """To the node itself, as API servers from Kubernetes 1.36 on may: those before translate what kubectl says to SPDY."""
+    space.pod("talks", space.push(wat.echoes()), stdin=True, stdinOnce=True, spec={"restartPolicy": "Never"})
+    space.wait_phase("talks", "Running")
+    administrator = _certificate(space, "somebody", "system:masters")
+    configuration = Configuration()
+    configuration.ssl_ca_cert = str(space.cluster.ca_file)
+    configuration.cert_file, configuration.key_file = str(administrator.cert), str(administrator.key)
+    address = f"wss://127.0.0.1:{_port(space)}/attach/{space.namespace}/talks/main"
+    client = WSClient(configuration, f"{address}?input=1&output=1&error=1", None, capture_all=True)
+    try:
+        client.write_stdin("one\n")
+        client.write_stdin("two\n")
+        client.close_channel(STDIN_CHANNEL)
+        client.run_forever(timeout=60)
+        assert not client.is_open(), "the node closes it at the end"
+        assert client.read_stdout() == "ready\none\ntwo\n"
+        assert client.read_stderr() == "one\ntwo\n"
+        assert client.returncode == 0
+    finally:
+        client.sock.shutdown()  # close() leaves the socket open where the other side was first
+    space.wait_phase("talks", "Succeeded")
+
+
+def test_kubectl_logs_with_each_of_its_flags(space: Workspace) -> None:
+    image = space.push(wat.exits(3, says="one\ntwo\nthree"))
+    space.pod("says", image, spec={"restartPolicy": "Never"})
+    space.wait_phase("says", "Failed")
+    assert space.logs("says", "--tail=1") == "three\n"
+    assert space.logs("says", "--tail=0") == ""
+    assert space.logs("says", "--limit-bytes=6") == "one\ntw"
+    assert space.logs("says", "--since=1h") == space.logs("says", "--since-time=2020-01-01T00:00:00Z")
+    assert space.logs("says", "--since-time=2100-01-01T00:00:00Z") == ""
+    refused = space.cluster.kubectl("logs", "says", "-c", "other", "-n", space.namespace, check=False)
+    assert "container other is not valid for pod says" in refused.stderr
+    refused = space.cluster.kubectl("logs", "says", "--previous", "-n", space.namespace, check=False)
+    assert 'previous terminated container "main" in pod "says" not found' in refused.stderr
+    # API servers have it behind a feature gate.
+    administrator = _certificate(space, "somebody", "system:masters")
+    path = f"containerLogs/{space.namespace}/says/main"
+    assert _ask(space, f"{path}?stream=Stderr", administrator) == (200, "")
+    assert _ask(space, f"{path}?stream=Stdout", administrator) == (200, "one\ntwo\nthree\n")
+    space.pod("says-again", image, spec={"restartPolicy": "OnFailure"})
+    space.wait(lambda: int(space.container("says-again").get("restartCount", 0)) >= 1, "it has run twice")
+    stamped = space.logs("says-again", "--timestamps", "--previous").splitlines()
+    assert [line.split(" ", 1)[1] for line in stamped] == ["one", "two", "three"]
+    assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z", line.split()[0]) for line in stamped)
 
 
 def test_an_administrator_reads_metrics_summary_and_pods(space: Workspace) -> None:

@@ -94,7 +94,15 @@ def test_it_can_write_nothing_that_is_not_its_own(space: Workspace, operator: _O
     ):
         assert "forbidden" in operator.refused(*arguments, "-n", space.namespace).lower()
     assert "forbidden" in operator.refused("delete", "node", "wherry").lower()
-    assert "forbidden" in operator.refused("label", "node", "wherry", "a=b").lower()
+    # Of nodes it may change the virtual one.
+    space.cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": "theirs"}})
+    try:
+        assert "forbidden" in operator.refused("label", "node", "theirs", "a=b").lower()
+        assert "forbidden" in operator.refused("taint", "node", "theirs", "a=b:NoExecute", as_node=True).lower()
+    finally:
+        space.cluster.kubectl("delete", "node", "theirs")
+    assert "forbidden" in operator.refused("taint", "node", "wherry", "a=b:NoExecute", as_node=True).lower()
+    assert "forbidden" in operator.refused("get", "clusterrole", "cluster-admin").lower()
     # As another node, or as anybody else, it may not act at all.
     for stranger in ("system:node:another", "system:admin"):
         assert "cannot impersonate" in operator.refused("get", "nodes", f"--as={stranger}").replace("can't", "cannot")
@@ -126,6 +134,10 @@ def test_every_rule_was_used_by_some_test(cluster: LocalCluster, installation: I
     token = cluster.kubectl("create", "token", "default", "-n", space.namespace).stdout.strip()
     port = (cluster.get("node", "wherry") or {})["status"]["daemonEndpoints"]["kubeletEndpoint"]["Port"]
     _ask_with_token(port, token)
+    # A Node that is not as the settings have it, as an operator finds it that takes over.
+    cluster.kubectl("taint", "node", "wherry", "kubernetes.io/arch:NoExecute-")
+    installation.stop_operator()
+    installation.start_operator()
     asyncio.run(_discover_nobody(installation))
 
     user = f"system:serviceaccount:{installation.namespace}:wherry-operator"

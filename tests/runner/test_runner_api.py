@@ -41,6 +41,7 @@ CALLS = [
     ("GET", "/v1/info"),
     ("GET", "/v1/watch"),
     ("GET", "/v1/stats"),
+    ("GET", "/v1/condition"),
     ("GET", "/v1/workloads/w"),
     ("PUT", "/v1/workloads/w"),
     ("DELETE", "/v1/workloads/w?epoch=1&sequence=1"),

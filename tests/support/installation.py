@@ -28,6 +28,7 @@ from tests.support.runner import (
 ROOT = Path(__file__).resolve().parents[2]
 CRD = ROOT / "crds" / "wasmworkloads.wherry.dev.yaml"
 RBAC = ROOT / "charts" / "wherry" / "files" / "operator-rbac.yaml"
+NODE_RBAC = ROOT / "charts" / "wherry" / "files" / "node-rbac.yaml"
 LOG_API = ROOT / "charts" / "wherry" / "files" / "log-api.yaml"
 
 
@@ -109,14 +110,23 @@ class Installation:
     def install(self) -> None:
         """What the chart would bring: CRD, RBAC, ServiceAccount."""
         self.cluster.apply(CRD.read_text())
-        self.cluster.kubectl("wait", "--for=condition=Established", "crd/wasmworkloads.wherry.dev", "--timeout=30s")
+        # `kubectl wait` alone can't bear an object that has no conditions yet.
+        condition = '--for=jsonpath={.status.conditions[?(@.type=="Established")].status}=True'
+        self.cluster.kubectl("wait", condition, "crd/wasmworkloads.wherry.dev", "--timeout=30s")
         if self.cluster.get("namespace", self.namespace) is None:
             self.cluster.kubectl("create", "namespace", self.namespace)
         self.cluster.apply(self.rbac())
 
     def rbac(self) -> str:
         """The chart's RBAC file, filled in."""
-        return RBAC.read_text().replace("${NODE_NAME}", self.node_name).replace("${NAMESPACE}", self.namespace)
+        return self._filled(RBAC)
+
+    def node_rbac(self) -> str:
+        """The one for API servers without a Node authorizer."""
+        return self._filled(NODE_RBAC)
+
+    def _filled(self, file: Path) -> str:
+        return file.read_text().replace("${NODE_NAME}", self.node_name).replace("${NAMESPACE}", self.namespace)
 
     def _register_log_api(self) -> None:
         """The chart's APIService, and a Service that leads to a process on this machine."""
@@ -193,7 +203,7 @@ class Installation:
         command = [
             sys.executable, "-m", "wherry_operator",
             "--node-name", self.node_name, "--class-name", self.class_name, "--namespace", self.namespace,
-            "--identity", identity, "--address", "127.0.0.1",
+            "--identity", identity, "--address", "127.0.0.1", "--node-owner", f"wherry-operator-{self.node_name}",
             "--kubelet-listen", "127.0.0.1", "--kubelet-port", str(kubelet_port.port),
             "--kubelet-cert", str(kubelet.cert), "--kubelet-key", str(kubelet.key),
             "--health-listen", "127.0.0.1", "--health-port", str(health.port),

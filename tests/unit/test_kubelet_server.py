@@ -30,6 +30,9 @@ LOG = "/containerLogs/default/hello/main"
 
 NONSENSE = 10_000
 
+MOST_UNSENT_BYTES = 16 << 20
+"""Of one client: the kernel's buffers for a connection on loopback, at both ends, and ours."""
+
 
 def pod(state: Object | None = None, last: Object | None = None) -> Object:
     status = [{"name": "main", "state": state or {}, "lastState": last or {}}] if state is not None else []
@@ -96,6 +99,9 @@ class Stage:
 
     def states(self) -> tuple[RunnerState, ...]:
         return ()
+
+    def client(self, name: str) -> RunnerClient | None:
+        return None
 
     async def get(self, path: str) -> Object:
         if self.ca is None:
@@ -287,6 +293,46 @@ def test_a_client_that_leaves_ends_the_stream_from_the_runner(pki: Pki) -> None:
             assert response.status == 200
             assert not stage.runner.closed.is_set()
         await stage.runner.closed.wait()
+
+    play(pki, scenario)
+
+
+class Flood(FakeRunner):
+    """Says more than anybody takes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.taken_bytes = 0
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        while True:
+            self.taken_bytes += 1 << 16
+            yield b"x" * (1 << 16)
+
+
+def test_clients_that_take_nothing_hold_up_themselves_alone(pki: Pki) -> None:
+    """Of what each could have, no more is kept than its connection's buffers hold."""
+
+    async def scenario(stage: Stage) -> None:
+        floods = [Flood() for _ in range(20)]
+        writers = []
+        for flood in floods:
+            stage.runner = flood
+            _, writer = await asyncio.open_connection(
+                "127.0.0.1", stage.port, ssl=stage.context("kubelet-client"), limit=1 << 10
+            )
+            writer.write(f"GET {LOG}?follow=true HTTP/1.1\r\nHost: h\r\n\r\n".encode())
+            writers.append(writer)
+            await until(lambda flood=flood: flood.taken_bytes > 0)  # type: ignore[misc]
+        before = -1
+        while before != (before := sum(flood.taken_bytes for flood in floods)):
+            assert await stage.ask("/healthz") == (200, "ok")  # the others are served meanwhile
+        assert before < len(floods) * MOST_UNSENT_BYTES
+        for writer in writers:
+            writer.transport.abort()
+        for flood in floods:
+            await flood.closed.wait()
+        await until(lambda: len(asyncio.all_tasks()) <= 3)
 
     play(pki, scenario)
 

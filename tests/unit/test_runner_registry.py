@@ -411,6 +411,31 @@ def test_log_is_streamed_with_its_options_and_a_break_is_an_error(pki: Pki) -> N
     play_client(pki, scenario)
 
 
+def test_a_log_that_is_refused_or_whose_reader_fails(pki: Pki) -> None:
+    async def scenario(runner: ScriptedRunner, client: RunnerClient) -> None:
+        async def refuse(_: web.Request) -> web.StreamResponse:
+            return web.Response(status=404, body=Refusal(reason=RefusalReason.NO_LOG, message="none").to_json())
+
+        runner.answer = refuse
+        with pytest.raises(Refused, match="none"):
+            async with client.log("u1", "c", LogOptions()):
+                pass
+
+        async def answer(request: web.Request) -> web.StreamResponse:
+            return web.Response(body=b"one\n")
+
+        runner.answer = answer
+        # What goes wrong on the reader's own connection is no word about the runner.
+        with pytest.raises(ConnectionResetError):
+            async with client.log("u1", "c", LogOptions()) as pieces:
+                assert await anext(pieces) == b"one\n"
+                raise ConnectionResetError("the reader has gone")
+        async with client.log("u1", "c", LogOptions()) as pieces:
+            assert [piece async for piece in pieces] == [b"one\n"]
+
+    play_client(pki, scenario)
+
+
 def test_watch_splits_lines_at_newlines_only(pki: Pki) -> None:
     async def scenario(runner: ScriptedRunner, client: RunnerClient) -> None:
         odd = status("a").model_copy(update={"content_revision": "line\u2028separator"})

@@ -18,6 +18,7 @@ from tests.support.runner_scene import INFO, Runner, container, files, put, run
 from wherry_runner.metrics import Metrics
 from wherry_runner.resources.usage import Usage
 from wherry_runner.serving import api
+from wherry_runner.serving.condition import Condition
 from wherry_runner.serving.health import Health
 from wherry_runner.serving.listening import Server, serve
 from wherry_runner.serving.tls import Role, ServerTls
@@ -97,7 +98,12 @@ def test_an_expired_client_gets_no_answer(tmp_path: Path) -> None:
 def operator_application(runner: Runner, counts: Metrics | None = None) -> web.Application:
     usage = Usage(running=list, executor_pid=lambda: None, workloads=lambda: 0, requested=lambda: (0, 0))
     return api.application(
-        runner.supervisor, INFO, usage=usage, counts=counts or Metrics(), role_of=lambda _: Role.OPERATOR
+        runner.supervisor,
+        INFO,
+        usage=usage,
+        condition=Condition(memory=(), disk=(), processes=(), images=list),
+        counts=counts or Metrics(),
+        role_of=lambda _: Role.OPERATOR,
     )
 
 

@@ -18,10 +18,9 @@ from typing import Literal, Protocol
 from aiohttp import WSMsgType, web
 from multidict import MultiMapping
 
-from wherry_operator.kubelet.guests import GuestClient
 from wherry_operator.kubelet.spdy import SpdyConnection, Stream
 from wherry_operator.models import Object
-from wherry_operator.runners.client import RunnerError
+from wherry_operator.runners.client import RunnerClient, RunnerError
 from wherry_runner.protocol import LogOptions
 
 log = logging.getLogger(__name__)
@@ -85,7 +84,7 @@ class Channels(Protocol):
         ...
 
 
-async def serve(request: web.Request, pod: Object, container: str, runner: GuestClient) -> web.StreamResponse:
+async def serve(request: web.Request, pod: Object, container: str, runner: RunnerClient) -> web.StreamResponse:
     """Attach the client to a container that the Pod has. Raises BadRequest."""
     wanted = Wanted.of(request.query)
     spec = _spec(pod, container)
@@ -108,7 +107,7 @@ class _Session:
     """One client at one container."""
 
     def __init__(
-        self, runner: GuestClient, workload_id: str, container: str, wanted: Wanted, options: LogOptions
+        self, runner: RunnerClient, workload_id: str, container: str, wanted: Wanted, options: LogOptions
     ) -> None:
         self.wanted = wanted
         self._runner = runner
@@ -262,9 +261,11 @@ class _WebSocketChannels:
         """Take what the client sends, as fast as its input is taken."""
         try:
             async for message in self._response:
-                if message.type is not WSMsgType.BINARY or not message.data:
+                # The Python client sends text as such, and a kubelet takes both.
+                whole = message.data.encode() if message.type is WSMsgType.TEXT else message.data
+                if not isinstance(whole, bytes) or not whole:
                     continue
-                channel, data = message.data[0], message.data[1:]
+                channel, data = whole[0], whole[1:]
                 if channel == _STDIN and data:
                     await self._input.put(data)
                 elif channel == _CLOSE and data[:1] == bytes([_STDIN]):

@@ -24,11 +24,11 @@ from wherry_operator.kubelet.auth import (
     Unauthenticated,
     client_ca,
 )
-from wherry_operator.kubelet.guests import Guests, Runners
 from wherry_operator.models import Object
 from wherry_operator.runners.client import RunnerClient
+from wherry_operator.runners.survey import Runners
 from wherry_operator.settings import Settings
-from wherry_operator.tls import RunnerTls, ServerTls
+from wherry_operator.tls import ServerTls
 
 log = logging.getLogger(__name__)
 
@@ -87,8 +87,7 @@ class KubeletServer:
         self._kube = kube
         self._lookup = lookup
         self._clock = clock or Clock()
-        self._guests = Guests(runners, RunnerTls(settings.runner_tls))
-        self._usage = usage.UsageReader(self._guests, clock=self._clock)
+        self._usage = usage.UsageReader(runners, clock=self._clock)
         self._summary = usage.Summary(settings.node_name, self._clock.now())
         self._authenticator = Authenticator(kube, self._clock)
         self._authorizer = Authorizer(kube, settings.node_name, self._clock)
@@ -118,7 +117,6 @@ class KubeletServer:
         if self._trust:
             await self._trust.close()
         await self._server.close()
-        await self._guests.close()
 
     def complaint(self) -> str:
         """For a health check: why the API server's certificate can't be verified, "" if it can."""
@@ -187,7 +185,7 @@ class KubeletServer:
         if runner is None or why:
             return _status(400, why or f'container "{container}" in pod "{name}" is not available')
         try:
-            return await attach.serve(request, pod, container, self._guests.client(runner.name, runner.url))
+            return await attach.serve(request, pod, container, runner)
         except attach.BadRequest as error:
             return _status(400, str(error))
 

@@ -6,23 +6,15 @@ reads; the summary is `stats/v1alpha1` (k8s.io/kubelet/pkg/apis/stats/v1alpha1/t
 
 from __future__ import annotations
 
-import asyncio
-import logging
 from collections import defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 
 from wherry_operator.clock import Clock, second_time
-from wherry_operator.kubelet.guests import GuestClient, Guests
 from wherry_operator.models import Object
-from wherry_operator.runners.client import RunnerError
+from wherry_operator.runners.survey import Runners, survey
 from wherry_runner.protocol import ContainerStats, RunnerStats
-
-log = logging.getLogger(__name__)
-
-ASK_SECONDS = 3.0
-"""For one runner's answer: metrics-server gives up a node after 10 s, and one slow runner must not cost the others' figures."""
 
 METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -88,33 +80,22 @@ class NodeUse:
 class UsageReader:
     """Asks the runners. Remembers what a counter that may not fall, and a rate, need."""
 
-    def __init__(self, guests: Guests, *, clock: Clock | None = None) -> None:
-        self._guests = guests
+    def __init__(self, runners: Runners, *, clock: Clock | None = None) -> None:
+        self._runners = runners
         self._clock = clock or Clock()
         self._node_cpu = Counter()
 
     async def read(self, pods: Iterable[Object]) -> NodeUse:
         """What is used now. A runner that does not answer in time is left out, and that is said (`complete`)."""
-        clients = await self._guests.connected()
-        answers = await asyncio.gather(*(self._ask(client) for client in clients))
-        known = {client.name: stats for client, stats in zip(clients, answers, strict=True) if stats is not None}
+        answers = await survey(self._runners, "what it uses", lambda client: client.stats())
+        known = {name: stats for name, stats in answers.items() if stats is not None}
         return NodeUse(
             time=self._clock.now(),
             cpu_nanoseconds=self._node_cpu.total({name: stats.cpu_nanoseconds for name, stats in known.items()}),
             memory_bytes=sum(stats.memory_bytes for stats in known.values()),
             pods=of_pods(pods, known.values()),
-            complete=len(known) == len(clients),
+            complete=len(known) == len(answers),
         )
-
-    async def _ask(self, client: GuestClient) -> RunnerStats | None:
-        try:
-            async with asyncio.timeout(ASK_SECONDS):
-                return await client.stats()
-        except TimeoutError:
-            log.warning("%s does not say within %.0f s what it uses", client, ASK_SECONDS)
-        except RunnerError as error:
-            log.warning("what is used is not known: %s", error)
-        return None
 
 
 @dataclass

@@ -1,8 +1,9 @@
-"""Keeps the virtual Node: there, labelled, its Lease renewed and its status true. What it should be:
-`node_object.py`.
+"""Keeps the virtual Node: there, labelled, its Lease renewed and its status true. What it should be: `node_object.py` and
+`node_status.py`.
 
-It acts as the node itself, with a kubelet's rights (facts: local-kubernetes.md §4). The Node is left as it is
-at the end: without the Lease it becomes Unknown by itself, and the next leader finds it.
+It acts as the node itself, with a kubelet's rights (facts: local-kubernetes.md §4), and under the operator's own name where
+NodeRestriction forbids a node to change itself: its taints, and its owner. The Node is left as it is at the end: without the
+Lease it becomes Unknown by itself, and the next leader finds it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Protocol
 
 from wherry_operator.clock import Clock
-from wherry_operator.kube import Conflict, KubeError, NotFound, PatchKind
+from wherry_operator.kube import Conflict, Forbidden, KubeError, NotFound, PatchKind
 from wherry_operator.models import Object
-from wherry_operator.reconcile import node_object
-from wherry_operator.runners.registry import RunnerState
+from wherry_operator.reconcile import node_object, node_status
+from wherry_operator.reconcile.node_status import Fleet
+from wherry_operator.runners.ledger import Reserved
+from wherry_operator.runners.survey import Runners, survey
 from wherry_operator.settings import NODE_LEASE_DURATION_SECONDS, NODE_LEASE_RENEW_SECONDS, Settings
+from wherry_runner.protocol import RunnerCondition
 
 log = logging.getLogger(__name__)
 
@@ -53,36 +57,32 @@ class NodeApi(Protocol):
         ...
 
 
-class Runners(Protocol):
-    """What of `RunnerRegistry` is used here."""
-
-    def states(self) -> tuple[RunnerState, ...]:
-        """All runners."""
-        ...
-
-
 class NodeKeeper:
     """The two loops: status and Lease. Neither ends by itself, whatever the API server answers."""
 
     def __init__(
         self,
         kube_as_node: NodeApi,
+        kube: NodeApi,
         registry: Runners,
         settings: Settings,
         port: int,
         *,
-        owner: Object | None = None,
+        reserved: Callable[[str], Reserved] = lambda _: Reserved(),
         clock: Clock | None = None,
     ) -> None:
+        """`kube`: our own identity. `reserved`: what of a runner WasmWorkloads have."""
         self._kube = kube_as_node
+        self._own_kube = kube
+        self._reserved = reserved
         self._registry = registry
         self._settings = settings
         self._port = port
-        self._owner = owner
         self._clock = clock or Clock()
         self._version = wherry_version()
         self._path = f"/api/v1/nodes/{settings.node_name}"
         self._leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
+        self._conditions: dict[str, RunnerCondition] = {}
         self._uid = ""
         self._known = asyncio.Event()
         self._poked = asyncio.Event()
@@ -96,7 +96,7 @@ class NodeKeeper:
             group.create_task(self._keep_lease())
 
     def poke(self) -> None:
-        """Look at once: a runner has come or gone."""
+        """Look at once: a runner has come or gone, or somebody has changed the Node."""
         self._poked.set()
 
     def complaint(self) -> str:
@@ -144,19 +144,32 @@ class NodeKeeper:
 
     async def _look(self) -> None:
         live = await self._live()
+        fleet = await self._fleet()
         now = self._clock.now()
-        states = self._registry.states()
-        wanted = node_object.node_status(self._settings, self._port, states, live, now, self._version)
-        if node_object.must_write(live, wanted, now):
+        wanted = node_status.node_status(self._settings, self._port, fleet, live, now, self._version)
+        if node_status.must_write(live, wanted, now):
             # Strategic: conditions merge by type, so those that others keep (a cloud's NetworkUnavailable)
             # stay.
             await self._kube.patch(f"{self._path}/status", {"status": wanted}, PatchKind.STRATEGIC)
+
+    async def _fleet(self) -> Fleet:
+        said = await survey(self._registry, "how it is", lambda client: client.condition())
+        states = self._registry.states()
+        # Of one that does not answer now, what it said last is the best that is known.
+        self._conditions = {
+            state.name: condition
+            for state in states
+            if (condition := said.get(state.name) or self._conditions.get(state.name)) is not None
+        }
+        reserved = {state.name: self._reserved(state.name) for state in states}
+        return Fleet(states=states, conditions=self._conditions, reserved=reserved)
 
     async def _live(self) -> Object:
         try:
             live = await self._kube.get(self._path)
         except NotFound:
-            live = await self._kube.create("/api/v1/nodes", node_object.node_object(self._settings, self._owner))
+            wanted = node_object.node_object(self._settings, await self._owner())
+            live = await self._kube.create("/api/v1/nodes", wanted)
             log.info("created the Node %s", self._settings.node_name)
         uid = live["metadata"]["uid"]
         if uid != self._uid:
@@ -173,19 +186,32 @@ class NodeKeeper:
         differ = {key: value for key, value in wanted.items() if have.get(key) != value}
         if differ:
             live = await self._kube.patch(self._path, {"metadata": {"labels": differ}})
-        have_taints = [(each.get("key"), each.get("effect")) for each in (live.get("spec") or {}).get("taints") or []]
-        for taint in node_object.taints():
-            if (taint["key"], taint["effect"]) not in have_taints:
-                log.warning(
-                    "the Node %s lacks the taint %s=%s:%s, so that Pods come here that are no WebAssembly; "
-                    "a node may not change its own taints: set it with kubectl taint, or delete the Node and it "
-                    "is made anew",
-                    self._settings.node_name,
-                    taint["key"],
-                    taint["value"],
-                    taint["effect"],
-                )
+        correction = node_object.correction(live, self._settings, await self._owner())
+        if correction is None:
+            return live
+        try:
+            live = await self._own_kube.patch(self._path, correction)
+            log.info("corrected %s of the Node %s", " and ".join(sorted(_parts(correction))), self._settings.node_name)
+        except Forbidden as error:
+            log.warning(
+                "%s of the Node %s are not what the settings say, so that Pods may come here that are no WebAssembly, or the "
+                "Node may outlive its release: %s. Delete the Node, and it is made anew",
+                " and ".join(sorted(_parts(correction))),
+                self._settings.node_name,
+                error,
+            )
         return live
+
+    async def _owner(self) -> Object | None:
+        """The object that the Node is to go with, if the settings name one, and it is there."""
+        name = self._settings.node_owner
+        if not name:
+            return None
+        try:
+            return await self._own_kube.get(f"/apis/{node_object.OWNER_API}/clusterroles/{name}")
+        except (NotFound, Forbidden) as error:
+            log.warning("the Node %s will outlive its release: %s", self._settings.node_name, error)
+            return None
 
     async def _renew(self) -> None:
         started = self._clock.monotonic()
@@ -210,6 +236,11 @@ class NodeKeeper:
         metadata = {**self._lease["metadata"], **wanted["metadata"]}
         spec = {**(self._lease.get("spec") or {}), **wanted["spec"]}
         self._lease = await self._kube.replace(path, {**wanted, "metadata": metadata, "spec": spec})
+
+
+def _parts(correction: Object) -> set[str]:
+    parts = {"taints"} if "spec" in correction else set()
+    return parts | ({"owner"} if "ownerReferences" in correction["metadata"] else set())
 
 
 def wherry_version() -> str:

@@ -6,11 +6,12 @@ import importlib.util
 import socket
 import ssl
 import sys
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar
+from typing import TypeVar, cast
 from urllib.parse import quote
 
+import aiohttp
 import httpx
 from pydantic import TypeAdapter, ValidationError
 
@@ -21,7 +22,9 @@ from wherry_runner.protocol import (
     LogOptions,
     Refusal,
     RefusalReason,
+    RunnerCondition,
     RunnerInfo,
+    RunnerStats,
     WatchEvent,
     Wire,
     WorkloadPut,
@@ -45,6 +48,9 @@ KEPT_CONNECTIONS = 64
 """Idle ones to a runner, for 30 s: as many as the work queue has calls at once and then some. A TLS handshake costs both sides
 more than the call that it is for."""
 
+LOG_BUFFER_BYTES = 256 << 10
+"""Of a log, what is read ahead of a slow client, twice at most."""
+
 # httpcore looks for this module at every request. Where it isn't there, finding that out takes as long as the request: this
 # answers at once, and the same.
 if importlib.util.find_spec("sniffio") is None:
@@ -53,6 +59,7 @@ if importlib.util.find_spec("sniffio") is None:
 _Answer = TypeVar("_Answer", bound=Wire)
 _EVENT: TypeAdapter[WatchEvent] = TypeAdapter(WatchEvent)
 _TIMEOUT = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
+_HEADERS = {"Accept-Encoding": "identity"}  # compressed, a stream is held back and a small answer may grow huge
 # A followed log may be silent for hours: only the kernel's probes tell a silent peer from a dead one.
 _KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -96,6 +103,31 @@ class _Connections:
             socket_options=_KEEPALIVE,
         )
         self.http = httpx.AsyncClient(transport=transport, trust_env=False, timeout=_TIMEOUT)
+        self._logs: aiohttp.ClientSession | None = None
+
+    @property
+    def logs(self) -> aiohttp.ClientSession:
+        """For logs alone: a byte of one costs httpx four times as much CPU time."""
+        if self._logs is None:
+            connector = aiohttp.TCPConnector(ssl=self.context, limit=0, socket_factory=_kept_alive)
+            self._logs = aiohttp.ClientSession(
+                connector=connector, trust_env=False, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
+            )
+        return self._logs
+
+    async def close(self) -> None:
+        """Close all, those in use too."""
+        await self.http.aclose()
+        if self._logs is not None:
+            await self._logs.close()
+
+
+def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
+    made = socket.socket(*address[:3])
+    made.setblocking(False)
+    for option in _KEEPALIVE:
+        made.setsockopt(*option)
+    return made
 
 
 class RunnerClient:
@@ -111,12 +143,25 @@ class RunnerClient:
     async def close(self) -> None:
         """Close the connections, those in use too."""
         if self._connections:
-            await self._connections.http.aclose()
+            await self._connections.close()
             self._connections = None
 
     async def info(self) -> RunnerInfo:
         """Who the runner is."""
         return await self._call(RunnerInfo, "GET", "/v1/info")
+
+    async def stats(self) -> RunnerStats:
+        """What the runner and its containers use."""
+        return await self._call(RunnerStats, "GET", "/v1/stats")
+
+    async def condition(self) -> RunnerCondition:
+        """What the runner is short of, and which images it has."""
+        try:
+            return await self._call(RunnerCondition, "GET", "/v1/condition")
+        except Refused as error:
+            if error.refusal.reason is RefusalReason.NOT_FOUND:
+                return RunnerCondition()  # of a release before it could say
+            raise
 
     async def put(self, workload_id: str, body: WorkloadPut) -> WorkloadStatus:
         """Bring a workload to what `body` says; one that says what is already so changes nothing."""
@@ -150,10 +195,46 @@ class RunnerClient:
 
         A break in the middle is raised out of the `async with`, as RunnerUnavailable.
         """
-        path = f"{_workload(workload_id)}/containers/{quote(container, safe='')}/log"
-        timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=None) if options.follow else _TIMEOUT
-        async with self._open("GET", path, query=_as_query(options), timeout=timeout) as response:
-            yield response.aiter_raw()
+        path = f"{_container(workload_id, container)}/log"
+        silence = None if options.follow else READ_SECONDS
+        async with self._borrowed() as connections:
+            try:
+                response = await connections.logs.get(
+                    self.url + path,
+                    params=_as_query(options),
+                    headers=_HEADERS,
+                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence),
+                    server_hostname=self._tls.server_name,
+                    read_bufsize=LOG_BUFFER_BYTES,
+                    allow_redirects=False,
+                )
+            except (aiohttp.ClientError, OSError) as error:
+                raise self._unavailable(error) from error
+            try:
+                pieces = self._pieces(response)
+                if response.status >= 300:
+                    raise self._refused(response.status, await self._gather(pieces))
+                yield pieces
+            finally:
+                response.close()
+
+    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        # Only what goes wrong here is the runner's: whoever shows the pieces has troubles of its own.
+        try:
+            async for piece in response.content.iter_any():
+                yield piece
+        except (aiohttp.ClientError, OSError) as error:
+            raise self._unavailable(error) from error
+
+    async def write_input(self, workload_id: str, container: str, pieces: AsyncIterable[bytes]) -> None:
+        """Give a container its input, piece by piece, as fast as it reads. Raises Refused (NoInput) where it takes none, or no
+        more."""
+        # As long as the client types and the guest does not read: neither has a bound.
+        timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
+        # The transport takes a stream as well as a whole body.
+        content = cast("bytes", pieces)
+        async with self._open("PUT", f"{_container(workload_id, container)}/stdin", content=content, timeout=timeout):
+            pass
 
     async def watch(self) -> AsyncGenerator[WatchEvent, None]:
         """Every event as it comes; without end. Close the iterator (`contextlib.aclosing`) to leave early.
@@ -190,31 +271,26 @@ class RunnerClient:
         content: bytes | None = None,
         timeout: httpx.Timeout = _TIMEOUT,
     ) -> AsyncIterator[httpx.Response]:
-        connections = await self._borrow()
-        headers = {"Accept-Encoding": "identity"}  # compressed, a stream is held back and a small answer may grow huge
-        if content is not None:
-            headers["Content-Type"] = "application/json"
-        try:
-            async with connections.http.stream(
-                method,
-                self.url + path,
-                params=query,
-                content=content,
-                headers=headers,
-                timeout=timeout,
-                extensions={"sni_hostname": self._tls.server_name},
-            ) as response:
-                if response.status_code >= 300:
-                    raise self._refused(response.status_code, await self._read(response))
-                yield response
-        except httpx.HTTPError as error:
-            raise RunnerUnavailable(f"{self} does not answer: {text(error)}") from error
-        finally:
-            connections.users -= 1
-            if connections.retired and not connections.users:
-                await connections.http.aclose()
+        headers = _HEADERS if content is None else {**_HEADERS, "Content-Type": "application/json"}
+        async with self._borrowed() as connections:
+            try:
+                async with connections.http.stream(
+                    method,
+                    self.url + path,
+                    params=query,
+                    content=content,
+                    headers=headers,
+                    timeout=timeout,
+                    extensions={"sni_hostname": self._tls.server_name},
+                ) as response:
+                    if response.status_code >= 300:
+                        raise self._refused(response.status_code, await self._read(response))
+                    yield response
+            except httpx.HTTPError as error:
+                raise self._unavailable(error) from error
 
-    async def _borrow(self) -> _Connections:
+    @asynccontextmanager
+    async def _borrowed(self) -> AsyncIterator[_Connections]:
         context = self._tls.context()
         current = self._connections
         if current is None or current.context is not context:
@@ -222,14 +298,22 @@ class RunnerClient:
             if current:
                 current.retired = True
                 if not current.users:
-                    await current.http.aclose()
+                    await current.close()
             current = self._connections
         current.users += 1
-        return current
+        try:
+            yield current
+        finally:
+            current.users -= 1
+            if current.retired and not current.users:
+                await current.close()
 
     async def _read(self, response: httpx.Response) -> bytes:
+        return await self._gather(response.aiter_raw())
+
+    async def _gather(self, pieces: AsyncIterable[bytes]) -> bytes:
         body = bytearray()
-        async for chunk in response.aiter_raw():
+        async for chunk in pieces:
             body += chunk
             if len(body) > MAX_ANSWER_BYTES:
                 raise RunnerError(f"{self}: an answer is larger than {MAX_ANSWER_BYTES} bytes")
@@ -247,6 +331,9 @@ class RunnerClient:
         except ValidationError as error:
             raise RunnerError(f"{self}: the answer is no {kind.__name__}: {_short(error)}") from error
 
+    def _unavailable(self, error: Exception) -> RunnerUnavailable:
+        return RunnerUnavailable(f"{self} does not answer: {text(error)}")
+
     def _refused(self, status: int, body: bytes) -> RunnerError:
         try:
             return Refused(Refusal.model_validate_json(body))
@@ -256,6 +343,10 @@ class RunnerClient:
 
 def _workload(workload_id: str) -> str:
     return f"/v1/workloads/{quote(workload_id, safe='')}"
+
+
+def _container(workload_id: str, container: str) -> str:
+    return f"{_workload(workload_id)}/containers/{quote(container, safe='')}"
 
 
 def _as_query(options: LogOptions) -> dict[str, str]:

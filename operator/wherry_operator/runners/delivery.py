@@ -21,7 +21,7 @@ from wherry_operator.placement import Demand, Needs, NodeFacts, RunnerFacts, Tai
 from wherry_operator.queue import Fatal, Key
 from wherry_operator.resolve.revision import Resolved
 from wherry_operator.runners.client import Refused, RunnerClient
-from wherry_operator.runners.ledger import Ledger, kind_of
+from wherry_operator.runners.ledger import Ledger, Reserved, kind_of
 from wherry_operator.runners.registry import RunnerRegistry, RunnerState
 from wherry_runner import protocol
 from wherry_runner.protocol import RefusalReason
@@ -205,6 +205,10 @@ class Deliveries:
         offered = (Demand(info.memory_bytes, 0, info.cpu_millicores) for info in infos)
         kept = (self._ledger.kept(state.name) for state in states)
         return sum(offered, Demand()), sum(kept, Demand())
+
+    def reserved(self, runner: str) -> Reserved:
+        """What of a runner WasmWorkloads have."""
+        return self._ledger.reserved(runner)
 
     def client(self, runner: str) -> RunnerClient | None:
         """The client of a runner."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from wherry_operator.placement import Demand
 from wherry_runner import protocol
 
 MODULES = 1000
 """Of each runner's modules the ones used last are remembered; its disk holds no more of them compiled."""
+
+
+WORKLOAD = "WasmWorkload"
+"""The kind of owner that is no Pod."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,12 +25,21 @@ class Entry:
     """None: nobody has told yet; it counts as nothing."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Reserved:
+    """What of a runner WasmWorkloads have: the virtual node can't offer that to Pods."""
+
+    demand: Demand = field(default_factory=Demand)
+    instances: int = 0
+
+
 class _Account:
     """One runner's."""
 
     def __init__(self) -> None:
         self.entries: dict[str, Entry] = {}
         self.kept = Demand()
+        self.reserved = Reserved()
         self.modules: OrderedDict[str, None] = OrderedDict()
 
 
@@ -49,7 +62,10 @@ class Ledger:
         known = before.demand if before else None
         entry = Entry(owner=owner, demand=known if demand is None else demand)
         account.entries[workload_id] = entry
-        account.kept += (entry.demand or Demand()) - (known or Demand())
+        more = (entry.demand or Demand()) - (known or Demand())
+        account.kept += more
+        if owner.kind == WORKLOAD:
+            account.reserved = _and(account.reserved, more, 1 if before is None else 0)
 
     def release(self, workload_id: str, runner: str) -> None:
         """It is not there."""
@@ -58,6 +74,8 @@ class Ledger:
         if account is None or entry is None:
             return
         account.kept -= entry.demand or Demand()
+        if entry.owner.kind == WORKLOAD:
+            account.reserved = _and(account.reserved, Demand() - (entry.demand or Demand()), -1)
         self._runners[workload_id].discard(runner)
         if not self._runners[workload_id]:
             del self._runners[workload_id]
@@ -90,6 +108,11 @@ class Ledger:
         account = self._accounts.get(runner)
         return account.kept if account else Demand()
 
+    def reserved(self, runner: str) -> Reserved:
+        """For WasmWorkloads alone."""
+        account = self._accounts.get(runner)
+        return account.reserved if account else Reserved()
+
     def alike(self, kind: str, runner: str) -> int:
         """How many of a kind (`kind_of`) are there."""
         counts = self._kinds.get(kind)
@@ -116,4 +139,8 @@ class Ledger:
 
 def kind_of(owner: protocol.Owner, workload_id: str) -> str:
     """What is spread: instances of one revision of a WasmWorkload (ids are `{uid}-{revision}-{index}`). Pods are not."""
-    return workload_id.rpartition("-")[0] if owner.kind == "WasmWorkload" else ""
+    return workload_id.rpartition("-")[0] if owner.kind == WORKLOAD else ""
+
+
+def _and(reserved: Reserved, demand: Demand, instances: int) -> Reserved:
+    return Reserved(demand=reserved.demand + demand, instances=reserved.instances + instances)

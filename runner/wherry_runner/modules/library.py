@@ -32,7 +32,7 @@ from wherry_runner.modules.progress import Compiling, OnProgress, Progress, Pull
 from wherry_runner.modules.pull import Puller, PullMetrics, PullSettings
 from wherry_runner.modules.reference import Reference
 from wherry_runner.modules.single_flight import SingleFlight
-from wherry_runner.modules.store import ANYBODY, CompiledFacts, PulledModule, Store, StoreLimits
+from wherry_runner.modules.store import ANYBODY, CompiledFacts, PulledModule, Store, StoredImage, StoreLimits
 from wherry_runner.modules.threads import in_thread
 from wherry_runner.modules.transport import Sleep, Transport
 from wherry_runner.modules.url import Fetcher
@@ -109,6 +109,14 @@ class Modules:
     def used_bytes(self) -> int:
         """What the store holds."""
         return self._store.used_bytes
+
+    def complaint(self) -> str:
+        """What the store's disk is short of; "" if nothing."""
+        return self._store.complaint()
+
+    def images(self) -> list[StoredImage]:
+        """What was pulled from registries and is here, once for each reference."""
+        return self._store.images()
 
     async def close(self) -> None:
         """Close connections to registries. Callers of `get` are cancelled by their owners before."""

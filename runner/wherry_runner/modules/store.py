@@ -106,6 +106,18 @@ class PulledModule:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StoredImage:
+    """An image whose module is here."""
+
+    reference: str
+    """By which it was pulled."""
+    repository: str
+    manifest_digest: str
+    size_bytes: int
+    """That its module takes on disk."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class CompiledFacts:
     """What the compiler said of a module."""
 
@@ -174,6 +186,16 @@ class Store:
     def used_bytes(self) -> int:
         """What blobs and compiled code take."""
         return self._used_bytes
+
+    def complaint(self) -> str:
+        """What its disk is short of; "" if nothing: for a health check."""
+        try:
+            free = self._free_bytes()
+        except OSError as error:
+            return f"the disk of modules can't be read: {error.strerror}"
+        if free >= self._left_free_bytes:
+            return ""
+        return f"{free >> 20} MiB are free on the disk of modules, of {self._left_free_bytes >> 20} MiB that are to stay free"
 
     # --- blobs --------------------------------------------------------------------------------------------------------
 
@@ -272,6 +294,20 @@ class Store:
                 if pulled.manifest_digest == manifest_digest and pulled.repository == repository:
                     return pulled if self.has_blob(pulled.layer_digest) else None
         return None
+
+    def images(self) -> list[StoredImage]:
+        """What was pulled from registries and is here, once for each reference."""
+        with self._lock:
+            return [
+                StoredImage(
+                    reference=pulled.reference,
+                    repository=pulled.repository,
+                    manifest_digest=pulled.manifest_digest,
+                    size_bytes=item.bytes,
+                )
+                for pulled in self._pulled.values()
+                if pulled.manifest_digest and (item := self._items.get(pulled.layer_digest)) is not None
+            ]
 
     def fingerprint(self, credential: Credential) -> str:
         """By what this store knows a credential again."""

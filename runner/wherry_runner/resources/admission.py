@@ -95,6 +95,12 @@ class Admission:
         """CPU that all who were let in request."""
         return self._sum.millicores
 
+    def complaint(self) -> str:
+        """Why no process can be started for another container; "" if one can: for a health check."""
+        if self._sum.processes + PROCESSES_PER_GUEST <= self._offered.processes:
+            return ""
+        return f"{self._sum.processes} of {self._offered.processes} processes are kept for workloads"
+
     def admit(self, workload_id: str, workload: protocol.Workload) -> None:
         """Let a workload in; if it is in already, with what it needs now. Raises NoRoom, and then nothing has changed."""
         wanted = needs(

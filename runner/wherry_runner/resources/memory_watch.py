@@ -112,18 +112,24 @@ class MemoryWatch:
         self._on_kill = on_kill
         self._meter = MemoryMeter() if meter is None else meter
         self._said = ""
+        self._use: MemoryUse | None = None
+
+    def complaint(self) -> str:
+        """That memory is short, as it was seen last; "" if it is not: for a health check."""
+        use = self._use
+        return f"memory: {_of(use)}" if use is not None and _is_short(use) else ""
 
     async def run(self) -> None:
         """Watch until cancelled."""
         while True:
             try:
-                use = self._meter.read()
+                self._use = use = self._meter.read()
             except (OSError, KeyError) as error:
                 self._say(f"the memory in use can't be read: {error}")
                 await asyncio.sleep(LONGEST_PAUSE_SECONDS)
                 continue
             again = pause(use)
-            if use.used_bytes <= use.limit_bytes * THRESHOLD:
+            if not _is_short(use):
                 self._said = ""
             elif not await self._relieve(use):
                 again = LONGEST_PAUSE_SECONDS  # who may not be ended now need not be looked at all the time
@@ -162,6 +168,10 @@ def message(chosen: Candidate, use: MemoryUse) -> str:
         f"the runner's memory ran out ({_of(use)}), not the container's own limit: the container had "
         f"{_mebibytes(chosen.used_bytes)}, {why}"
     )
+
+
+def _is_short(use: MemoryUse) -> bool:
+    return use.used_bytes > use.limit_bytes * THRESHOLD
 
 
 def _of(use: MemoryUse) -> str:

@@ -19,6 +19,7 @@ from wherry_runner.protocol import REFUSAL_STATUS, LogOptions, Refusal, RefusalR
 from wherry_runner.resources.usage import Usage
 from wherry_runner.serving import tls
 from wherry_runner.serving.bodies import Bodies, BodyTooLarge, BodyTooSlow
+from wherry_runner.serving.condition import Condition
 from wherry_runner.serving.health import Health
 from wherry_runner.serving.tls import Role
 
@@ -46,15 +47,17 @@ def application(
     info: protocol.RunnerInfo,
     *,
     usage: Usage,
+    condition: Condition,
     counts: Metrics,
     role_of: RoleOf = role_by_certificate,
 ) -> web.Application:
     """The application behind mutual TLS."""
-    api = _Api(supervisor, info, usage=usage, counts=counts)
+    api = _Api(supervisor, info, usage=usage, condition=condition, counts=counts)
     app = web.Application(middlewares=[_refusals(counts), _roles(role_of)])
     app.router.add_get("/v1/info", api.info)
     app.router.add_get("/v1/watch", api.watch)
     app.router.add_get("/v1/stats", api.stats)
+    app.router.add_get("/v1/condition", api.condition)
     app.router.add_get("/v1/workloads/{id}", api.get)
     app.router.add_put("/v1/workloads/{id}", api.put)
     app.router.add_delete("/v1/workloads/{id}", api.delete)
@@ -144,10 +147,19 @@ def _json(answer: protocol.Wire, status: int = 200) -> web.Response:
 
 
 class _Api:
-    def __init__(self, supervisor: Supervisor, info: protocol.RunnerInfo, *, usage: Usage, counts: Metrics) -> None:
+    def __init__(
+        self,
+        supervisor: Supervisor,
+        info: protocol.RunnerInfo,
+        *,
+        usage: Usage,
+        condition: Condition,
+        counts: Metrics,
+    ) -> None:
         self._supervisor = supervisor
         self._info = info
         self._usage = usage
+        self._condition = condition
         self._counts = counts
         self._bodies = Bodies()
 
@@ -187,6 +199,9 @@ class _Api:
 
     async def stats(self, _: web.Request) -> web.Response:
         return _json(await self._usage.stats())
+
+    async def condition(self, _: web.Request) -> web.Response:
+        return _json(self._condition.read())
 
     async def metrics(self, _: web.Request) -> web.Response:
         return web.Response(body=self._counts.text(), headers={"Content-Type": metrics.CONTENT_TYPE})
