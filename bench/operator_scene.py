@@ -155,10 +155,18 @@ class Api:
                 await follower
 
     async def _follow(self, version: str) -> None:
+        # An API server ends the watch of a reader that it finds slow, as in a burst on a machine that has more to do.
+        while True:
+            version = await self._follow_from(version)
+
+    async def _follow_from(self, version: str) -> str:
         path = f"{self.path()}?watch=1&resourceVersion={version}"
         async with self._session.get(path, read_bufsize=1 << 24) as answer:
             async for line in answer.content:
                 event = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise RuntimeError(f"the watch ended: {event['object']}")
+                version = event["object"]["metadata"]["resourceVersion"]
                 if event["type"] not in ("ADDED", "MODIFIED"):
                     continue
                 seen = self.seen[event["object"]["metadata"]["name"]]
@@ -168,7 +176,7 @@ class Api:
                     seen.bound_ms = now_ms()
                 seen.largest_bytes = max(seen.largest_bytes, len(line))
                 self._wake()
-        raise RuntimeError("the watch ended")
+        return version
 
     def _wake(self) -> None:
         for waits in list(self._waiting):
