@@ -79,6 +79,8 @@ async def log(scene: Scene, report: Report) -> None:
                 before, began = (cpu_seconds([operator]), cpu_seconds([runner])), now_ms()
                 size, largest = await asyncio.to_thread(_read_log, scene, api.namespace, name, operator)
                 seconds = (now_ms() - began) / 1e3
+                # Of a log that breaks off, say with an operator that lost its Lease, an API server tells kubectl nothing.
+                assert installation.operator.running, "the operator has ended"
                 assert size == LINE_BYTES * LINES, f"{size} bytes came of {LINE_BYTES * LINES}"
                 if number:
                     rates.append(size / 1e6 / seconds)
