@@ -7,9 +7,10 @@ import json
 import sys
 import urllib.request
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
-from bench.operator_scene import Scene, now_ms
+from bench.operator_scene import Api, Scene, now_ms
 from bench.operator_starts import spec
 from bench.scene import cpu_seconds, rss_bytes
 from bench.table import Report
@@ -28,9 +29,9 @@ async def measure(scene: Scene, report: Report) -> None:
     """Create them, start the operator anew, and let it idle."""
     ports = {f"simulated-{number}": Reservation() for number in range(RUNNERS)}
     flags = [word for name, port in ports.items() for word in ("--runner", f"{name}=https://{port.address}")]
-    with scene.installation(simulated=True, operator_flags=flags) as installation:
-        runners = await asyncio.to_thread(_start_runners, installation, ports)
-        try:
+    start = partial(_start_runners, ports=ports)
+    try:
+        with scene.installation(simulated=start, operator_flags=flags) as installation:
             async with scene.api() as api, api.watching():
                 began = now_ms()
                 await api.create_many([f"many-{number}" for number in range(OBJECTS)], **spec())
@@ -40,6 +41,7 @@ async def measure(scene: Scene, report: Report) -> None:
                     OBJECTS * 1e3 / (now_ms() - began),
                     "/s",
                 )
+                await _written_down(api)
                 await asyncio.to_thread(installation.stop_operator)
                 began = now_ms()
                 installation.start_operator(wait=False)
@@ -55,10 +57,9 @@ async def measure(scene: Scene, report: Report) -> None:
                 report.figure("operator idle, of one core", idle, "%", at_most=2)
                 for what, count in (_requests(scene.cluster.audit_log, installation) - asked).most_common():
                     report.figure(f"operator idle, requests: {what}", count / IDLE_SECONDS * 60, "/min")
-        finally:
-            runners.kill()
-            for port in ports.values():
-                port.release()
+    finally:
+        for port in ports.values():
+            port.release()
 
 
 def _start_runners(installation: Installation, ports: dict[str, Reservation]) -> Process:
@@ -74,11 +75,21 @@ def _start_runners(installation: Installation, ports: dict[str, Reservation]) ->
     return process
 
 
+async def _written_down(api: Api) -> None:
+    """Until the last object's revision is remembered, which is done at leisure."""
+    path = f"/apis/apps/v1/namespaces/{api.namespace}/controllerrevisions?limit=1"
+    while True:
+        found = await api.ask("GET", path)
+        if 1 + (found["metadata"].get("remainingItemCount") or 0) >= OBJECTS:
+            return
+        await asyncio.sleep(1)
+
+
 async def _reconciled(installation: Installation) -> None:
-    """Until the operator has looked at every object once and has nothing left to do, by its own metrics."""
+    """Until the operator knows every object, has looked at it and has nothing left to do, by its own metrics."""
     while True:
         found = await asyncio.to_thread(_metrics, installation)
-        if found and found["looked"] >= OBJECTS and found["depth"] == 0:
+        if found and found["known"] >= OBJECTS and found["looked"] >= OBJECTS and found["depth"] == 0:
             return
         await asyncio.sleep(0.1)
 
@@ -89,11 +100,13 @@ def _metrics(installation: Installation) -> dict[str, float] | None:
             lines = answer.read().decode().splitlines()
     except OSError:
         return None
-    sums = {"looked": 0.0, "depth": 0.0}
+    sums = {"known": 0.0, "looked": 0.0, "depth": 0.0}
     for line in lines:
         name, _, value = line.rpartition(" ")
         if name.startswith('wherry_operator_reconcile_duration_seconds_count{kind="WasmWorkload"'):
             sums["looked"] += float(value)
+        elif name.startswith('wherry_operator_workloads{phase="Running"'):
+            sums["known"] += float(value)
         elif name.startswith("wherry_operator_queue_depth"):
             sums["depth"] += float(value)
     return sums

@@ -20,6 +20,7 @@ import aiohttp
 
 from bench.scene import cpu_seconds, descendants
 from tests.cluster.local import LocalCluster
+from tests.cluster.processes import Process
 from tests.cluster.registry import Registry
 from tests.support import wat
 from tests.support.images import push
@@ -46,17 +47,25 @@ class Scene:
 
     @contextmanager
     def installation(
-        self, *, simulated: bool = False, runner_flags: Sequence[str] = (), **settings: Any
+        self,
+        *,
+        simulated: Callable[[Installation], Process] | None = None,
+        runner_flags: Sequence[str] = (),
+        **settings: Any,
     ) -> Iterator[Installation]:
-        """Operator and runners; `simulated`: without these, they are started by whoever asked."""
+        """Operator and a runner; `simulated` starts others in its place."""
         number = next(self._numbers)
         folder = self._folder / f"installation-{number}"
         runners = () if simulated else ("runner-a",)
         flags = ("--log-level", "WARNING", "--max-workloads", "6000", *runner_flags)
-        with Installation(
-            self.cluster, folder, runners=runners, runner_flags=flags, serves_logs=False, **settings
-        ) as made:
-            yield made
+        made = Installation(self.cluster, folder, runners=runners, runner_flags=flags, serves_logs=False, **settings)
+        others = simulated(made) if simulated else None
+        try:
+            with made:
+                yield made
+        finally:
+            if others:
+                others.kill()
 
     @contextmanager
     def image(self, text: str) -> Iterator[str]:
@@ -109,6 +118,7 @@ class Api:
         self._kind = kind
         self.seen: defaultdict[str, Seen] = defaultdict(Seen)
         """By an object's name."""
+        self._running: set[str] = set()
         self._waiting: list[tuple[Callable[[], bool], asyncio.Future[None]]] = []
 
     def path(self, name: str = "", *, subresource: str = "") -> str:
@@ -155,27 +165,28 @@ class Api:
                 await follower
 
     async def _follow(self, version: str) -> None:
-        # An API server ends the watch of a reader that it finds slow, as in a burst on a machine that has more to do.
+        """Where the API server ends a watch, it goes on from there. Raises RuntimeError where it can not."""
         while True:
-            version = await self._follow_from(version)
+            path = f"{self.path()}?watch=1&allowWatchBookmarks=true&resourceVersion={version}"
+            async with self._session.get(path, read_bufsize=1 << 24) as answer:
+                async for line in answer.content:
+                    version = self._note(json.loads(line), len(line))
 
-    async def _follow_from(self, version: str) -> str:
-        path = f"{self.path()}?watch=1&resourceVersion={version}"
-        async with self._session.get(path, read_bufsize=1 << 24) as answer:
-            async for line in answer.content:
-                event = json.loads(line)
-                if event["type"] == "ERROR":
-                    raise RuntimeError(f"the watch ended: {event['object']}")
-                version = event["object"]["metadata"]["resourceVersion"]
-                if event["type"] not in ("ADDED", "MODIFIED"):
-                    continue
-                seen = self.seen[event["object"]["metadata"]["name"]]
-                seen.versions += 1
-                seen.newest = event["object"]
-                if seen.bound_ms is None and seen.newest["spec"].get("nodeName"):
-                    seen.bound_ms = now_ms()
-                seen.largest_bytes = max(seen.largest_bytes, len(line))
-                self._wake()
+    def _note(self, event: Json, size: int) -> str:
+        found = event["object"]
+        if event["type"] == "ERROR":
+            raise RuntimeError(f"the watch: {found.get('message')}")
+        version: str = found["metadata"]["resourceVersion"]
+        if event["type"] in ("ADDED", "MODIFIED"):
+            name = found["metadata"]["name"]
+            seen = self.seen[name]
+            seen.versions += 1
+            seen.newest = found
+            if seen.bound_ms is None and found["spec"].get("nodeName"):
+                seen.bound_ms = now_ms()
+            seen.largest_bytes = max(seen.largest_bytes, size)
+            (self._running.add if self.phase(name) == "Running" else self._running.discard)(name)
+            self._wake()
         return version
 
     def _wake(self) -> None:
@@ -199,7 +210,7 @@ class Api:
 
     def running(self) -> int:
         """How many are Running."""
-        return sum(self.phase(name) == "Running" for name in self.seen)
+        return len(self._running)
 
     async def delete_all(self) -> None:
         """All WasmWorkloads of the namespace."""

@@ -57,7 +57,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     except SettingsError as error:
         sys.exit(f"wherry-operator: {error}")
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("httpx").setLevel(logging.WARNING)
     logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLogger().level))
     try:
         asyncio.run(run(settings))
@@ -111,8 +110,12 @@ class Operator:
         self._deliveries = Deliveries(
             self._registry, self._leadership, nodes=self._nodes, loss_seconds=settings.runner_loss_seconds
         )
-        self._pod_events = EventRecorder(self._kube_as_node, component="wherry", host=settings.node_name)
-        self._workload_events = EventRecorder(self._kube, component="wherry", host=settings.node_name)
+        self._pod_events = EventRecorder(
+            self._kube_as_node, component="wherry", host=settings.node_name, busy=self._is_busy
+        )
+        self._workload_events = EventRecorder(
+            self._kube, component="wherry", host=settings.node_name, busy=self._is_busy
+        )
         self._pod_references = References(
             self._kube_as_node,
             who=f"the virtual node {settings.node_name}",
@@ -136,7 +139,7 @@ class Operator:
             node_address=settings.kubelet.address,
             tokens=ServiceAccountTokens(self._kube_as_node) if settings.service_account_tokens else None,
         )
-        self._revisions = Revisions(self._kube, self._workloads)
+        self._revisions = Revisions(self._kube, self._workloads, busy=self._is_busy)
         self._workload_reconciler = workload.WorkloadReconciler(
             kube=self._kube,
             store=self._workloads,
@@ -192,6 +195,8 @@ class Operator:
         log.info("kubelet API on port %d, aggregated API on port %d, health on port %d", port, api, health)
         if not await _unless(stop, self._leadership.acquire()):
             return
+        # From now on: what follows may take longer than a Lease lasts.
+        self._following.append(asyncio.create_task(self._leadership.hold(), name="leader Lease"))
         self._node = NodeKeeper(
             self._kube_as_node,
             self._kube,
@@ -203,7 +208,6 @@ class Operator:
         await self._know_runners()
         tasks = [
             *self._following,
-            asyncio.create_task(self._leadership.hold(), name="leader Lease"),
             asyncio.create_task(self._node.run(), name="node"),
             asyncio.create_task(self._pod_events.run(), name="events of Pods"),
             asyncio.create_task(self._workload_events.run(), name="events of WasmWorkloads"),
@@ -223,6 +227,8 @@ class Operator:
                 stop_flag=kopf_stop,
                 ready_flag=kopf_ready,
                 standalone=True,
+                # Else it looks up the user's name, and an image's nobody has none.
+                identity=self._settings.identity,  # type: ignore[arg-type]  # its own private NewType of str
             ),
             name="kopf",
         )
@@ -285,6 +291,9 @@ class Operator:
                 return await self._pod_reconciler.reconcile(key)
             case _:
                 return await self._workload_reconciler.reconcile(key)
+
+    def _is_busy(self) -> bool:
+        return self._queue.busy
 
     def _object_changed(self, key: Key, gone_uid: str | None) -> None:
         if gone_uid is not None:

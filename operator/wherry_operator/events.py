@@ -28,7 +28,10 @@ REFILL_SECONDS = 300.0
 QUEUE = 5_000
 PER_SECOND = 50.0
 AT_ONCE = 100
-"""As many as a kubelet writes (eventRecordQPS, eventBurst): a burst of starts must not wait for what is told of it."""
+"""As many as a kubelet writes (eventRecordQPS, eventBurst)."""
+
+PER_SECOND_WHILE_BUSY = 10.0
+"""A burst of starts must not wait for what is told of it: an Event costs the API server as much as a status."""
 
 REMEMBERED = 5_000
 SAME_AGAIN_SECONDS = 4.0
@@ -47,7 +50,17 @@ class _Told:
 class EventRecorder:
     """Writes Events as one identity; `record` never waits."""
 
-    def __init__(self, kube: Kube, *, component: str, host: str, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        kube: Kube,
+        *,
+        component: str,
+        host: str,
+        clock: Callable[[], float] = time.monotonic,
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`busy`: whether there are more urgent things to be written."""
+        self._busy = busy
         self._kube = kube
         self._source = {"component": component, "host": host}
         self._clock = clock
@@ -82,9 +95,12 @@ class EventRecorder:
         while True:
             key, about, happening = await self._queue.get()
             now = self._clock()
-            tokens, at = min(float(AT_ONCE), tokens + (now - at) * PER_SECOND), now
+            pace, most = (
+                (PER_SECOND_WHILE_BUSY, PER_SECOND_WHILE_BUSY) if self._busy() else (PER_SECOND, float(AT_ONCE))
+            )
+            tokens, at = min(most, tokens + (now - at) * pace), now
             if tokens < 1:
-                await asyncio.sleep((1 - tokens) / PER_SECOND)
+                await asyncio.sleep((1 - tokens) / pace)
             tokens -= 1
             try:
                 await self._write(key, about, happening)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import random
+import urllib.request
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from enum import StrEnum
+from urllib.parse import urlsplit
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -105,6 +107,12 @@ class Kube:
         async for page in self._pages(path, field_selector, label_selector, accept=accept):
             found += page["items"] or []  # null where there are none
         return found
+
+    async def each(self, path: str, *, field_selector: str = "") -> AsyncIterator[Object]:
+        """All objects of a collection, one after the other, and never more than a page of them in memory."""
+        async for page in self._pages(path, field_selector, "", accept="application/json"):
+            for body in page["items"] or []:
+                yield body
 
     async def list_objects(self, path: str, *, label_selector: str = "") -> tuple[list[Object], str]:
         """All objects of a collection, and the version from which a watch goes on."""
@@ -267,4 +275,15 @@ async def load_configuration() -> client.Configuration:
         config.load_incluster_config(client_configuration=configuration)
     else:
         await config.load_kube_config(client_configuration=configuration)
+    # The client would ask the environment for a proxy at every call, in a thread: that takes longer than writing the request.
+    configuration.proxy = configuration.proxy or _proxy(configuration.host)
+    configuration.client_session_kwargs = {"trust_env": False}
     return configuration
+
+
+def _proxy(url: str) -> str | None:
+    """The proxy that the environment names for this URL (HTTPS_PROXY, NO_PROXY)."""
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass_environment(parts.netloc):  # type: ignore[attr-defined]
+        return None
+    return urllib.request.getproxies_environment().get(parts.scheme)

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from wherry_operator.kube import Kube, NotFound
 from wherry_operator.models import Object
 from wherry_operator.queue import Key
 
 log = logging.getLogger(__name__)
+
+FEW = 50
+"""Objects that are read one by one."""
 
 REMEMBERED_DEAD = 10_000
 """UIDs of deleted objects that are remembered; a UID never comes back, late word of it does."""
@@ -56,6 +59,8 @@ class ObjectStore:
             if other:
                 self._on_change(key, metadata["uid"])  # late word of one that had the name before: it is gone
             return
+        if known is not None and not other and not deleted and _same_version(known, body):
+            return  # the watch brings what a write of ours was answered
         if known is not None and other:
             # The name has passed on: whatever had it before is gone, also if nobody said so.
             del self._objects[place]
@@ -69,28 +74,65 @@ class ObjectStore:
         self._objects[place] = body
         self._on_change(key, None)
 
+    def wrote(self, body: Object) -> None:
+        """Take the answer to a write of its status by whoever reconciles it, and has drawn all conclusions from it: nobody need
+        look again, unless somebody else has changed more."""
+        metadata = body["metadata"]
+        place = metadata["namespace"], metadata["name"]
+        known = self._objects.get(place)
+        if known is None or not _differ_by_status_alone(known, body) or _version(known) > _version(body):
+            self.seen(body)
+        else:
+            self._objects[place] = body
+
     def _bury(self, uid: str) -> None:
         self._dead[uid] = None
         while len(self._dead) > REMEMBERED_DEAD:
             self._dead.popitem(last=False)
 
-    async def compare(self, kube: Kube, listed: Iterable[Object], path: Callable[[str, str], str]) -> None:
-        """Mend what a LIST (metadata only) disagrees about, by reading each such object."""
+    async def compare(
+        self,
+        kube: Kube,
+        listed: Iterable[Object],
+        path: Callable[[str, str], str],
+        every: Callable[[], AsyncIterator[Object]],
+    ) -> None:
+        """Mend what a LIST (metadata only) disagrees about, by reading each such object, or all of them (`every`) where it is
+        about many: at a start nothing is known yet."""
         there = {(item["metadata"]["namespace"], item["metadata"]["name"]): item for item in listed}
-        doubtful = [
-            place
-            for place in {*there, *self._objects}
-            if place not in there
-            or place not in self._objects
-            or _version(there[place]) > _version(self._objects[place])
-        ]
-        for namespace, name in doubtful:
+        if len(self._doubtful(there)) > FEW:
+            async for body in every():
+                self.seen(body)
+        for namespace, name in self._doubtful(there):
             try:
                 self.seen(await kube.find(path(namespace, name)))
             except NotFound:
                 if (known := self._objects.get((namespace, name))) is not None:
                     log.info("%s %s/%s is gone; the watch missed it", self.kind, namespace, name)
                     self.seen(known, deleted=True)
+
+    def _doubtful(self, there: Mapping[tuple[str, str], Object]) -> list[tuple[str, str]]:
+        return [
+            place
+            for place in {*there, *self._objects}
+            if place not in there
+            or place not in self._objects
+            or _version(there[place]) > _version(self._objects[place])
+        ]
+
+
+def _same_version(one: Object, other: Object) -> bool:
+    version = one["metadata"].get("resourceVersion")
+    return bool(version) and version == other["metadata"].get("resourceVersion")
+
+
+def _differ_by_status_alone(one: Object, other: Object) -> bool:
+    return _but_status(one) == _but_status(other)
+
+
+def _but_status(body: Object) -> tuple[Object, Object]:
+    of_writes = ("resourceVersion", "managedFields")
+    return body["spec"], {key: value for key, value in body["metadata"].items() if key not in of_writes}
 
 
 def _version(body: Object) -> int:

@@ -24,6 +24,9 @@ log = logging.getLogger(__name__)
 WORKERS = 32
 """Reconciles at once: enough to hide the latency of the API server, few enough not to storm it."""
 
+BUSY = WORKERS // 4
+"""Keys waiting or worked on."""
+
 FIRST_RETRY_SECONDS = 0.25
 LAST_RETRY_SECONDS = 60.0
 
@@ -65,6 +68,11 @@ class WorkQueue:
 
     def __len__(self) -> int:
         return len(self._ready)
+
+    @property
+    def busy(self) -> bool:
+        """Much is going on: what can wait should."""
+        return len(self._ready) + len(self._active) >= BUSY
 
     @property
     def delayed(self) -> int:

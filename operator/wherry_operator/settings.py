@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 
-LEASE_DURATION_SECONDS = 15
-"""Of the leader's Lease: how long the others wait for a silent leader (fail-over ≤ 15 s)."""
+LEASE_DURATION_SECONDS = 13
+"""Of the leader's Lease: how long the others wait for a silent leader. With the second until they see its last renewal, and one
+to begin with, another is at work 15 s after a leader died (fail-over ≤ 15 s)."""
 
 NODE_LEASE_DURATION_SECONDS = 40
 """Of the virtual Node's Lease, as a kubelet's (nodeLeaseDurationSeconds)."""

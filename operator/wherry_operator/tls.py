@@ -134,7 +134,7 @@ class RunnerTls:
     def __init__(self, files: settings.ClientTls) -> None:
         self._files = files
         self.server_name = files.server_name
-        """What to verify instead of the URL's host, which is an IP (httpx: extension `sni_hostname`)."""
+        """What to verify instead of the URL's host, which is an IP (aiohttp: `server_hostname`)."""
         self._reloaded = _Reloaded((files.ca_file, files.cert_file, files.key_file), self._build)
 
     def context(self) -> ssl.SSLContext:

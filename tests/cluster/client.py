@@ -1,8 +1,9 @@
-"""A few GETs on an API server with a client certificate: for readiness, where kubectl would take longer."""
+"""A few requests to an API server or etcd with a client certificate: for readiness, where kubectl would take longer."""
 
 from __future__ import annotations
 
 import http.client
+import json
 import socket
 import ssl
 from collections.abc import Callable
@@ -34,6 +35,13 @@ class ApiClient:
 
     def get(self, path: str) -> tuple[int, str]:
         """Return the status and body of a GET; (0, why) if there was no answer."""
+        return self._request("GET", path)
+
+    def post(self, path: str, body: object) -> tuple[int, str]:
+        """The same for a POST of JSON."""
+        return self._request("POST", path, json.dumps(body))
+
+    def _request(self, method: str, path: str, body: str | None = None) -> tuple[int, str]:
         connection = http.client.HTTPSConnection(
             self._host, self._port, timeout=REQUEST_TIMEOUT_SECONDS, context=self._context
         )
@@ -41,7 +49,7 @@ class ApiClient:
             plain = self._connect((self._host, self._port), REQUEST_TIMEOUT_SECONDS)
             with plain:
                 connection.sock = self._context.wrap_socket(plain, server_hostname=self._host)
-            connection.request("GET", path)
+            connection.request(method, path, body)
             response = connection.getresponse()
             return response.status, response.read().decode(errors="replace")
         except (OSError, http.client.HTTPException) as error:

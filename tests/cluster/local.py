@@ -9,13 +9,15 @@ There is no node but the virtual one: Pods for others stay Pending. The folder o
 
 from __future__ import annotations
 
+import base64
 import json
 import shutil
 import signal
 import socket
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from tests.cluster import build, controlplane, pki
 from tests.cluster.client import ApiClient
@@ -66,6 +68,7 @@ class LocalCluster(Cluster):
     :param progress: told which component starts.
     :param authorization: the API server's modes, separated by commas.
     :param keep_logs: whether `down()` leaves `logs`; can be set until then.
+    :param flags: further flags of components, by their names.
     """
 
     provider = "local"
@@ -80,6 +83,7 @@ class LocalCluster(Cluster):
         progress: Progress = SILENT,
         keep_logs: bool = False,
         authorization: str = controlplane.AUTHORIZATION,
+        flags: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         self.authorization = authorization
         self.name = check_name(name)
@@ -89,6 +93,7 @@ class LocalCluster(Cluster):
         self.logs = self.directory / "logs"
         self.audit_log = self.logs / "audit.jsonl"
         self._progress = progress
+        self._flags = dict(flags or {})
         self._processes: dict[str, Process] = {}
         self._reservations: list[Reservation] = []
         self._layout: controlplane.Layout | None = None
@@ -175,6 +180,25 @@ class LocalCluster(Cluster):
         self._launch(component)
         self._wait_ready(component)
 
+    def forget_history(self) -> None:
+        """Have etcd forget every version but the present one, as it does every five minutes on a real cluster.
+
+        A watch from an older one is then answered with 410 Gone, unless the API server's own cache still has it (flag
+        `--watch-cache=false`: it has none).
+
+        :raises ClusterError: etcd refused.
+        """
+        first_key = base64.b64encode(b"\0").decode()
+        revision = self._ask_etcd("/v3/kv/range", {"key": first_key})["header"]["revision"]
+        self._ask_etcd("/v3/kv/compaction", {"revision": revision, "physical": True})
+
+    def _ask_etcd(self, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        code, text = self._apis["etcd"].post(path, body)
+        if code != 200:
+            raise ClusterError(f"etcd answers {path} with {code}: {text}")
+        answer: dict[str, Any] = json.loads(text)
+        return answer
+
     def _start(self) -> None:
         self._start_control_plane()
         self._progress.step(f"cluster {self.name!r} is up at {self.server}")
@@ -201,7 +225,9 @@ class LocalCluster(Cluster):
     def _launch(self, component: str) -> None:
         assert self._layout is not None
         self._progress.step(f"starting {component}")
-        self._processes[component] = self._spawn(component, COMPONENTS[component](self._layout))
+        self._processes[component] = self._spawn(
+            component, [*COMPONENTS[component](self._layout), *self._flags.get(component, ())]
+        )
         self._save_record()
 
     def _spawn(self, component: str, command: list[str]) -> Process:

@@ -105,6 +105,23 @@ def test_a_sweep_runs_each_index_once(space: Workspace) -> None:
     assert sorted(told) == sorted(f"INDEX={index}" for index in range(20))
     assert any(f"SELF=sweep-{status['updateRevision']}-7" in text for text in logs)
     space.wait(lambda: "Completed" in dict(space.events("sweep")), "an Event tells of it")
+    # Of twenty instances that come and go five at a time: not one Event for each of their steps.
+    assert len(space.events("sweep")) <= 20, space.events("sweep")
+
+
+def test_what_waits_for_its_module_is_in_progress_says_why_and_goes_on_once_it_is_there(space: Workspace) -> None:
+    space.installation.grant_references(space.namespace)
+    space.workload("waits", module={"configMapKeyRef": {"name": "modules", "key": "m.wat"}}, replicas=5)
+    space.wait_phase("waits", "CreateContainerConfigError", kind="ww")
+    assert _verdict(space, "waits") == "InProgress"
+    message = conditions(space.get("ww", "waits") or {})["Ready"]["message"]
+    assert 'configmap "modules" not found' in message
+    events = [message for reason, message in space.events("waits") if reason == "Failed"]
+    assert len(events) == 1, "five wait for the same"
+    module = {"metadata": {"name": "modules"}, "data": {"m.wat": wat.sleeps()}}
+    space.apply({"apiVersion": "v1", "kind": "ConfigMap", **module})
+    space.kubectl("wait", "--for=condition=Ready", "ww/waits", "--timeout=60s")
+    assert _verdict(space, "waits") == "Current"
 
 
 def test_a_failure_of_many_ends_them_all(space: Workspace) -> None:

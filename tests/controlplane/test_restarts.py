@@ -55,6 +55,29 @@ def test_a_killed_operator_leaves_guests_alone_and_takes_up_again(space: Workspa
     assert space.logs("steady") == "undisturbed\n"
 
 
+def test_an_operator_with_other_settings_takes_over_and_restarts_nothing(
+    space: Workspace, operator: Installation
+) -> None:
+    """As after an upgrade. That revisions keep their names through it: `unit/test_resolve.py`, `unit/test_crd.py`."""
+    space.workload("service", module={"inline": wat.sleeps()}, replicas=3)
+    space.workload("done", module={"inline": wat.exits(0)}, restartPolicy="Never", completions=3)
+    space.kubectl("wait", "--for=condition=Ready", "ww/service", "--timeout=60s")
+    space.kubectl("wait", "--for=condition=Complete", "ww/done", "--timeout=60s")
+    before = {name: (space.get("ww", name) or {})["status"] for name in ("service", "done")}
+    usual = list(operator.operator_flags)
+    operator.stop_operator()
+    operator.operator_flags += ["--resync-seconds", "2", "--runner-loss-seconds", "30", "--log-level", "DEBUG"]
+    try:
+        operator.start_operator()
+        space.workload("later", module={"inline": wat.exits(0)}, restartPolicy="Never")
+        space.wait_phase("later", "Succeeded", kind="wasmworkload")
+        assert {name: (space.get("ww", name) or {})["status"] for name in before} == before
+    finally:
+        operator.stop_operator()
+        operator.operator_flags = usual
+        operator.start_operator()
+
+
 def test_what_ended_while_the_operator_was_down_is_told_afterwards(space: Workspace, operator: Installation) -> None:
     space.pod("ends", space.push(wat.sleeps(seconds=3, then_exits=3)), spec={"restartPolicy": "Never"})
     _ready(space, "ends")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import shutil
 import signal
 import tempfile
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Coroutine, Iterator
@@ -25,6 +27,10 @@ from tests.support.relay import Relay
 
 NAME = "fleet"
 """Of this installation's node and class: it lives beside the one that all others share."""
+
+
+REFUSED = "refused by a runner: epoch"
+"""What an operator's log says when a runner has heard of a newer leader."""
 
 
 @pytest.fixture(scope="module")
@@ -216,9 +222,14 @@ def test_a_follower_takes_over_from_a_leader_that_was_killed(space: Workspace, f
     with fleet.second_operator() as second:
         assert holder(space, fleet) != "second"
         fleet.kill_operator()
+        killed = time.monotonic()
         space.workload("later", className=NAME, module={"inline": wat.exits(0)}, restartPolicy="Never")
+        space.wait(lambda: holder(space, fleet) == "second", "the second leads")
+        leads = time.monotonic() - killed
         space.wait_phase("later", "Succeeded", kind="wasmworkload")
-        assert holder(space, fleet) == "second"
+        print(
+            f"the leader killed, another leads after {leads:.1f} s; after {time.monotonic() - killed:.1f} s a new object ran"
+        )
         second.wait_ready()
         assert by_runner(space, "steady") == before
         assert status(space, "steady")["restarts"] == 0
@@ -231,15 +242,67 @@ def test_a_leader_that_was_frozen_finds_itself_deposed_and_does_no_harm(space: W
     frozen = fleet.operator
     with fleet.second_operator():
         frozen.signal(signal.SIGSTOP)
+        since = time.monotonic()
         space.wait(lambda: holder(space, fleet) == "second", "the second leads")
         space.kubectl("scale", "ww/steady", "--replicas=3")
         ready(space, "steady", "3/3")
+        print(f"a third instance runs {time.monotonic() - since:.1f} s after the leader was frozen")
         after = by_runner(space, "steady")
         frozen.signal(signal.SIGCONT)
         space.wait(lambda: not frozen.running, "the first has ended")
         service(space, "another", 1)
         assert by_runner(space, "steady") == after
         assert status(space, "steady")["restarts"] == 0
+    fleet.stop_operator()
+    fleet.start_operator()
+
+
+def test_an_operator_starts_while_a_runner_is_silent_and_keeps_its_lease(
+    space: Workspace, fleet: Installation, way: Relay
+) -> None:
+    way.cut()
+    fleet.stop_operator()
+    fleet.start_operator()
+    taken = renewed(space, fleet)
+    space.wait(lambda: renewed(space, fleet) > taken, "the Lease is renewed")
+    service(space, "first", 1)
+    assert fleet.operator is not None and fleet.operator.running
+
+
+def test_a_deposed_leader_that_has_not_heard_of_it_is_refused_by_the_runners(
+    space: Workspace, fleet: Installation
+) -> None:
+    """It is cut off from the API server, so it still wants what was wanted, and to the runners it has a way."""
+    service(space, "steady", 3)
+    fleet.stop_operator()
+    with contextlib.closing(Relay(fleet.cluster.server.removeprefix("https://"))) as api:
+        fleet.api_route = f"https://{api.address}"
+        fleet.start_operator()
+        fleet.api_route = ""
+        deposed = fleet.operator
+        assert deposed is not None
+        with fleet.second_operator():
+            before_it = renewed(space, fleet)
+            space.wait(lambda: renewed(space, fleet) != before_it, "its Lease is renewed: it has ten seconds")
+            api.cut()
+            space.cluster.kubectl(
+                "patch", "lease", f"wherry-operator-{NAME}", "-n", fleet.namespace, "--type=merge",
+                "-p", '{"spec":{"holderIdentity":""}}',
+            )  # fmt: skip
+            space.wait(lambda: holder(space, fleet) == "second", "the second leads")
+            before = {item["containerID"] for item in status(space, "steady")["instances"]}
+            refused = deposed.log.read_text().count(REFUSED)
+            space.kubectl("scale", "ww/steady", "--replicas=1")
+            # Two are gone then, and who knows nothing of that starts them again.
+            space.wait(lambda: deposed.log.read_text().count(REFUSED) > refused, "a runner has refused the first")
+            space.wait(lambda: not deposed.running, "the first has ended")
+            ready(space, "steady", "1/1")
+            (left,) = status(space, "steady")["instances"]
+            assert left["containerID"] in before
+            uid = (space.get("ww", "steady") or {})["metadata"]["uid"]
+            own = uid + left["name"].removeprefix("steady")
+            there = [trace for runner in fleet.runners.values() for trace in runner.traces(uid)]
+            assert there and all(trace.startswith(own) for trace in there), there
     fleet.stop_operator()
     fleet.start_operator()
 
@@ -300,7 +363,17 @@ def fetch(url: str) -> str:
             return error.read().decode()
 
 
+def lease(space: Workspace, fleet: Installation) -> Json:
+    """The spec of the operators' Lease."""
+    found: Json = (space.cluster.get("lease", f"wherry-operator-{NAME}", fleet.namespace) or {}).get("spec", {})
+    return found
+
+
 def holder(space: Workspace, fleet: Installation) -> str:
     """Who leads."""
-    lease = space.cluster.get("lease", f"wherry-operator-{NAME}", fleet.namespace) or {}
-    return str(lease.get("spec", {}).get("holderIdentity", ""))
+    return str(lease(space, fleet).get("holderIdentity", ""))
+
+
+def renewed(space: Workspace, fleet: Installation) -> str:
+    """When the leader said so last."""
+    return str(lease(space, fleet)["renewTime"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import AsyncIterator
 from typing import Any
 
 from wherry_operator.kube import Conflict, Invalid, KubeError, NotFound, PatchKind
@@ -54,6 +55,12 @@ class FakeKube:
             for name, body in self.objects.items()
             if name.split("/")[-2] == plural
         ]
+
+    async def each(self, path: str, *, field_selector: str = "") -> AsyncIterator[Object]:
+        self._call("LIST", path)
+        for name, body in list(self.objects.items()):
+            if name.rpartition("/")[0] == path:
+                yield copy.deepcopy(body)
 
     async def create(self, path: str, body: Object) -> Object:
         self._call("POST", path)

@@ -75,6 +75,8 @@ class Installation:
         self.operator_flags = list(operator_flags)
         self.routes: dict[str, str] = {}
         """Where the operator is told that a runner is, if it is not where it listens."""
+        self.api_route = ""
+        """Where an operator that is started now is told that the API server is, if it is not where it listens."""
         self._serves_logs = serves_logs
         self.logs = directory / "logs"
         self.logs.mkdir(parents=True, exist_ok=True)
@@ -219,8 +221,15 @@ class Installation:
             "operator",
             command,
             log=self.logs / f"{identity}.log",
-            env=environment(KUBECONFIG=str(self.operator_kubeconfig)),
+            env=environment(KUBECONFIG=str(self._routed_kubeconfig(identity))),
         )
+
+    def _routed_kubeconfig(self, identity: str) -> Path:
+        if not self.api_route:
+            return self.operator_kubeconfig
+        routed = self.directory / f"{identity}.kubeconfig"
+        routed.write_text(self.operator_kubeconfig.read_text().replace(self.cluster.server, self.api_route))
+        return routed
 
     def wait_operator_ready(self) -> None:
         """Wait until the operator leads and its node is kept."""

@@ -15,6 +15,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from wherry_operator.models import IntOrPercent, Quantity, WasmWorkloadSpec
+from wherry_operator.resolve.workload import OUTSIDE_THE_TEMPLATE
 from wherry_operator.rollout.plan import Memory, Wanted
 from wherry_operator.status import workload as workload_status
 from wherry_runner.protocol import RestartPolicy
@@ -173,6 +174,13 @@ def test_the_columns_point_to_fields_that_exist() -> None:
 
 def test_the_class_can_be_selected_by_the_server() -> None:
     assert VERSION["selectableFields"] == [{"jsonPath": ".spec.className"}]
+
+
+def test_no_field_of_the_template_gets_a_default_but_the_two_that_it_has_always_had() -> None:
+    """The API server writes defaults into objects that are there: a new one would replace every instance of all of them."""
+    defaulted = {path for path, below in nested(SPEC, "") if "default" in below}
+    fields = {path.lstrip(".").partition(".")[0].removesuffix("[]") for path in defaulted}
+    assert fields - OUTSIDE_THE_TEMPLATE == {"restartPolicy", "terminationGracePeriodSeconds"}
 
 
 def test_it_can_be_scaled() -> None:

@@ -8,9 +8,21 @@ from typing import Any, cast
 
 import pytest
 
+from tests.support import virtual_time
 from tests.support.fake_kube import FakeKube
 from tests.support.operator_fakes import settle
-from wherry_operator.events import BURST, MAX_MESSAGE, QUEUE, REFILL_SECONDS, SAME_AGAIN_SECONDS, EventRecorder
+from tests.support.virtual_time import now
+from wherry_operator.events import (
+    AT_ONCE,
+    BURST,
+    MAX_MESSAGE,
+    PER_SECOND,
+    PER_SECOND_WHILE_BUSY,
+    QUEUE,
+    REFILL_SECONDS,
+    SAME_AGAIN_SECONDS,
+    EventRecorder,
+)
 from wherry_operator.kube import Forbidden, Kube
 from wherry_operator.status.happenings import Happening
 
@@ -152,6 +164,27 @@ def test_recording_never_waits_and_never_grows_without_bound() -> None:
         assert recorder.events.dropped == 100
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("busy", "at_once", "per_second"), [(False, AT_ONCE, PER_SECOND), (True, 10, PER_SECOND_WHILE_BUSY)]
+)
+def test_a_burst_is_told_of_at_a_pace_and_slower_while_there_are_more_urgent_things(
+    busy: bool, at_once: int, per_second: float
+) -> None:
+    async def scenario() -> None:
+        kube = FakeKube()
+        events = EventRecorder(cast("Kube", kube), component="wherry", host="node", clock=now, busy=lambda: busy)
+        for number in range(1000):
+            events.record(about(f"u-{number}", name=f"hello-{number}"), STARTED)
+        task = asyncio.create_task(events.run())
+        await asyncio.sleep(0.001)
+        assert len(kube.objects) == at_once
+        await asyncio.sleep(4)
+        assert len(kube.objects) == pytest.approx(at_once + 4 * per_second, abs=1)
+        task.cancel()
+
+    virtual_time.run(scenario())
 
 
 def test_an_event_that_can_not_be_written_is_skipped() -> None:

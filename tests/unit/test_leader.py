@@ -11,7 +11,7 @@ import pytest
 
 from tests.support.operator_fakes import FakeTime
 from wherry_operator.kube import Conflict, NotFound, Unavailable
-from wherry_operator.leader import Leadership, LeadershipLost
+from wherry_operator.leader import LOST_SECONDS, Leadership, LeadershipLost
 from wherry_operator.models import Object
 
 
@@ -108,7 +108,7 @@ def test_first_candidate_makes_the_lease_and_the_second_waits() -> None:
         assert await first.acquire() == 1
         assert first.held
         assert stage.leases.spec["holderIdentity"] == "a"
-        assert stage.leases.spec["leaseDurationSeconds"] == 15
+        assert stage.leases.spec["leaseDurationSeconds"] == 13
         assert stage.leases.spec["renewTime"] == "2026-01-02T03:04:05.678901Z"
         stage.start(first.hold())
         waiting = stage.start(second.acquire())
@@ -125,12 +125,32 @@ def test_a_silent_holder_is_followed_after_the_duration_was_observed() -> None:
         await first.acquire()
         await stage.time.advance(100)  # the time stamp is old, but nobody has watched it yet
         waiting = stage.start(second.acquire())
-        await stage.time.advance(14.5)
+        await stage.time.advance(12.5)
         assert not waiting.done()
         await stage.time.advance(0.6)
         assert waiting.result() == 2
         assert not first.held
         assert stage.leases.spec["holderIdentity"] == "b"
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("phase", [0.0, 0.25, 0.5, 0.75])
+def test_whenever_a_leader_dies_another_has_15_seconds_to_lead_and_needs_no_more(phase: float) -> None:
+    """Whatever there is between its last renewal and the moments at which the follower looks."""
+
+    async def scenario(stage: Stage) -> None:
+        first, second = stage.candidate("a"), stage.candidate("b")
+        await first.acquire()
+        holding = stage.start(first.hold())
+        await stage.time.advance(phase)
+        waiting = stage.start(second.acquire())
+        await stage.time.advance(5 - phase)  # it has just renewed
+        holding.cancel()
+        await stage.time.advance(LOST_SECONDS)
+        assert not waiting.done(), "it may still believe that it leads"
+        await stage.time.advance(15 - LOST_SECONDS - 1)  # a second is left for what a leader begins with
+        assert waiting.done()
 
     play(scenario)
 
@@ -265,9 +285,9 @@ def test_a_lease_deleted_under_its_holder_is_waited_out() -> None:
         waiting = stage.start(second.acquire())
         await stage.time.advance(3)
         stage.leases.lease = None
-        await stage.time.advance(11)
+        await stage.time.advance(9)
         assert not waiting.done()
-        await stage.time.advance(3)
+        await stage.time.advance(2)
         assert waiting.done()
 
     play(scenario)

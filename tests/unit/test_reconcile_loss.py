@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from tests.support.fake_runners import FakeRunner
-from tests.support.told import START
+from tests.support.told import START, end
 from tests.support.workload_scene import RUNNING, Scene, container
 from wherry_operator.placement import NodeFacts, Taint
 from wherry_operator.runners.delivery import LOSS_SECONDS
@@ -66,6 +67,38 @@ def test_the_next_runner_is_told_the_past_so_that_restarts_are_counted_and_never
     assert (past.container_id, past.terminated) == ("a", None), (
         "it was seen running: under Never it fails as RunnerLost"
     )
+
+
+@pytest.mark.parametrize(("policy", "heard"), [("Never", False), ("OnFailure", False), ("OnFailure", True)])
+def test_two_faults_at_once_run_it_twice_as_the_documentation_says(policy: str, heard: bool) -> None:
+    """The operator died before it wrote what had happened, and before the next one hears it the runner falls silent."""
+    scene = Scene(restartPolicy=policy)
+    scene.reconcile()
+    if heard:
+        scene.says(RUNNING)
+    scene.one.state.statuses.clear()  # it has ended there, and nobody has heard of it
+    scene.succeed()
+    lose(scene, scene.one)
+    ((_, put),) = scene.two.puts
+    assert all(past.terminated is None for past in put.history), "nobody knows of its end"
+
+
+def test_runners_that_forget_what_has_ended_change_nothing() -> None:
+    scene = Scene(completions=3, replicas=3)
+    scene.reconcile()
+    for after, workload_id in enumerate(sorted(scene.ids)):
+        runner = next(runner for runner in scene.runners if workload_id in runner.state.statuses)
+        last = end(run=str(after)).model_copy(update={"finished_at": START + timedelta(milliseconds=after)})
+        runner.says(workload_id, container(last), phase=Phase.ENDED)
+    scene.reconcile()
+    before = scene.status
+    assert len(before["instances"]) == 3
+    for runner in scene.runners:
+        runner.restart()
+    scene.succeed()
+    scene.reconcile()
+    assert scene.status == before
+    assert scene.kube.patches == []
 
 
 def test_what_had_ended_is_not_started_elsewhere() -> None:

@@ -6,14 +6,16 @@ import pytest
 
 from tests.support.told import end
 from tests.support.workload_scene import CONFIG, ENV, KEY, OWNER, PATH, RUNNING, Scene, container
-from wherry_operator.reconcile.workload import RETRY_SECONDS
+from wherry_operator.reconcile.workload import BEGUN_WITHIN_SECONDS, RETRY_SECONDS
 from wherry_operator.runners.delivery import LOSS_SECONDS
 from wherry_runner.protocol import Phase, Waiting
 
 
 def test_a_workload_is_sent_to_a_runner_and_shown_as_it_says() -> None:
     scene = Scene()
-    assert scene.reconcile() is None
+    assert scene.reconcile() == BEGUN_WITHIN_SECONDS
+    assert "status" not in scene.kube.objects[PATH], "it begins: the first word can be that it runs"
+    assert scene.reconcile(after=BEGUN_WITHIN_SECONDS) is None
     ((workload_id, put),) = scene.one.puts
     assert workload_id.startswith("u-1-")
     assert put.workload.owner == OWNER
@@ -21,6 +23,21 @@ def test_a_workload_is_sent_to_a_runner_and_shown_as_it_says() -> None:
     scene.says(RUNNING)
     assert (scene.status["phase"], scene.status["instances"][0]["node"]) == ("Running", "node-one")
     assert scene.events == [("Started", "Started on runner one")]
+
+
+def test_a_start_that_is_over_soon_is_one_write() -> None:
+    scene = Scene()
+    scene.reconcile()
+    scene.says(RUNNING)
+    assert len(scene.kube.patches) == 1
+    assert scene.status["phase"] == "Running"
+
+
+def test_a_start_that_goes_wrong_is_told_at_once() -> None:
+    scene = Scene()
+    scene.reconcile()
+    scene.says(container(Waiting(reason="ErrImagePull", message="no such module")))
+    assert scene.status["phase"] == "ErrImagePull"
 
 
 def test_what_is_as_it_should_be_costs_no_call() -> None:

@@ -589,6 +589,13 @@ def test_how_many_and_how_long_is_no_part_of_the_template(change: Json) -> None:
     assert workloads.resolve(workload(**change), OBJECTS).template_hash == before.template_hash
 
 
+def test_a_revision_has_the_same_name_in_every_version() -> None:
+    """Another one, and an upgrade of the operator would replace every instance of every WasmWorkload."""
+    spec = {"className": "wherry", "module": {"image": "r.example/hello:v1"}, "replicas": 3, "args": ["ä", "b"]}
+    defaults = {"restartPolicy": "Always", "terminationGracePeriodSeconds": 30}
+    assert workloads.revision_of({"spec": {**spec, **defaults}}) == "dbf9803af3"
+
+
 def test_every_instance_learns_its_own_name_and_index() -> None:
     body = workload(env=[field_ref("instance.index"), {**field_ref("instance.name"), "name": "ME"}], args=["$(X)"])
     made = [

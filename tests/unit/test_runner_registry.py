@@ -304,6 +304,14 @@ def test_runners_that_never_sync_are_waited_for_in_vain(pki: Pki) -> None:
     play_registry(pki, scenario)
 
 
+def test_a_runner_that_was_away_all_the_while_is_not_waited_for_again(pki: Pki) -> None:
+    async def scenario(stage: Stage, registry: RunnerRegistry) -> None:
+        stage.time.seconds += 3600
+        assert not await registry.wait_first_sync(3600)
+
+    play_registry(pki, scenario)
+
+
 def test_a_runner_with_another_name_in_its_certificate_is_not_talked_to(pki: Pki) -> None:
     pki.runner = pki.runner_ca.issue("other", dns=["other"], ips=["127.0.0.1"], server=True)
 
@@ -460,7 +468,7 @@ def test_a_renewed_client_certificate_is_used_for_the_next_connection(pki: Pki) 
         pki.operator.cert.write_bytes(renewed.cert.read_bytes())
         pki.operator.key.write_bytes(renewed.key.read_bytes())
         await client.info()
-        assert first is not client._connections and first is not None and first.http.is_closed
+        assert first is not client._connections and first is not None and first.http.closed
 
     play_client(pki, scenario)
 
@@ -486,7 +494,7 @@ def test_a_runner_that_discovery_names_is_followed_and_one_that_moved_is_followe
         (state,) = registry.states()
         assert (state.node, state.silent_since) == ("n-1", None)
         registry.discovered([RunnerAddress(name="one", url=other.url, node="n-1")])
-        await until(lambda: not state.connected)
+        await until(lambda: not state.synced)
         assert registry.find("a") == [("one", status("a"))], "what it had is known until it says otherwise"
         other.say(StatusEvent(status=status("b")), SyncedEvent(info=info(instance="2")))
         await until(lambda: state.synced)

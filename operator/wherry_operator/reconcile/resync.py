@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 from wherry_operator.kube import Kube, KubeError
 from wherry_operator.objects import ObjectStore
@@ -76,7 +77,8 @@ class Resync:
         for collection in self._collections:
             listed = await self._kube.list_metadata(collection.path, field_selector=collection.field_selector)
             wanted |= {item["metadata"]["uid"] for item in listed}
-            await collection.store.compare(self._kube, listed, collection.object_path)
+            every = partial(self._kube.each, collection.path, field_selector=collection.field_selector)
+            await collection.store.compare(self._kube, listed, collection.object_path, every)
         await self._sweep(wanted)
         self.completed += 1
         self.completed_at = asyncio.get_running_loop().time()

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import defaultdict
+from collections.abc import Callable
 
 from wherry_operator.clock import Clock
 from wherry_operator.kube import Kube, KubeError
@@ -29,6 +30,8 @@ LEISURE_SECONDS = 2.0
 PAUSE_SECONDS = 0.02
 """Between two of them: ten thousand objects must not keep the API server from its work."""
 
+PAUSE_WHILE_BUSY_SECONDS = 1.0
+
 NAME_CHARACTERS = 220
 """Of the object's name in that of its revision, which has at most 253."""
 
@@ -36,8 +39,17 @@ NAME_CHARACTERS = 220
 class Revisions:
     """Writes down what runs."""
 
-    def __init__(self, kube: Kube, store: ObjectStore, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        kube: Kube,
+        store: ObjectStore,
+        *,
+        clock: Clock | None = None,
+        busy: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """`busy`: whether there are more urgent things to be written."""
         self._kube = kube
+        self._busy = busy
         self._store = store
         self._clock = clock or Clock()
         self._known: defaultdict[str, list[Remembered]] = defaultdict(list)
@@ -76,7 +88,7 @@ class Revisions:
             await self._clock.sleep(LEISURE_SECONDS)
             for key in list(self._due):
                 await self.write(self._due.pop(key))
-                await self._clock.sleep(PAUSE_SECONDS)
+                await self._clock.sleep(PAUSE_WHILE_BUSY_SECONDS if self._busy() else PAUSE_SECONDS)
 
     async def load(self) -> None:
         """Learn what is written down already. Raises KubeError."""

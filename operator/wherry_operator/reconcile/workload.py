@@ -48,6 +48,10 @@ RETRY_SECONDS = 5.0
 WRITE_GAP_SECONDS = 0.2
 """Between two looks at an object of many instances: a thousand that start must not be a thousand writes of its status."""
 
+BEGUN_WITHIN_SECONDS = 1.0
+"""A start with a compiled module is over after this: then its first status says Running, and one write was spared. It is worth
+waiting for that only where nothing is said of the object as yet."""
+
 CALLS_AT_ONCE = 16
 """Calls of runners for one object: enough to hide their latency, few enough for others to get their turn."""
 
@@ -79,6 +83,8 @@ class WorkloadReconciler:
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
         self._looked: dict[str, float] = {}
         """When an object of many instances was looked at last, by its UID."""
+        self._silent_since: dict[str, float] = {}
+        """Since when an object of one instance has begun, and nothing was said of it: by its UID."""
 
     def gone(self, key: Key, uid: str) -> None:
         """Note that the object with this UID exists no more, or is no longer ours."""
@@ -86,6 +92,7 @@ class WorkloadReconciler:
         self._references.use(key, key.namespace, ())
         self._revisions.gone(uid)
         self._looked.pop(uid, None)
+        self._silent_since.pop(uid, None)
 
     async def reconcile(self, key: Key) -> float | None:
         """Bring the object of this key, and those of the same name that are gone, to what should be."""
@@ -120,6 +127,15 @@ class WorkloadReconciler:
             return 0.0
         return self._looked.get(uid, float("-inf")) + WRITE_GAP_SECONDS - now
 
+    def _may_wait(self, workload: Object, observed: Observed) -> float:
+        """For how many seconds more nothing need be said; 0: it is to be said now."""
+        uid = workload["metadata"]["uid"]
+        if not workload_status.has_just_begun(workload, observed):
+            self._silent_since.pop(uid, None)
+            return 0.0
+        now = self._clock.monotonic()
+        return self._silent_since.setdefault(uid, now) + BEGUN_WITHIN_SECONDS - now
+
     async def _write(self, workload: Object, observed: Observed) -> Object | None:
         """Make the status true; None: the object is gone."""
         for desired in workload_status.steps(workload, observed, now=self._clock.now()):
@@ -137,7 +153,7 @@ class WorkloadReconciler:
             for happening in happenings.of_workload(live, written["status"], troubled=troubled):
                 self._record(written, happening)
             workload = written
-            self._store.seen(written)
+            self._store.wrote(written)
         return workload
 
     def _record(self, workload: Object, happening: Happening) -> None:
@@ -190,6 +206,8 @@ class _Round:
         observed = Observed(
             wanted=self._wanted, memory=plan.memory, instances=tuple(seen[slot] for slot in sorted(seen))
         )
+        if not self._errors and (wait := self._reconciler._may_wait(self._workload, observed)) > 0:
+            return wait
         written = await self._reconciler._write(self._workload, observed)
         if self._errors:
             raise self._errors[0]
@@ -207,7 +225,21 @@ class _Round:
             self._soonest.after(RETRY_SECONDS)
         if any(item.problem or item.instance.silent for item in seen.values()):
             self._deliveries.wait(self._key)
+        if written is not self._workload:
+            self._look_ahead(written, plan, seen)
         return self._soonest.seconds
+
+    def _look_ahead(self, written: Object, done: Plan, seen: Mapping[Slot, Seen]) -> None:
+        """Note what had to wait until this was written: what has its end in the status may be forgotten, and another begin in its
+        place."""
+        memory = Memory.of(written.get("status") or {})
+        instances = [item.instance for item in seen.values()]
+        plan = decide(self._wanted, instances, memory, self._reconciler._clock.now())
+        new = {*plan.run, *plan.stop, *plan.forget} - {*done.run, *done.stop, *done.forget}
+        if new or plan.expired:
+            self._soonest.after(0.0)
+        if plan.again_seconds is not None:
+            self._soonest.after(plan.again_seconds)
 
     async def _expire(self) -> float | None:
         """Delete the object: its ttlSecondsAfterFinished are over."""

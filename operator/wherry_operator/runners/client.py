@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import socket
 import ssl
-import sys
 from collections.abc import AsyncGenerator, AsyncIterable, AsyncIterator
 from contextlib import asynccontextmanager
-from typing import TypeVar, cast
+from typing import TypeVar
 from urllib.parse import quote
 
 import aiohttp
-import httpx
 from pydantic import TypeAdapter, ValidationError
 
 from wherry_operator.errors import Expected, text
@@ -44,22 +41,18 @@ memory."""
 MAX_EVENT_BYTES = 4 << 20
 """Of one line of the watch: a status of hundreds of containers has a tenth of it."""
 
-KEPT_CONNECTIONS = 64
-"""Idle ones to a runner, for 30 s: as many as the work queue has calls at once and then some. A TLS handshake costs both sides
-more than the call that it is for."""
-
 LOG_BUFFER_BYTES = 256 << 10
-"""Of a log, what is read ahead of a slow client, twice at most."""
+"""Of an answer, what is read ahead of a slow client, twice at most: in large pieces a log costs half."""
 
-# httpcore looks for this module at every request. Where it isn't there, finding that out takes as long as the request: this
-# answers at once, and the same.
-if importlib.util.find_spec("sniffio") is None:
-    sys.modules["sniffio"] = None  # type: ignore[assignment]
+KEPT_SECONDS = 30.0
+"""An idle connection is kept for so long: a TLS handshake costs both sides more than the call that it is for."""
 
 _Answer = TypeVar("_Answer", bound=Wire)
 _EVENT: TypeAdapter[WatchEvent] = TypeAdapter(WatchEvent)
-_TIMEOUT = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS)
-_HEADERS = {"Accept-Encoding": "identity"}  # compressed, a stream is held back and a small answer may grow huge
+_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=READ_SECONDS)
+_WATCH_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=3 * HEARTBEAT_SECONDS)
+_FOLLOW_TIMEOUT = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS)
+_BROKEN = (aiohttp.ClientError, TimeoutError, OSError)
 # A followed log may be silent for hours: only the kernel's probes tell a silent peer from a dead one.
 _KEEPALIVE = [
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
@@ -96,35 +89,17 @@ class _Connections:
         self.retired = False
         # No bound on connections: each watch and each followed log holds one. No environment: a proxy that
         # someone set for the way out of the cluster must not see what operator and runner say to each other.
-        transport = httpx.AsyncHTTPTransport(
-            verify=context,
-            trust_env=False,
-            limits=httpx.Limits(max_connections=None, max_keepalive_connections=KEPT_CONNECTIONS, keepalive_expiry=30),
-            socket_options=_KEEPALIVE,
+        connector = aiohttp.TCPConnector(
+            ssl=context, limit=0, keepalive_timeout=KEPT_SECONDS, socket_factory=_probed_socket
         )
-        self.http = httpx.AsyncClient(transport=transport, trust_env=False, timeout=_TIMEOUT)
-        self._logs: aiohttp.ClientSession | None = None
-
-    @property
-    def logs(self) -> aiohttp.ClientSession:
-        """For logs alone: a byte of one costs httpx four times as much CPU time."""
-        if self._logs is None:
-            connector = aiohttp.TCPConnector(ssl=self.context, limit=0, socket_factory=_kept_alive)
-            self._logs = aiohttp.ClientSession(
-                connector=connector, trust_env=False, auto_decompress=False, cookie_jar=aiohttp.DummyCookieJar()
-            )
-        return self._logs
-
-    async def close(self) -> None:
-        """Close all, those in use too."""
-        await self.http.aclose()
-        if self._logs is not None:
-            await self._logs.close()
+        self.http = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False, trust_env=False
+        )
 
 
-def _kept_alive(address: aiohttp.AddrInfoType) -> socket.socket:
-    made = socket.socket(*address[:3])
-    made.setblocking(False)
+def _probed_socket(address: tuple[object, ...]) -> socket.socket:
+    family, kind, protocol = (int(part) for part in address[:3])  # type: ignore[call-overload]
+    made = socket.socket(family=family, type=kind, proto=protocol)
     for option in _KEEPALIVE:
         made.setsockopt(*option)
     return made
@@ -143,7 +118,7 @@ class RunnerClient:
     async def close(self) -> None:
         """Close the connections, those in use too."""
         if self._connections:
-            await self._connections.close()
+            await self._connections.http.close()
             self._connections = None
 
     async def info(self) -> RunnerInfo:
@@ -181,7 +156,7 @@ class RunnerClient:
             query["keepEnded"] = "true"
         try:
             async with self._open("DELETE", _workload(workload_id), query=query) as response:
-                if response.status_code != httpx.codes.ACCEPTED:
+                if response.status != 202:
                     return None
                 return self._understand(WorkloadStatus, await self._read(response))
         except Refused as error:
@@ -196,44 +171,16 @@ class RunnerClient:
         A break in the middle is raised out of the `async with`, as RunnerUnavailable.
         """
         path = f"{_container(workload_id, container)}/log"
-        silence = None if options.follow else READ_SECONDS
-        async with self._borrowed() as connections:
-            try:
-                response = await connections.logs.get(
-                    self.url + path,
-                    params=_as_query(options),
-                    headers=_HEADERS,
-                    timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=silence),
-                    server_hostname=self._tls.server_name,
-                    read_bufsize=LOG_BUFFER_BYTES,
-                    allow_redirects=False,
-                )
-            except (aiohttp.ClientError, OSError) as error:
-                raise self._unavailable(error) from error
-            try:
-                pieces = self._pieces(response)
-                if response.status >= 300:
-                    raise self._refused(response.status, await self._gather(pieces))
-                yield pieces
-            finally:
-                response.close()
-
-    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        # Only what goes wrong here is the runner's: whoever shows the pieces has troubles of its own.
-        try:
-            async for piece in response.content.iter_any():
-                yield piece
-        except (aiohttp.ClientError, OSError) as error:
-            raise self._unavailable(error) from error
+        timeout = _FOLLOW_TIMEOUT if options.follow else _TIMEOUT
+        async with self._open("GET", path, query=_as_query(options), timeout=timeout) as response:
+            yield self._pieces(response)
 
     async def write_input(self, workload_id: str, container: str, pieces: AsyncIterable[bytes]) -> None:
         """Give a container its input, piece by piece, as fast as it reads. Raises Refused (NoInput) where it takes none, or no
         more."""
+        path = f"{_container(workload_id, container)}/stdin"
         # As long as the client types and the guest does not read: neither has a bound.
-        timeout = httpx.Timeout(None, connect=CONNECT_SECONDS)
-        # The transport takes a stream as well as a whole body.
-        content = cast("bytes", pieces)
-        async with self._open("PUT", f"{_container(workload_id, container)}/stdin", content=content, timeout=timeout):
+        async with self._open("PUT", path, content=pieces, timeout=_FOLLOW_TIMEOUT):
             pass
 
     async def watch(self) -> AsyncGenerator[WatchEvent, None]:
@@ -241,11 +188,9 @@ class RunnerClient:
 
         Raises RunnerUnavailable when the stream ends or is silent for three heartbeats.
         """
-        timeout = httpx.Timeout(READ_SECONDS, connect=CONNECT_SECONDS, read=3 * HEARTBEAT_SECONDS)
-        async with self._open("GET", "/v1/watch", timeout=timeout) as response:
+        async with self._open("GET", "/v1/watch", timeout=_WATCH_TIMEOUT) as response:
             rest = b""
-            # Split by hand: httpx' lines also end at U+2028 and others, which JSON may hold unescaped.
-            async for chunk in response.aiter_raw():
+            async for chunk in self._pieces(response):
                 *lines, rest = (rest + chunk).split(b"\n")
                 for line in lines:
                     if line.strip():
@@ -268,29 +213,38 @@ class RunnerClient:
         path: str,
         *,
         query: dict[str, str] | None = None,
-        content: bytes | None = None,
-        timeout: httpx.Timeout = _TIMEOUT,
-    ) -> AsyncIterator[httpx.Response]:
-        headers = _HEADERS if content is None else {**_HEADERS, "Content-Type": "application/json"}
-        async with self._borrowed() as connections:
+        content: bytes | AsyncIterable[bytes] | None = None,
+        timeout: aiohttp.ClientTimeout = _TIMEOUT,
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
+        connections = await self._borrow()
+        headers = {"Accept-Encoding": "identity"}  # compressed, a stream is held back and a small answer may grow huge
+        if content is not None:
+            headers["Content-Type"] = "application/json"
+        try:
             try:
-                async with connections.http.stream(
+                response = await connections.http.request(
                     method,
                     self.url + path,
                     params=query,
-                    content=content,
+                    data=content,
                     headers=headers,
                     timeout=timeout,
-                    extensions={"sni_hostname": self._tls.server_name},
-                ) as response:
-                    if response.status_code >= 300:
-                        raise self._refused(response.status_code, await self._read(response))
-                    yield response
-            except httpx.HTTPError as error:
+                    allow_redirects=False,
+                    read_bufsize=LOG_BUFFER_BYTES,
+                    server_hostname=self._tls.server_name,
+                )
+            except _BROKEN as error:
                 raise self._unavailable(error) from error
+            async with response:
+                if response.status >= 300:
+                    raise self._refused(response.status, await self._read(response))
+                yield response
+        finally:
+            connections.users -= 1
+            if connections.retired and not connections.users:
+                await connections.http.close()
 
-    @asynccontextmanager
-    async def _borrowed(self) -> AsyncIterator[_Connections]:
+    async def _borrow(self) -> _Connections:
         context = self._tls.context()
         current = self._connections
         if current is None or current.context is not context:
@@ -298,26 +252,28 @@ class RunnerClient:
             if current:
                 current.retired = True
                 if not current.users:
-                    await current.close()
+                    await current.http.close()
             current = self._connections
         current.users += 1
+        return current
+
+    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes, None]:
         try:
-            yield current
-        finally:
-            current.users -= 1
-            if current.retired and not current.users:
-                await current.close()
+            async for chunk in response.content.iter_any():
+                yield chunk
+        except _BROKEN as error:
+            raise self._unavailable(error) from error
 
-    async def _read(self, response: httpx.Response) -> bytes:
-        return await self._gather(response.aiter_raw())
-
-    async def _gather(self, pieces: AsyncIterable[bytes]) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         body = bytearray()
-        async for chunk in pieces:
+        async for chunk in self._pieces(response):
             body += chunk
             if len(body) > MAX_ANSWER_BYTES:
                 raise RunnerError(f"{self}: an answer is larger than {MAX_ANSWER_BYTES} bytes")
         return bytes(body)
+
+    def _unavailable(self, error: Exception) -> RunnerUnavailable:
+        return RunnerUnavailable(f"{self} does not answer: {text(error)}")
 
     def _event(self, line: bytes) -> WatchEvent:
         try:
@@ -330,9 +286,6 @@ class RunnerClient:
             return kind.model_validate_json(body)
         except ValidationError as error:
             raise RunnerError(f"{self}: the answer is no {kind.__name__}: {_short(error)}") from error
-
-    def _unavailable(self, error: Exception) -> RunnerUnavailable:
-        return RunnerUnavailable(f"{self} does not answer: {text(error)}")
 
     def _refused(self, status: int, body: bytes) -> RunnerError:
         try:

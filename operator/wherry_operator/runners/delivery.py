@@ -257,6 +257,7 @@ class Deliveries:
         except Refused as error:
             if error.refusal.reason is not RefusalReason.STALE_EPOCH:
                 raise
+            log.warning("refused by a runner: %s", error.refusal.message)
             # Either another leads, or the Lease forgot how far its count was: writing it tells which.
             try:
                 await self._term.advance(error.refusal.epoch or 0)

@@ -156,13 +156,17 @@ class RunnerRegistry:
                 state.departed = True
 
     async def wait_first_sync(self, timeout_seconds: float) -> bool:
-        """Wait until each runner was synced once. False: not all were in time; `states()` says which."""
-        try:
-            async with asyncio.timeout(timeout_seconds):
-                for event in tuple(self._first_sync.values()):
+        """Wait until each runner was synced once; for none longer than it had since we look for it: who has followed a leader
+        has listened all the while, and a runner that is away must not hold up the fail-over. False: not all were in time;
+        `states()` says which."""
+        for name, event in tuple(self._first_sync.items()):
+            since = self._states[name].silent_since if name in self._states else None
+            left = 0.0 if since is None else since + timeout_seconds - self._clock.monotonic()
+            try:
+                async with asyncio.timeout(max(0.0, left)):
                     await event.wait()
-        except TimeoutError:
-            return False
+            except TimeoutError:
+                return False
         return True
 
     def _add(self, runner: RunnerAddress) -> None:

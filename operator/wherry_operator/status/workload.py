@@ -126,6 +126,19 @@ def is_ready(workload: Object) -> bool:
     return current and ready.get("status") == "True"
 
 
+def has_just_begun(workload: Object, observed: Observed) -> bool:
+    """Whether there is nothing to say as yet but that its one instance was sent to a runner, which has had no trouble."""
+    if _by_type(workload.get("status") or {}) or workload["metadata"].get("deletionTimestamp"):
+        return False
+    if len(observed.instances) != 1:
+        return False
+    (seen,) = observed.instances
+    if seen.status is None or seen.problem is not None or not observed.is_current(seen):
+        return False
+    state = seen.status.containers[0].state
+    return isinstance(state, protocol.Waiting) and state.reason == "ContainerCreating" and seen.status.failure is None
+
+
 def progress_seconds(wanted: Wanted, status: Json, now: datetime) -> float | None:
     """How long a status that says Progressing may stay as it is; None: for ever."""
     progressing = _by_type(status).get("Progressing", {})
@@ -280,11 +293,12 @@ def _of_all(workload: Object, observed: Observed, current: Sequence[_Words], rea
 def _listed(instances: Sequence[Seen]) -> list[Seen]:
     """Those that are shown: first what is not ready, then what began last."""
 
-    def rank(seen: Seen) -> tuple[int, float, str, int]:
+    def rank(seen: Seen) -> tuple[int, int, str, int]:
         instance = seen.instance
         kind = 3 if instance.state is State.SUCCEEDED else 1 if instance.ended else 2 if instance.ready else 0
         when = instance.ended_at or instance.ready_since
-        return kind, -when.timestamp() if when else 0.0, instance.slot.revision, instance.slot.index
+        # In seconds, which is what the status keeps: the order stays when a runner that knew more exactly has forgotten.
+        return kind, -int(when.timestamp()) if when else 0, instance.slot.revision, instance.slot.index
 
     return sorted(instances, key=rank)[:LISTED]
 
@@ -377,7 +391,6 @@ def _conditions(
         PROGRESS_DEADLINE_EXCEEDED if late else reason,
         f"no progress for {observed.wanted.progress_deadline_seconds} s: {message or reason}" if late else message,
     )
-    stalled = PROGRESS_DEADLINE_EXCEEDED if late else reason if failed else "NotStalled"
     return [
         condition("Ready", ready, reason, message),
         condition(
@@ -388,9 +401,14 @@ def _conditions(
         ),
         condition("ModuleReady", has_module, "Compiled" if has_module else reason, "" if has_module else message),
         {**progressing, "lastUpdateTime": rfc3339(since)},
-        condition("Complete", done, reason if done else "NotComplete", message if done else ""),
-        condition("Failed", failed, reason if failed else "NotFailed", message if failed else ""),
-        condition("Stalled", late or failed, stalled, message if late or failed else ""),
+        # As a Job's: ends, and what is abnormal, are there when they are true, and cost nothing until then.
+        *([condition("Complete", True, reason, message)] if done else []),
+        *([condition("Failed", True, reason, message)] if failed else []),
+        *(
+            [condition("Stalled", True, PROGRESS_DEADLINE_EXCEEDED if late else reason, message)]
+            if late or failed
+            else []
+        ),
     ]
 
 
