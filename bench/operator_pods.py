@@ -56,6 +56,9 @@ async def burst(scene: Scene, report: Report) -> None:
             report.figure(f"Deployment of {BURST}: Running per second", running, "/s", at_least=min(50.0, 0.9 * bound))
             for part in ("operator", "runner and guests", "API server", "etcd"):
                 report.figure(f"CPU for each of them, {part}", spent[part] / BURST * 1e3, "ms")
+            made = [seen for name, seen in api.seen.items() if name != "warm"]
+            writes = sum(seen.versions - 2 for seen in made)  # its creation and its binding are others'
+            report.figure("status writes for each of them", writes / BURST, "", at_most=4)
             report.figure("Events for each of them", await _node_events(api) / BURST, "")
 
 
@@ -76,6 +79,8 @@ async def log(scene: Scene, report: Report) -> None:
                 before, began = (cpu_seconds([operator]), cpu_seconds([runner])), now_ms()
                 size, largest = await asyncio.to_thread(_read_log, scene, api.namespace, name, operator)
                 seconds = (now_ms() - began) / 1e3
+                # Of a log that breaks off, say with an operator that lost its Lease, an API server tells kubectl nothing.
+                assert installation.operator.running, "the operator has ended"
                 assert size == LINE_BYTES * LINES, f"{size} bytes came of {LINE_BYTES * LINES}"
                 if number:
                     rates.append(size / 1e6 / seconds)
