@@ -36,6 +36,7 @@ from wherry_operator.runners.delivery import Deliveries
 from wherry_operator.runners.discovery import Discovery
 from wherry_operator.runners.nodes import ClusterNodes
 from wherry_operator.runners.registry import RunnerRegistry
+from wherry_operator.serving import ServingCertificate
 from wherry_operator.settings import Settings, SettingsError, parse
 from wherry_operator.tls import RunnerTls, TlsError
 from wherry_runner import protocol
@@ -87,6 +88,7 @@ class Operator:
             user=f"system:node:{settings.node_name}",
             groups=("system:nodes", "system:authenticated"),
         )
+        self._certificate = ServingCertificate(settings, self._kube_as_node)
         self._pods = ObjectStore("Pod", accepts=self._is_our_pod, on_change=self._object_changed)
         self._workloads = ObjectStore("WasmWorkload", accepts=self._is_our_workload, on_change=self._object_changed)
         self._registry = RunnerRegistry(
@@ -187,10 +189,13 @@ class Operator:
         if not await _unless(stop, self._check_cluster()):
             return
         self._checked = True
+        self._certificate.prepare()
         port = await self._kubelet.start()
         api = await self._aggregated.start()
         self._registry.start()
         self._following = [asyncio.create_task(self._nodes.run(), name="nodes")]
+        if self._settings.kubelet.certificate != "files":
+            self._following.append(asyncio.create_task(self._certificate.run(), name="serving certificate"))
         if self._discovery is not None:
             self._following.append(asyncio.create_task(self._discovery.run(), name="discovery of runners"))
         log.info("kubelet API on port %d, aggregated API on port %d, health on port %d", port, api, health)

@@ -6,10 +6,15 @@ import argparse
 import os
 import re
 import socket
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Literal
+
+LONGEST_NODE_NAME = 52
+"""For which a certificate can be asked: the signer wants `system:node:NAME`, and X.509 has 64 characters for it."""
 
 LEASE_DURATION_SECONDS = 13
 """Of the leader's Lease: how long the others wait for a silent leader. With the second until they see its last renewal, and one
@@ -55,6 +60,8 @@ class KubeletSettings:
     """0: any free one; the Node publishes what was bound."""
     cert_file: Path
     key_file: Path
+    certificate: Literal["files", "self-signed", "csr"]
+    """Who brings these two files: somebody else, or `serving.py`, which makes one or has it signed."""
     client_ca_file: Path | None
     """None: read from ConfigMap kube-system/extension-apiserver-authentication."""
 
@@ -118,8 +125,6 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
             "--runner-ca": given.runner_ca,
             "--runner-cert": given.runner_cert,
             "--runner-key": given.runner_key,
-            "--kubelet-cert": given.kubelet_cert,
-            "--kubelet-key": given.kubelet_key,
             "--address": given.address,
         }.items()
         if not value
@@ -140,6 +145,12 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     names = [runner.name for runner in runners]
     if len(set(names)) != len(names):
         raise SettingsError(f"--runner: each name only once, not {', '.join(names)}")
+    if bool(given.kubelet_cert) != bool(given.kubelet_key):
+        raise SettingsError("--kubelet-cert and --kubelet-key: give both, or none to have one made")
+    if given.kubelet_certificate not in ("self-signed", "csr"):
+        raise SettingsError(f"--kubelet-certificate must be self-signed or csr, not {given.kubelet_certificate!r}")
+    if given.kubelet_certificate == "csr" and len(given.node_name) > LONGEST_NODE_NAME:
+        raise SettingsError(f"--kubelet-certificate csr: --node-name must have at most {LONGEST_NODE_NAME} characters")
     if given.service_account_tokens not in ("allow", "deny"):
         raise SettingsError(f"--service-account-tokens must be allow or deny, not {given.service_account_tokens!r}")
     if given.log_level.upper() not in LOG_LEVELS:
@@ -164,8 +175,9 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
             address=given.address,
             listen=given.kubelet_listen,
             port=given.kubelet_port,
-            cert_file=Path(given.kubelet_cert),
-            key_file=Path(given.kubelet_key),
+            cert_file=Path(given.kubelet_cert or os.path.join(given.kubelet_cert_dir, "tls.crt")),
+            key_file=Path(given.kubelet_key or os.path.join(given.kubelet_cert_dir, "tls.key")),
+            certificate="files" if given.kubelet_cert else given.kubelet_certificate,
             client_ca_file=Path(given.kubelet_client_ca) if given.kubelet_client_ca else None,
         ),
         health_listen=given.health_listen,
@@ -220,8 +232,18 @@ def _parser() -> argparse.ArgumentParser:
     flag("--address", "", "IP by which the API server reaches the kubelet endpoint")
     flag("--kubelet-listen", "0.0.0.0", "address that the kubelet endpoint listens on")
     flag("--kubelet-port", 10250, "port of the kubelet endpoint; 0 picks a free one")
-    flag("--kubelet-cert", "", "serving certificate of the kubelet endpoint (PEM)")
+    flag("--kubelet-cert", "", "serving certificate of the kubelet endpoint (PEM); without it one is made")
     flag("--kubelet-key", "", "its key (PEM)")
+    flag(
+        "--kubelet-certificate",
+        "self-signed",
+        "the one that is made: self-signed, or csr: an administrator approves it",
+    )
+    flag(
+        "--kubelet-cert-dir",
+        os.path.join(tempfile.gettempdir(), f"wherry-operator-{os.getpid()}"),
+        "where that one is kept",
+    )
     flag("--kubelet-client-ca", "", "CA of client certificates (PEM); without it the cluster's own is read")
     flag("--api-listen", "0.0.0.0", "address of the aggregated API (logs of WasmWorkloads)")
     flag("--api-port", 8443, "its port; 0 picks a free one. It shows the kubelet endpoint's certificate")

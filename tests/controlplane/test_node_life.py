@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tests.cluster.local import LocalCluster
 from tests.cluster.registry import Registry
@@ -18,7 +20,7 @@ QUARANTINE_SECONDS = 180.0
 
 
 @contextlib.contextmanager
-def _another(space: Workspace, folder: Path, name: str, *runners: str) -> Iterator[Workspace]:
+def _another(space: Workspace, folder: Path, name: str, *runners: str, **settings: Any) -> Iterator[Workspace]:
     """The same namespace on an installation of its own, which is gone afterwards with all that is cluster-wide."""
     made = Installation(
         space.cluster,
@@ -30,6 +32,7 @@ def _another(space: Workspace, folder: Path, name: str, *runners: str) -> Iterat
         registry_mirrors={MIRRORED: space.registry.url},
         runner_flags=["--cpu-millicores", "2000", "--memory-bytes", str(512 << 20)],
         serves_logs=False,
+        **settings,
     )
     try:
         with made:
@@ -241,3 +244,33 @@ def test_without_a_node_authorizer_plain_rbac_does(
             assert space.get("pod", "long") is None
     finally:
         cluster.down()
+
+
+def test_its_certificate_is_signed_by_the_cluster_once_an_administrator_approves(
+    space: Workspace, tmp_path: Path
+) -> None:
+    folder = tmp_path / "serving"
+    flags = ["--kubelet-certificate", "csr", "--kubelet-cert-dir", str(folder)]
+    with _another(space, tmp_path, "signed", "signed-a", brings_certificate=False, operator_flags=flags) as here:
+        here.pod("talks", here.push(wat.sleeps("hello")))
+        here.wait_phase("talks", "Running")
+        refused = here.kubectl("logs", "talks", check=False)
+        assert "hello" not in refused, "this API server verifies whom it asks"
+        # The signer's own admission: whose request it is, and what it may ask for.
+        (request,) = [item for item in _requests(here) if item["spec"]["username"] == "system:node:signed"]
+        assert request["spec"]["signerName"] == "kubernetes.io/kubelet-serving"
+        here.cluster.kubectl("certificate", "approve", request["metadata"]["name"])
+        here.wait(lambda: "hello" in here.kubectl("logs", "talks", check=False), "the log is shown")
+        assert (folder / "tls.key").stat().st_mode & 0o077 == 0
+        here.installation.stop_operator()
+        here.installation.start_operator()
+        here.wait(lambda: "hello" in here.kubectl("logs", "talks", check=False), "the log is shown")
+        assert len([item for item in _requests(here) if item["spec"]["username"] == "system:node:signed"]) == 1, (
+            "what was signed is used again"
+        )
+    space.cluster.kubectl("delete", "certificatesigningrequest", request["metadata"]["name"])
+
+
+def _requests(space: Workspace) -> list[Json]:
+    found: list[Json] = json.loads(space.cluster.kubectl("get", "csr", "-o", "json").stdout)["items"]
+    return found

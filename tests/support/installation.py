@@ -66,7 +66,10 @@ class Installation:
         operator_flags: Sequence[str] = (),
         registry_mirrors: Mapping[str, str] | None = None,
         serves_logs: bool = True,
+        brings_certificate: bool = True,
     ) -> None:
+        """`brings_certificate`: the kubelet endpoint's comes from the cluster's CA; else the operator is left to have one."""
+        self._brings_certificate = brings_certificate
         self.cluster = cluster
         self.directory = directory
         self.node_name = node_name
@@ -207,7 +210,7 @@ class Installation:
             "--node-name", self.node_name, "--class-name", self.class_name, "--namespace", self.namespace,
             "--identity", identity, "--address", "127.0.0.1", "--node-owner", f"wherry-operator-{self.node_name}",
             "--kubelet-listen", "127.0.0.1", "--kubelet-port", str(kubelet_port.port),
-            "--kubelet-cert", str(kubelet.cert), "--kubelet-key", str(kubelet.key),
+            *(["--kubelet-cert", str(kubelet.cert), "--kubelet-key", str(kubelet.key)] if self._brings_certificate else []),
             "--health-listen", "127.0.0.1", "--health-port", str(health.port),
             "--api-listen", "127.0.0.1", "--api-port", str(api.port),
             "--runner-ca", str(mine.ca.cert_file),

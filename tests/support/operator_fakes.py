@@ -104,6 +104,7 @@ def make_settings(pki: Pki | None = None, runners: tuple[RunnerAddress, ...] = (
             port=0,
             cert_file=pki.kubelet.cert if pki else nowhere,
             key_file=pki.kubelet.key if pki else nowhere,
+            certificate="files",
             client_ca_file=None,
         ),
         health_listen="127.0.0.1",

@@ -1,184 +1,203 @@
-"""Clients that are slow, silent or many, against a real server on loopback."""
+"""The serving certificate that the operator makes, or has signed."""
 
 from __future__ import annotations
 
 import asyncio
-import datetime
-import json
-import socket
+import base64
+import dataclasses
 import ssl
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, Literal, cast
 
-from aiohttp import web
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
-from tests.cluster.pki import CertificateAuthority
-from tests.support.runner_scene import INFO, Runner, container, files, put, run
-from wherry_runner.metrics import Metrics
-from wherry_runner.resources.usage import Usage
-from wherry_runner.serving import api
-from wherry_runner.serving.condition import Condition
-from wherry_runner.serving.health import Health
-from wherry_runner.serving.listening import Server, serve
-from wherry_runner.serving.tls import Role, ServerTls
+from tests.support.fake_kube import FakeKube
+from tests.support.operator_fakes import FakeTime, make_settings, settle
+from wherry_operator import certificates
+from wherry_operator.certificates import Subject
+from wherry_operator.kube import Forbidden
+from wherry_operator.serving import (
+    DENIED_SECONDS,
+    LOOK_SECONDS,
+    REQUESTS,
+    RETRY_SECONDS,
+    ServingCertificate,
+    SigningApi,
+)
+from wherry_operator.settings import LONGEST_NODE_NAME
+from wherry_operator.tls import TlsError
 
-HOST = "127.0.0.1"
-
-
-@asynccontextmanager
-async def serving(app: web.Application, **kwargs: float) -> AsyncIterator[Server]:
-    server = await serve(app, HOST, 0, **kwargs)  # type: ignore[arg-type]
-    try:
-        yield server
-    finally:
-        await server.close()
-
-
-def probes() -> web.Application:
-    return api.health_application(Health(ready={}, works={}))
+SUBJECT = Subject(node_name="wherry", address="10.0.0.7")
+NOW = datetime(2026, 1, 2, tzinfo=UTC)
 
 
-async def said(server: Server, request: bytes) -> bytes:
-    """Everything that comes back until the server closes the connection."""
-    reader, writer = await asyncio.open_connection(HOST, server.port)
-    writer.write(request)
-    answer = await reader.read()
-    writer.close()
-    return answer
+class Cluster(FakeKube):
+    """Gives requests their names."""
+
+    async def create(self, path: str, body: Any) -> Any:
+        name = f"{body['metadata'].pop('generateName')}{len(self.objects)}"
+        return await super().create(path, {**body, "metadata": {**body["metadata"], "name": name}})
+
+    def requests(self) -> list[Any]:
+        return [body for path, body in self.objects.items() if path.startswith(REQUESTS)]
 
 
-def test_who_sends_no_headers_or_half_of_them_is_cut_off() -> None:
+class Scene:
+    def __init__(self, folder: Path, kind: Literal["self-signed", "csr"]) -> None:
+        self.kube = Cluster()
+        self.time = FakeTime()
+        self.ca = certificates.new_key()
+        self.cert, self.key = folder / "tls.crt", folder / "tls.key"
+        made = make_settings()
+        kubelet = dataclasses.replace(made.kubelet, cert_file=self.cert, key_file=self.key, certificate=kind)
+        self.keeper = ServingCertificate(
+            dataclasses.replace(made, kubelet=kubelet), cast("SigningApi", self.kube), clock=self.time.clock
+        )
+
+    def play(self, scenario: Callable[[], Awaitable[None]]) -> None:
+        async def run() -> None:
+            self.keeper.prepare()
+            task = asyncio.create_task(self.keeper.run())
+            await settle()
+            try:
+                await scenario()
+                assert not task.done()
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+        asyncio.run(run())
+
+    def facts(self) -> certificates.Facts:
+        found = certificates.facts(self.cert.read_bytes(), self.key.read_bytes(), SUBJECT)
+        assert found is not None
+        return found
+
+    def approve(self, request: Any, *, days: int = 100) -> None:
+        """What the controller-manager does once somebody has approved."""
+        asked = x509.load_pem_x509_csr(base64.b64decode(request["spec"]["request"]))
+        assert asked.is_signature_valid
+        now = self.time.clock.now()
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(asked.subject)
+            .issuer_name(x509.Name([]))
+            .public_key(asked.public_key())
+            .serial_number(1)
+            .not_valid_before(now)
+            .not_valid_after(now + timedelta(days=days))
+            .add_extension(asked.extensions.get_extension_for_class(x509.SubjectAlternativeName).value, critical=False)
+            .sign(self.ca, hashes.SHA256())
+        )
+        pem = made.public_bytes(serialization.Encoding.PEM)
+        request["status"] = {"certificate": base64.b64encode(pem).decode()}
+
+
+def test_a_certificate_of_its_own_making_is_the_nodes_and_can_be_served(tmp_path: Path) -> None:
+    key = certificates.new_key()
+    made = certificates.self_signed(SUBJECT, key, now=NOW)
+    found = certificates.facts(made, certificates.key_pem(key), SUBJECT)
+    assert found is not None and found.own
+    assert NOW + timedelta(days=280) < found.renew_at < NOW + timedelta(days=300)
+    (tmp_path / "c").write_bytes(made)
+    (tmp_path / "k").write_bytes(certificates.key_pem(key))
+    ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(tmp_path / "c", tmp_path / "k")
+
+
+@pytest.mark.parametrize(
+    "subject", [SUBJECT, Subject(node_name="n" * LONGEST_NODE_NAME, address="fd00::1")], ids=["short", "long, IPv6"]
+)
+def test_a_request_is_as_the_signer_wants_it(subject: Subject) -> None:
+    asked = x509.load_pem_x509_csr(certificates.request(subject, certificates.new_key()))
+    assert asked.subject.rfc4514_string() == f"CN=system:node:{subject.node_name},O=system:nodes"
+    names = asked.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert [str(address) for address in names.get_values_for_type(x509.IPAddress)] == [subject.address]
+
+
+@pytest.mark.parametrize("case", ["another address", "another key", "no certificate", "no key"])
+def test_what_does_not_fit_is_no_certificate_of_ours(case: str) -> None:
+    key = certificates.new_key()
+    made, key_pem = certificates.self_signed(SUBJECT, key, now=NOW), certificates.key_pem(key)
+    subject = Subject(node_name="wherry", address="10.0.0.8") if case == "another address" else SUBJECT
+    if case == "another key":
+        key_pem = certificates.key_pem(ec.generate_private_key(ec.SECP256R1()))
+    found = certificates.facts(b"" if case == "no certificate" else made, b"" if case == "no key" else key_pem, subject)
+    assert found is None
+
+
+def test_one_of_its_own_making_is_renewed_in_time_and_kept_over_a_restart(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "self-signed")
+
     async def scenario() -> None:
-        async with serving(probes(), idle_seconds=0.05) as server:
-            assert await said(server, b"") == b""
-            assert await said(server, b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: ") == b""
-            whole = b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n"
-            assert b"200 OK" in await said(server, whole + whole[:20])  # and so is a second request
+        first = scene.cert.read_bytes()
+        scene.keeper.prepare()
+        assert scene.cert.read_bytes() == first
+        assert scene.key.stat().st_mode & 0o777 == 0o600
+        await scene.time.advance(timedelta(days=200).total_seconds())
+        assert scene.cert.read_bytes() == first
+        await scene.time.advance(timedelta(days=100).total_seconds())
+        assert scene.cert.read_bytes() != first
+        assert scene.facts().renew_at > scene.time.clock.now() + timedelta(days=200)
 
-    run(scenario())
-
-
-def test_who_begins_no_handshake_is_cut_off(tmp_path: Path) -> None:
-    ca = CertificateAuthority(tmp_path, "ca")
-    files = ca.issue("wherry-runner", dns=["wherry-runner"], server=True)
-    tls = ServerTls(cert_file=files.cert, key_file=files.key, client_ca_file=ca.cert_file)
-
-    async def scenario() -> None:
-        server = await serve(probes(), HOST, 0, tls.context, handshake_seconds=0.05)
-        assert await said(server, b"") == b""
-        await server.close()
-
-    run(scenario())
+    scene.play(scenario)
+    assert scene.kube.calls == []
 
 
-def test_an_expired_client_gets_no_answer(tmp_path: Path) -> None:
-    ca = CertificateAuthority(tmp_path, "ca")
-    files = ca.issue("wherry-runner", dns=["wherry-runner"], server=True)
-    client = ca.issue("wherry-operator", client=True, lifetime=datetime.timedelta(seconds=-1))
-    tls = ServerTls(cert_file=files.cert, key_file=files.key, client_ca_file=ca.cert_file)
-    context = ssl.create_default_context(cafile=ca.cert_file)
-    context.load_cert_chain(client.cert, client.key)
+def test_it_serves_with_its_own_until_the_request_is_approved_and_asks_anew_before_the_end(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "csr")
 
     async def scenario() -> None:
-        server = await serve(probes(), HOST, 0, tls.context)
-        try:
-            reader, writer = await asyncio.open_connection(
-                HOST, server.port, ssl=context, server_hostname="wherry-runner"
-            )
-            writer.write(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert await reader.read() == b""
-        except (ssl.SSLError, ConnectionError):
-            pass  # TLS 1.3 tells it with the first read, or at once
-        await server.close()
+        (request,) = scene.kube.requests()
+        assert (request["spec"]["signerName"], scene.facts().own) == ("kubernetes.io/kubelet-serving", True)
+        await scene.time.advance(10 * LOOK_SECONDS)
+        assert (len(scene.kube.requests()), scene.facts().own) == (1, True)
+        scene.approve(request)
+        await scene.time.advance(LOOK_SECONDS)
+        assert not scene.facts().own
+        await scene.time.advance(timedelta(days=79).total_seconds())
+        assert len(scene.kube.requests()) == 1
+        signed = scene.cert.read_bytes()
+        await scene.time.advance(timedelta(days=2).total_seconds())
+        _, second = scene.kube.requests()
+        assert scene.cert.read_bytes() == signed, "the old one serves until there is another"
+        scene.approve(second)
+        await scene.time.advance(LOOK_SECONDS)
+        assert scene.cert.read_bytes() != signed
 
-    run(scenario())
-
-
-def operator_application(runner: Runner, counts: Metrics | None = None) -> web.Application:
-    usage = Usage(running=list, executor_pid=lambda: None, workloads=lambda: 0, requested=lambda: (0, 0))
-    return api.application(
-        runner.supervisor,
-        INFO,
-        usage=usage,
-        condition=Condition(memory=(), disk=(), processes=(), images=list),
-        counts=counts or Metrics(),
-        role_of=lambda _: Role.OPERATOR,
-    )
+    scene.play(scenario)
 
 
-CHANGES = 10_000
-
-
-def test_a_reader_of_the_watch_that_stalls_for_ten_thousand_changes_gets_the_newest_state(tmp_path: Path) -> None:
-    """What waits for it is bounded by the workloads there are, and by a socket's buffers: not by what has happened."""
-    long = "x" * 500
+def test_what_is_denied_forgotten_or_can_not_be_asked_is_asked_again_later(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, "csr")
+    scene.kube.errors[REQUESTS] = [Forbidden(403, "Forbidden", "no")]
 
     async def scenario() -> None:
-        runner = Runner(tmp_path, max_workloads=20)
-        counts = Metrics()
-        async with serving(operator_application(runner, counts)) as server:
-            sock = socket.create_connection((HOST, server.port))
-            reader, writer = await asyncio.open_connection(sock=sock, limit=1 << 14)
-            writer.write(b"GET /v1/watch HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
-            while b"synced" not in await reader.readline():
-                pass
-            for sequence in range(1, CHANGES // 20 + 1):
-                for number in range(20):
-                    runner.put(id=f"w{number}", sequence=sequence, content=f"{long[:100]}{sequence}")
-                await asyncio.sleep(0)
-            assert b"wherry_runner_watch_readers 1.0" in counts.text()
-            newest: dict[str, int] = {}
-            events = 0
-            last = CHANGES // 20
-            while set(newest.values()) != {last} or len(newest) < 20:
-                line = await reader.readline()
-                if line.startswith(b'{"event":"status"'):
-                    status = json.loads(line)["status"]
-                    assert status["sequence"] >= newest.get(status["id"], 0), "an older state after a newer one"
-                    newest[status["id"]] = status["sequence"]
-                    events += 1
-            assert events < CHANGES
-            writer.close()
+        assert scene.kube.requests() == []
+        await scene.time.advance(RETRY_SECONDS)
+        (denied,) = scene.kube.requests()
+        denied["status"] = {"conditions": [{"type": "Denied", "reason": "No", "message": "not here"}]}
+        await scene.time.advance(DENIED_SECONDS - RETRY_SECONDS)
+        assert len(scene.kube.requests()) == 1
+        await scene.time.advance(RETRY_SECONDS + LOOK_SECONDS)
+        assert len(scene.kube.requests()) == 2
+        scene.kube.objects.clear()  # an hour after it was approved or denied, a day after it was made
+        await scene.time.advance(LOOK_SECONDS)
+        (third,) = scene.kube.requests()
+        scene.approve(third)
+        await scene.time.advance(LOOK_SECONDS)
+        assert not scene.facts().own
 
-        await runner.die()
-
-    run(scenario())
+    scene.play(scenario)
 
 
-def test_half_a_body_holds_up_nobody(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        runner = Runner(tmp_path)
-        async with serving(operator_application(runner)) as server:
-            stalled = []
-            for number in range(50):
-                reader, writer = await asyncio.open_connection(HOST, server.port)
-                head = f"PUT /v1/workloads/w{number} HTTP/1.1\r\nHost: x\r\nContent-Length: 60000000\r\n\r\n"
-                writer.write(head.encode() + b"{" * 50_000)
-                stalled.append((reader, writer))
-            body = put(containers=(container(),), volumes=(files(a="x" * 1_500_000),)).to_json()
-            head = f"PUT /v1/workloads/whole HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\nConnection: close\r\n\r\n"
-            answer = await said(server, head.encode() + body)
-            assert answer.startswith(b"HTTP/1.1 200 OK"), answer[:500]
-            for _, writer in stalled:
-                writer.close()
-        await runner.die()
-
-    run(scenario())
-
-
-def test_a_body_that_is_too_large_is_refused_unread(tmp_path: Path) -> None:
-    async def scenario() -> None:
-        runner = Runner(tmp_path)
-        counts = Metrics()
-        async with serving(operator_application(runner, counts), idle_seconds=1) as server:
-            reader, writer = await asyncio.open_connection(HOST, server.port)
-            writer.write(b"PUT /v1/workloads/w HTTP/1.1\r\nHost: x\r\nContent-Length: 70000000\r\n\r\n")
-            head = await reader.readuntil(b"\r\n\r\n")
-            assert head.startswith(b"HTTP/1.1 413 ")
-            assert b'"reason":"TooLarge","message":"the body is over 64 MiB"' in await reader.read(1000)
-            assert b'wherry_runner_refusals_total{reason="TooLarge"} 1.0' in counts.text()
-            writer.close()
-        await runner.die()
-
-    run(scenario())
+def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(TlsError, match="--kubelet-cert-dir"):
+        Scene(folder, "self-signed").keeper.prepare()

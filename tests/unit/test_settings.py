@@ -52,7 +52,7 @@ def test_a_runner_with_what_it_needs_has_the_documented_defaults() -> None:
         (OPERATOR[2:], "missing: --runner "),
         (
             [],
-            "missing: --runner or --runner-service, --runner-ca, --runner-cert, --runner-key, --kubelet-cert, ",
+            "missing: --runner or --runner-service, --runner-ca, --runner-cert, --runner-key, --address",
         ),
         ([*OPERATOR, "--node-name", "Wherry"], "--node-name must be a DNS subdomain name (RFC 1123), not 'Wherry'"),
         ([*OPERATOR, "--class-name", "a_b"], "--class-name must be a DNS subdomain name"),
@@ -64,6 +64,9 @@ def test_a_runner_with_what_it_needs_has_the_documented_defaults() -> None:
         ([*OPERATOR, "--runner-service", "runners"], "runners are either named or found"),
         ([*OPERATOR, "--runner-loss-seconds", "0"], "--runner-loss-seconds must be above 0"),
         ([*OPERATOR, "--resync-seconds", "0"], "--resync-seconds and --reference-ttl-seconds must be above 0"),
+        ([*OPERATOR, "--kubelet-key", ""], "--kubelet-cert and --kubelet-key: give both"),
+        ([*OPERATOR, "--kubelet-certificate", "x"], "--kubelet-certificate must be self-signed or csr, not 'x'"),
+        ([*OPERATOR, "--kubelet-certificate", "csr", "--node-name", "n" * 53], "--node-name must have at most 52"),
         ([*OPERATOR, "--log-level", "loud"], "--log-level must be one of DEBUG, INFO, WARNING, ERROR, not 'loud'"),
     ],
 )
