@@ -25,6 +25,7 @@ from wherry_runner.resources.admission import Admission, Amounts
 from wherry_runner.resources.limits import LimitDefaults
 from wherry_runner.resources.usage import Usage
 from wherry_runner.serving import api
+from wherry_runner.serving.condition import Condition
 from wherry_runner.serving.listening import serve
 from wherry_runner.serving.tls import ServerTls
 from wherry_runner.volumes import Volumes
