@@ -37,7 +37,8 @@ def install(
     cluster.kubectl("label", "nodes", *(node.name for node in cluster.nodes), f"{HAS_RUNNER}=true")
     cluster.kubectl("create", "namespace", NAMESPACE)
     cluster.apply(CRD.read_text())
-    cluster.kubectl("wait", "--for=condition=Established", "crd/wasmworkloads.wherry.dev", f"--timeout={PATIENCE}")
+    condition = '--for=jsonpath={.status.conditions[?(@.type=="Established")].status}=True'
+    cluster.kubectl("wait", condition, "crd/wasmworkloads.wherry.dev", f"--timeout={PATIENCE}")
     cluster.apply(RBAC.read_text().replace("${NODE_NAME}", NODE_NAME).replace("${NAMESPACE}", NAMESPACE))
     system = Space(cluster, NAMESPACE)
     certificates = Certificates(directory)

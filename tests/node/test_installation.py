@@ -13,7 +13,7 @@ import pytest
 from tests.cluster.node import NodeCluster
 from tests.cluster.processes import wait_for
 from tests.cluster.progress import Progress
-from tests.node.installation import HAS_RUNNER, install, rolled_out, seen
+from tests.node.installation import HAS_RUNNER, NODE_NAME, install, rolled_out, seen
 from tests.node.pods import PATIENCE, PATIENCE_SECONDS, Space
 from tests.support import wat
 from tests.support.kube import workload
@@ -56,6 +56,10 @@ class Installed:
     def counts(self, name: str) -> dict[str, int]:
         """How many of its instances each node has."""
         return {node: len(runs) for node, runs in self.runs(name).items()}
+
+    def offers(self) -> str:
+        """The CPUs of the virtual Node: the sum of what the operator's runners have."""
+        return str((self.cluster.get("node", NODE_NAME) or {})["status"]["capacity"]["cpu"])
 
     def wait(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until something is so."""
@@ -138,6 +142,7 @@ def test_upgraded_runners_are_back_under_their_names_and_nothing_has_moved(insta
 
 def test_upgraded_operators_leave_what_runs_alone_and_what_node_2_loses_begins_elsewhere(installed: Installed) -> None:
     """One after the other: the upgrade brings the settings by which a runner is given up soon."""
+    offered = installed.offers()
     installed.service("steady", 4)
     before = installed.runs("steady")
     flag = {"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--runner-loss-seconds=3"}
@@ -162,6 +167,7 @@ def test_upgraded_operators_leave_what_runs_alone_and_what_node_2_loses_begins_e
     installed.cluster.kubectl("uncordon", "node-2")
     installed.cluster.kubectl("label", "node", "node-2", f"{HAS_RUNNER}=true")
     installed.rolled_out("daemonset/runner")
+    installed.wait(lambda: installed.offers() == offered, "the operator has found both runners")
     installed.space.kubectl("scale", "ww/steady", "--replicas=8")
     installed.ready("steady", 8)
     assert installed.counts("steady") == {"node-1": 4, "node-2": 4}
