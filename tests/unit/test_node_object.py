@@ -321,6 +321,9 @@ class FakeRunners:
     def client(self, name: str) -> RunnerClient | None:
         return cast("RunnerClient", _FakeClient(name, self))
 
+    def describes(self, name: str, condition: RunnerCondition) -> None:
+        next(state for state in self.now if state.name == name).condition = condition
+
 
 class _FakeClient:
     def __init__(self, name: str, runners: FakeRunners) -> None:

@@ -57,6 +57,14 @@ class NodeApi(Protocol):
         ...
 
 
+class DescribedRunners(Runners, Protocol):
+    """What of `RunnerRegistry` is used here."""
+
+    def describes(self, name: str, condition: RunnerCondition) -> None:
+        """Note how a runner says that it is."""
+        ...
+
+
 class NodeKeeper:
     """The two loops: status and Lease. Neither ends by itself, whatever the API server answers."""
 
@@ -64,7 +72,7 @@ class NodeKeeper:
         self,
         kube_as_node: NodeApi,
         kube: NodeApi,
-        registry: Runners,
+        registry: DescribedRunners,
         settings: Settings,
         port: int,
         *,
@@ -82,7 +90,6 @@ class NodeKeeper:
         self._version = wherry_version()
         self._path = f"/api/v1/nodes/{settings.node_name}"
         self._leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
-        self._conditions: dict[str, RunnerCondition] = {}
         self._uid = ""
         self._known = asyncio.Event()
         self._poked = asyncio.Event()
@@ -154,15 +161,13 @@ class NodeKeeper:
 
     async def _fleet(self) -> Fleet:
         said = await survey(self._registry, "how it is", lambda client: client.condition())
+        for name, condition in said.items():
+            if condition is not None:  # of one that does not answer, what it said last is the best that is known
+                self._registry.describes(name, condition)
         states = self._registry.states()
-        # Of one that does not answer now, what it said last is the best that is known.
-        self._conditions = {
-            state.name: condition
-            for state in states
-            if (condition := said.get(state.name) or self._conditions.get(state.name)) is not None
-        }
+        conditions = {state.name: state.condition for state in states if state.condition is not None}
         reserved = {state.name: self._reserved(state.name) for state in states}
-        return Fleet(states=states, conditions=self._conditions, reserved=reserved)
+        return Fleet(states=states, conditions=conditions, reserved=reserved)
 
     async def _live(self) -> Object:
         try:
