@@ -58,6 +58,11 @@ class RunnerProcess:
         """Files and folders of its state whose names have the text. What vanishes meanwhile counts as gone."""
         return [name for _, folders, files in os.walk(self.state) for name in (*folders, *files) if text in name]
 
+    def volumes(self, workload_id: str) -> list[Path]:
+        """The folders of a workload's volumes: on its disk, and in memory, which all runners of a machine share."""
+        kept = [self.state / "volumes", *Path("/dev/shm").glob("wherry-*")]
+        return [root / workload_id for root in kept if (root / workload_id).is_dir()]
+
     def contents(self, pattern: str) -> list[str]:
         """The texts of its files that match. What vanishes meanwhile counts as gone."""
         found = []
