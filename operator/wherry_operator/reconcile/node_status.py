@@ -159,7 +159,8 @@ def must_write(live: Object, wanted: Object, now: datetime) -> bool:
         if any(found.get(key) != condition[key] for key in ("status", "reason", "message")):
             return True
         beat = _moment(found.get("lastHeartbeatTime"))
-        if beat is None or now - beat >= HEARTBEAT:
+        # One that lies ahead is from before the clock was set back.
+        if beat is None or not timedelta(0) <= now - beat < HEARTBEAT:
             return True
     return False
 
