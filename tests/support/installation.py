@@ -80,9 +80,13 @@ class Installation:
         registry_mirrors: Mapping[str, str] | None = None,
         serves_logs: bool = True,
         brings_certificate: bool = True,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
-        """`brings_certificate`: the kubelet endpoint's comes from the cluster's CA; else the operator is left to have one."""
+        """`brings_certificate`: the kubelet endpoint's comes from the cluster's CA; else the operator is left to have one.
+        `variables`: for the environments of all processes.
+        """
         self._brings_certificate = brings_certificate
+        self._variables = dict(variables or {})
         self.cluster = cluster
         self.directory = directory
         self.node_name = node_name
@@ -104,7 +108,7 @@ class Installation:
         for host, url in (registry_mirrors or {}).items():
             flags += ["--registry-mirror", f"{host}={url}"]
         self.runners = {
-            name: RunnerProcess(directory, self.certificates, name, flags) for name in runners
+            name: RunnerProcess(directory, self.certificates, name, flags, self._variables) for name in runners
         }
         self.operator: Process | None = None
         self._kubeconfig: Path | None = None
@@ -236,7 +240,7 @@ class Installation:
             "operator",
             command,
             log=self.logs / f"{identity}.log",
-            env=environment(KUBECONFIG=str(self._routed_kubeconfig(identity)),),
+            env=environment(KUBECONFIG=str(self._routed_kubeconfig(identity)), **self._variables),
         )
 
     def _routed_kubeconfig(self, identity: str) -> Path:

@@ -8,7 +8,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.cluster.pki import CertificateAuthority
@@ -34,8 +34,17 @@ class Certificates:
 class RunnerProcess:
     """A runner, stopped and started as wanted; its state directory stays."""
 
-    def __init__(self, directory: Path, certificates: Certificates, name: str, flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        certificates: Certificates,
+        name: str,
+        flags: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """`variables`: of its environment."""
         self._certificates = certificates
+        self._variables = dict(variables or {})
         self.name = name
         self.flags = list(flags)
         self.state = directory / "runners" / name
@@ -83,7 +92,7 @@ class RunnerProcess:
             "--client-ca", str(pki.ca.cert_file), "--state-directory", str(self.state),
             "--termination-grace-seconds", "0", *executors.runner_flags(), *self.flags,
         ]  # fmt: skip
-        self.process = Process.start(f"runner {self.name}", command, log=self.log, env=environment())
+        self.process = Process.start(f"runner {self.name}", command, log=self.log, env=environment(**self._variables))
         self.process.wait_until(
             lambda: healthy(f"{self.health_url}/healthz"), what="ready", timeout_seconds=START_SECONDS
         )
