@@ -162,6 +162,8 @@ def test_images_are_listed_once_the_largest_first_and_bounded() -> None:
     ]
     assert len(listed(a=[Image(names=(f"r.example/{number}:v1",), size_bytes=number) for number in range(99)])) == 50
     assert listed(a=[Image(names=(), size_bytes=1), Image(names=("x" * 10_000,), size_bytes=1)]) == []
+    (kept,) = listed(a=[Image(names=("x" * 10_000, "short"), size_bytes=1)])
+    assert kept["names"] == ["short"]
 
 
 def test_an_image_that_went_is_no_longer_listed() -> None:
