@@ -6,8 +6,6 @@ it here as well: deadlines and times to live that are counted from a date in the
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -17,7 +15,7 @@ import pytest
 from tests.cluster.local import LocalCluster
 from tests.cluster.registry import Registry
 from tests.support import node_monitor, wat
-from tests.support.installation import Installation
+from tests.support.installation import Installation, folder_of
 from tests.support.jumping_clock import JumpingClock
 from tests.support.kube import MIRRORED, Json, Workspace, conditions
 
@@ -36,26 +34,23 @@ def clock(tmp_path_factory: pytest.TempPathFactory) -> JumpingClock:
 def jumpy(
     request: pytest.FixtureRequest, cluster: LocalCluster, registry: Registry, clock: JumpingClock
 ) -> Iterator[Installation]:
-    """An operator and a runner by that clock. Its logs are kept if a test failed."""
-    directory = Path(tempfile.mkdtemp(prefix="wherry-jumpy-"))
-    running = Installation(
-        cluster,
-        directory,
-        node_name=NAME,
-        class_name=NAME,
-        namespace="wherry-jumpy",
-        runners=["runner-j"],
-        registry_mirrors={MIRRORED: registry.url},
-        serves_logs=False,
-        variables=clock.environment,
-    )
-    with running:
+    """An operator and a runner by that clock."""
+    with (
+        folder_of(NAME, request.session) as directory,
+        Installation(
+            cluster,
+            directory,
+            node_name=NAME,
+            class_name=NAME,
+            namespace="wherry-jumpy",
+            runners=["runner-j"],
+            registry_mirrors={MIRRORED: registry.url},
+            serves_logs=False,
+            variables=clock.environment,
+        ) as running,
+    ):
         yield running
     cluster.kubectl("delete", "node", NAME, "--ignore-not-found")
-    if request.session.testsfailed:
-        print(f"\nlogs of operator and runner kept: {running.logs}")
-    else:
-        shutil.rmtree(directory)
 
 
 @pytest.fixture

@@ -9,9 +9,13 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+
+import pytest
 
 from tests.cluster.ports import Reservation
 from tests.cluster.processes import Process, wait_for
@@ -46,6 +50,19 @@ def establish_crd(cluster: Cluster) -> None:
         return any((each["type"], each["status"]) == ("Established", "True") for each in conditions)
 
     assert wait_for(established, timeout_seconds=START_SECONDS), "the CRD is not established"
+
+
+@contextlib.contextmanager
+def folder_of(name: str, session: pytest.Session) -> Iterator[Path]:
+    """A folder for an installation that several tests share. Its logs are kept if one of them failed."""
+    directory = Path(tempfile.mkdtemp(prefix=f"wherry-{name}-"))
+    try:
+        yield directory
+    finally:
+        if session.testsfailed:
+            print(f"\nlogs of operator and runners kept: {directory / 'logs'}")
+        else:
+            shutil.rmtree(directory)
 
 
 @dataclasses.dataclass(frozen=True)
