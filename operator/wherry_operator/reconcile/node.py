@@ -231,15 +231,17 @@ class NodeKeeper:
 
     async def _write_lease(self) -> None:
         path = f"{self._leases}/{self._settings.node_name}"
-        wanted = node_object.lease_object(self._settings, self._uid, self._clock.now())
         if self._lease is None:
             try:
                 self._lease = await self._kube.get(path)
             except NotFound:
-                self._lease = await self._kube.create(self._leases, wanted)
+                first = node_object.lease_object(self._settings, self._uid, self._clock.now())
+                self._lease = await self._kube.create(self._leases, first)
                 return
+        before = self._lease.get("spec") or {}
+        wanted = node_object.lease_object(self._settings, self._uid, self._clock.now(), before.get("renewTime"))
         metadata = {**self._lease["metadata"], **wanted["metadata"]}
-        spec = {**(self._lease.get("spec") or {}), **wanted["spec"]}
+        spec = {**before, **wanted["spec"]}
         self._lease = await self._kube.replace(path, {**wanted, "metadata": metadata, "spec": spec})
 
 
