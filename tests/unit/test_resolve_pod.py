@@ -146,6 +146,12 @@ def test_working_directory_and_input_are_passed_on() -> None:
     assert (container.working_dir, container.stdin, container.stdin_once) == ("/data", True, True)
 
 
+def test_a_containers_port_is_where_it_serves() -> None:
+    assert resolve(pod()).containers[0].http is None
+    ports = [{"name": "metrics", "containerPort": 9090}, {"name": "http", "containerPort": 8080}]
+    assert resolve(pod({"ports": ports})).containers[0].http == protocol.HttpServer(port=8080)
+
+
 def test_a_sub_path_may_name_variables_that_there_are() -> None:
     def mounts(expression: str) -> Json:
         mount = {"name": "v", "mountPath": "/v", "subPathExpr": expression}
