@@ -316,6 +316,13 @@ class WorkloadResources(Model):
     fuel: int | None = None
 
 
+class WorkloadHttp(Model):
+    """How a WasmWorkload's instances serve."""
+
+    max_requests: int | None = None
+    request_timeout_seconds: int | None = None
+
+
 class WorkloadEnvVarSource(Model):
     """Where a variable of a WasmWorkload comes from."""
 
@@ -391,3 +398,4 @@ class WasmWorkloadSpec(Model):
     env_from: tuple[EnvFromSource, ...] | None = None
     volumes: tuple[WorkloadVolume, ...] | None = None
     volume_mounts: tuple[WorkloadVolumeMount, ...] | None = None
+    http: WorkloadHttp | None = None

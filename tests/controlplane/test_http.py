@@ -12,7 +12,7 @@ import pytest
 
 from tests.guests.servers import SERVER
 from tests.support import executors, wat
-from tests.support.kube import Workspace, conditions
+from tests.support.kube import Workspace, conditions, workload
 
 GREETING = "hello over HTTP\n"
 
@@ -77,3 +77,25 @@ def test_a_server_without_a_port_says_what_is_missing(space: Workspace) -> None:
     space.pod("nameless", space.push(SERVER))
     space.wait(lambda: "nothing says on which port" in space.waiting("nameless").get("message", ""), "it is told")
     assert "Ready" in conditions(space.get("pod", "nameless") or {})
+
+
+def test_each_instance_of_a_wasmworkload_serves_on_a_port_of_its_own(space: Workspace) -> None:
+    space.workload("web", module={"inline": SERVER}, replicas=3, http={"maxRequests": 10})
+    space.kubectl("wait", "--for=condition=Ready", "wasmworkload/web", "--timeout=60s")
+    instances = (space.get("wasmworkload", "web") or {})["status"]["instances"]
+    addresses = {each["address"] for each in instances}
+    assert len(addresses) == 3
+    for address in addresses:
+        assert httpx.get(f"http://{address}/").text == GREETING
+    space.kubectl("delete", "wasmworkload", "web", "--wait=true")
+
+
+def test_http_is_for_what_has_no_end(space: Workspace) -> None:
+    for spec, words in (
+        ({"restartPolicy": "Never", "http": {}}, "http is for restartPolicy Always"),
+        ({"http": {"maxRequests": 0}}, "spec.http.maxRequests"),
+        ({"http": {"requestTimeoutSeconds": 86401}}, "spec.http.requestTimeoutSeconds"),
+    ):
+        done = space.try_apply(workload("bad", module={"inline": SERVER}, **spec))
+        assert done.returncode != 0
+        assert words in done.stderr

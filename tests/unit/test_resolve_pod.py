@@ -299,6 +299,14 @@ def test_a_wasmworkload_says_its_limits_and_its_fuel() -> None:
     assert made.termination_grace_period_seconds == 2
 
 
+def test_a_wasmworkload_that_serves_gets_a_port_of_its_runners() -> None:
+    assert workloads.resolve(workload(), {}).workload.containers[0].http is None
+    assert workloads.resolve(workload(http={}), {}).workload.containers[0].http == protocol.HttpServer()
+    bounds = {"maxRequests": 7, "requestTimeoutSeconds": 3}
+    expected = protocol.HttpServer(max_requests=7, request_seconds=3)
+    assert workloads.resolve(workload(http=bounds), {}).workload.containers[0].http == expected
+
+
 def test_a_wasmworkload_takes_its_module_from_an_address() -> None:
     module = {"url": "https://modules.example/hello.wasm", "sha256": "a" * 64}
     made = workloads.resolve(workload(module=module), {}).workload.containers[0].module
