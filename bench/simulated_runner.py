@@ -13,8 +13,10 @@ from pathlib import Path
 
 from tests.support.fake_engine import FakeEngine, FakeModules
 from wherry_runner import protocol
+from wherry_runner.execution.engine import HttpBounds
 from wherry_runner.journal.journals import Journals
 from wherry_runner.lives.backoff import BackOffSettings
+from wherry_runner.lives.listeners import Listeners, PortRange
 from wherry_runner.lives.supervisor import Supervisor
 from wherry_runner.lives.surroundings import Room
 from wherry_runner.logs.allowances import Allowances
@@ -50,6 +52,8 @@ async def run(folder: Path, tls: ServerTls, name: str, port: int) -> None:
             log_slots=LogBudget(allowances, budget_bytes=1 << 50, file_bytes=1 << 20),
             back_off=BackOffSettings(),
             defaults=LimitDefaults(),
+            listeners=Listeners("127.0.0.1", PortRange(first=20_000, last=29_999)),
+            http=HttpBounds(),
             metrics=counts,
         ),
         journals=Journals(folder / "journal", sync=lambda _: None),

@@ -206,6 +206,15 @@ class SecretName(Model):
     name: str = ""
 
 
+class ContainerPort(Model):
+    """A port that a Pod's container says it serves on."""
+
+    container_port: int
+    name: str | None = None
+    protocol: str | None = None
+    """None: TCP."""
+
+
 class Container(Model):
     """What is read of a Pod's container."""
 
@@ -221,6 +230,7 @@ class Container(Model):
     resources: ResourceRequirements | None = None
     stdin: bool | None = None
     stdin_once: bool | None = None
+    ports: tuple[ContainerPort, ...] | None = None
     restart_policy: str | None = None
     """Of an init container: `Always` makes it a sidecar."""
 
@@ -306,6 +316,13 @@ class WorkloadResources(Model):
     fuel: int | None = None
 
 
+class WorkloadHttp(Model):
+    """How a WasmWorkload's instances serve."""
+
+    max_requests: int | None = None
+    request_timeout_seconds: int | None = None
+
+
 class WorkloadEnvVarSource(Model):
     """Where a variable of a WasmWorkload comes from."""
 
@@ -381,3 +398,4 @@ class WasmWorkloadSpec(Model):
     env_from: tuple[EnvFromSource, ...] | None = None
     volumes: tuple[WorkloadVolume, ...] | None = None
     volume_mounts: tuple[WorkloadVolumeMount, ...] | None = None
+    http: WorkloadHttp | None = None

@@ -9,11 +9,12 @@ node selector, taints and tolerations; and a runner under pressure is left alone
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 
 from wherry_operator.models import Container, Object, PodSpec, ResourceRequirements, Toleration, WasmWorkloadSpec
 from wherry_operator.resolve import quantity
+from wherry_operator.resolve.container import serving_port
 from wherry_runner import protocol
 
 HOSTNAME = "kubernetes.io/hostname"
@@ -171,6 +172,8 @@ class Needs:
     node_selector: Mapping[str, str] = field(default_factory=dict)
     tolerations: tuple[Toleration, ...] = ()
     topology_key: str = HOSTNAME
+    ports: frozenset[int] = frozenset()
+    """Of its runner's, those on which it serves, if its modules are servers."""
     module: str = ""
     """A name for its module, by which a runner that has it compiled is known (`module_of`)."""
 
@@ -182,6 +185,7 @@ class Needs:
             node_selector=spec.node_selector or {},
             tolerations=spec.tolerations or (),
             topology_key=spec.spread.topology_key if spec.spread else HOSTNAME,
+            ports=ports_of(workload),
             module=module_of(workload),
         )
 
@@ -192,7 +196,19 @@ class Needs:
             demand = Demand.of_pod(spec)
         except ValueError:
             demand = Demand()  # whoever resolves the Pod says so
-        return Needs(demand=demand, tolerations=spec.tolerations or (), module=spec.containers[0].image)
+        containers = (*(spec.init_containers or ()), *spec.containers)
+        return Needs(
+            demand=demand,
+            tolerations=spec.tolerations or (),
+            ports=frozenset(port for each in containers if (port := serving_port(each)) is not None),
+            module=spec.containers[0].image,
+        )
+
+
+def ports_of(workload: protocol.Workload) -> frozenset[int]:
+    """The ports that a workload asks for by number."""
+    servers = (each.http for each in (*workload.init_containers, *workload.containers))
+    return frozenset(http.port for http in servers if http is not None and http.port is not None)
 
 
 def module_of(workload: protocol.Workload) -> str:
@@ -225,6 +241,8 @@ class RunnerFacts:
     short_of: frozenset[str] = frozenset()
     """What it says that it has too little of: memory, disk, processes."""
     node: NodeFacts = NodeFacts()
+    ports: Set[int] = frozenset()
+    """That are taken, or about to be."""
     alike: int = 0
     """Instances of the same workload that are there."""
     has_module: bool = False
@@ -333,4 +351,6 @@ def _refusal(runner: RunnerFacts, needs: Needs) -> _Reason | None:
         return _MEMORY
     if needs.demand.cpu_millicores and (runner.kept + needs.demand).cpu_millicores > runner.cpu_millicores:
         return _CPU
+    for port in sorted(needs.ports & runner.ports):
+        return _Reason(f"has port {port} taken", f"have port {port} taken")
     return None

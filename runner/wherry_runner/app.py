@@ -20,7 +20,9 @@ from wherry_runner.execution import confinement, orphans, process
 from wherry_runner.execution.engine import Engine, EngineError
 from wherry_runner.execution.native import NativeEngine
 from wherry_runner.execution.python import PythonEngine
+from wherry_runner.http_counts import HttpCounts
 from wherry_runner.journal.journals import Journals
+from wherry_runner.lives.listeners import Listeners
 from wherry_runner.lives.supervisor import Supervisor
 from wherry_runner.lives.surroundings import Room
 from wherry_runner.logs import budget
@@ -136,6 +138,8 @@ async def run(settings: Settings) -> None:
                 log_slots=logs,
                 back_off=settings.back_off,
                 defaults=settings.defaults,
+                listeners=Listeners(settings.guest_listen, settings.guest_ports),
+                http=settings.http,
                 metrics=counts,
             ),
             journals=Journals(state / "journal"),
@@ -167,6 +171,7 @@ async def run(settings: Settings) -> None:
                 memory_requested_bytes=admitted.requested_bytes,
                 cpu_offered_millicores=settings.cpu_millicores,
                 cpu_requested_millicores=admitted.requested_millicores,
+                http=_http_counts(supervisor),
             )
         )
         memory_watch = MemoryWatch(
@@ -264,6 +269,11 @@ def _running(supervisor: Supervisor) -> list[RunningContainer]:
         )
         for each in supervisor.running_guests()
     ]
+
+
+def _http_counts(supervisor: Supervisor) -> HttpCounts:
+    counted = (each.guest.http_counts() for each in supervisor.running_guests())
+    return sum((counts for counts in counted if counts is not None), HttpCounts())
 
 
 def _watched(supervisor: Supervisor) -> list[Watched]:

@@ -6,15 +6,17 @@ this file. Reasons are our own words; one that is not listed here counts as `Oth
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector, disable_created_metrics
-from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
+from wherry_runner.http_counts import BUCKETS_SECONDS, CLASSES, HttpCounts
 from wherry_runner.protocol import Phase, RefusalReason
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -60,6 +62,8 @@ class State:
     memory_requested_bytes: int = 0
     cpu_offered_millicores: int = 0
     cpu_requested_millicores: int = 0
+    http: HttpCounts = field(default_factory=HttpCounts)
+    """Of all servers that run."""
 
 
 class Metrics:
@@ -82,6 +86,8 @@ class Metrics:
         self._restarts = self._counter("container_restarts", "Runs of a container after its first.")
         self._refusals = self._counter("refusals", "Requests that were refused, by reason.", "reason")
         self._memory_kills = self._counter("memory_kills", "Containers killed because the runner's memory ran out.")
+        self._http_over = HttpCounts()
+        """Of all servers that have ended."""
         self._watch_readers = Gauge(
             "wherry_runner_watch_readers", "Operators that follow the watch.", registry=self._registry
         )
@@ -111,6 +117,10 @@ class Metrics:
         """A container's run has ended."""
         self._ends.labels(_known(reason, END_REASONS, otherwise=OTHER)).inc()
 
+    def served(self, counts: HttpCounts) -> None:
+        """A server has ended that counted this."""
+        self._http_over += counts
+
     def restarted(self) -> None:
         """A container runs again."""
         self._restarts.inc()
@@ -129,7 +139,7 @@ class Metrics:
 
     def follow(self, state: Callable[[], State]) -> None:
         """Ask for the rest when Prometheus does. Called once; `state` must be quick: it runs on the event loop."""
-        self._registry.register(_StateCollector(state))
+        self._registry.register(_StateCollector(state, lambda: self._http_over))
 
     def text(self) -> bytes:
         """All of it, in Prometheus' text format (`CONTENT_TYPE`)."""
@@ -143,8 +153,9 @@ class Metrics:
 
 
 class _StateCollector(Collector):
-    def __init__(self, state: Callable[[], State]) -> None:
+    def __init__(self, state: Callable[[], State], http_over: Callable[[], HttpCounts]) -> None:
         self._state = state
+        self._http_over = http_over
 
     def describe(self) -> list[Metric]:
         """Nothing: what is to come is not asked for before there is a state."""
@@ -171,6 +182,28 @@ class _StateCollector(Collector):
             ("cpu_requested_cores", "CPU that containers request.", state.cpu_requested_millicores / 1000),
         ):
             yield GaugeMetricFamily(f"wherry_runner_{name}", documentation, value)
+        yield from _http(state.http + self._http_over())
+
+
+def _http(counts: HttpCounts) -> Iterator[Metric]:
+    answers = CounterMetricFamily("wherry_runner_http_answers", "Answers of servers, by status.", labels=["status"])
+    for status, count in zip(CLASSES, counts.answers, strict=True):
+        answers.add_metric([status], count)
+    yield answers
+    took = HistogramMetricFamily(
+        "wherry_runner_http_duration_seconds", "Answers of servers, from a request's head to the answer's end."
+    )
+    ends = [*map(str, BUCKETS_SECONDS), "+Inf"]
+    took.add_metric([], list(zip(ends, itertools.accumulate(counts.buckets), strict=True)), counts.seconds)
+    yield took
+    for name, documentation, value in (
+        ("http_refused", "Requests answered 503, for there were too many at once.", counts.refused),
+        ("http_failed", "Requests whose guest trapped or gave no answer.", counts.failed),
+        ("http_overdue", "Requests that were not done in time.", counts.overdue),
+    ):
+        yield CounterMetricFamily(f"wherry_runner_{name}", documentation, value)
+    yield GaugeMetricFamily("wherry_runner_http_requests", "Requests that servers work on now.", counts.requests)
+    yield GaugeMetricFamily("wherry_runner_http_connections", "Connections of servers.", counts.connections)
 
 
 def _known(word: str, words: tuple[str, ...], *, otherwise: str) -> str:

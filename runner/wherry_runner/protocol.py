@@ -182,6 +182,17 @@ class Resources(Wire):
     """Units of WebAssembly work for one run, about one for each instruction. None: not counted (and so faster)."""
 
 
+class HttpServer(Wire):
+    """How a container serves HTTP, if its module is a server. None: the runner's default."""
+
+    port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """Of the runner's address. None: one of the runner's range, which the status tells."""
+    max_requests: Annotated[int, Field(ge=1, le=100_000)] | None = None
+    """Worked on at once; one more is answered 503."""
+    request_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
+    """For a request, until the guest is done with it."""
+
+
 class Container(Wire):
     """One container, everything in it resolved."""
 
@@ -200,6 +211,8 @@ class Container(Wire):
     """Keep an input that requests may write to; without, the guest reads the end of a file at once."""
     stdin_once: bool = False
     """Close that input when the first request that wrote to it ends."""
+    http: HttpServer | None = None
+    """Without it, a module that serves is refused by name: nothing is reached that nobody named. A command makes no use of it."""
 
 
 class InitContainer(Container):
@@ -340,6 +353,8 @@ class ContainerStatus(Wire):
     """Of the newest run, without a scheme; empty before the first."""
     restart_count: int = 0
     ready: bool = False
+    port: int | None = None
+    """Of a server: where it is reached on the runner's address, while that port is open."""
     image: str = ""
     module_digest: str = ""
     """`sha256:…` of the module's bytes, once known."""
@@ -404,7 +419,7 @@ class RunnerInfo(Wire):
     wherry_version: str
     engines: Many[str]
     features: Many[str] = ()
-    """What its executor can do beyond running WASI 0.1 and 0.2 commands: `fuel`, `cpu-limit`, `wasi-0.3`, …"""
+    """What its executor can do beyond running WASI 0.1 and 0.2 commands: `fuel`, `cpu-limit`, `http`, `wasi-0.3`, …"""
     confinement: Confinement = Confinement()
     cpu_millicores: int
     memory_bytes: int

@@ -12,7 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wherry_runner.execution import confinement, native
+from wherry_runner.execution.engine import HttpBounds
 from wherry_runner.lives.backoff import BackOffSettings
+from wherry_runner.lives.listeners import PortRange
 from wherry_runner.logs.budget import FILES_PER_CONTAINER, LEAST_FILE_BYTES
 from wherry_runner.modules.compile import CompileSettings, at_once
 from wherry_runner.modules.hosts import RegistrySettings
@@ -57,6 +59,10 @@ class Settings:
     processes: int
     """That the cgroup and the machine allow to this runner, threads included."""
     defaults: LimitDefaults
+    guest_listen: str
+    """The address on which containers' ports are opened."""
+    guest_ports: PortRange
+    http: HttpBounds
     log_file_bytes: int
     log_budget_bytes: int
     """0: what `app.py` finds fit for the disk."""
@@ -90,6 +96,11 @@ LEAST_MEMORY_BYTES = 16 << 20
 
 MAX_COMPILE_SECONDS = 3600
 """A compiler that is at it for so long keeps others from theirs; the largest modules take half a minute of one core."""
+
+LEAST_HEAD_BYTES = 8 << 10
+"""What the server's library takes at least."""
+
+LEAST_HTTP_SECONDS, MAX_HTTP_SECONDS = 0.1, 86_400.0
 
 DESCRIPTORS = range(64, 65_537)
 """Below, a guest with a few folders can't start (`execution/adapter.py`)."""
@@ -155,6 +166,16 @@ def parse(argv: Sequence[str] | None = None, *, root: Path = Path("/")) -> Setti
             descriptors=given.default_descriptors,
             log_bytes_per_second=given.log_bytes_per_second or None,
         ),
+        guest_listen=given.guest_listen or given.address or "127.0.0.1",
+        guest_ports=_port_range(given.guest_ports),
+        http=HttpBounds(
+            max_requests=given.http_max_requests,
+            max_connections=given.http_max_connections,
+            request_seconds=given.http_request_seconds,
+            head_seconds=given.http_head_seconds,
+            idle_seconds=given.http_idle_seconds,
+            head_bytes=given.http_head_bytes,
+        ),
         log_file_bytes=given.log_file_bytes,
         log_budget_bytes=given.log_budget_bytes,
         termination_grace_seconds=given.termination_grace_seconds,
@@ -195,6 +216,12 @@ def _check_numbers(given: argparse.Namespace) -> None:
         ("termination_grace_seconds", 0),
         ("compile_memory_bytes", 0),
         ("compile_seconds", 1),
+        ("http_max_requests", 1),
+        ("http_max_connections", 1),
+        ("http_request_seconds", LEAST_HTTP_SECONDS),
+        ("http_head_seconds", LEAST_HTTP_SECONDS),
+        ("http_idle_seconds", LEAST_HTTP_SECONDS),
+        ("http_head_bytes", LEAST_HEAD_BYTES),
     ):
         if not getattr(given, name) >= least:  # nor a float that is no number
             raise SettingsError(f"--{name.replace('_', '-')} must be at least {least}, not {getattr(given, name)}")
@@ -205,6 +232,16 @@ def _check_numbers(given: argparse.Namespace) -> None:
         raise SettingsError(
             f"--default-descriptors must be between {DESCRIPTORS[0]} and {DESCRIPTORS[-1]}, not {given.default_descriptors}"
         )
+    for name, most in (
+        ("http_max_requests", 10_000),
+        ("http_max_connections", 50_000),
+        ("http_request_seconds", MAX_HTTP_SECONDS),
+        ("http_head_seconds", MAX_HTTP_SECONDS),
+        ("http_idle_seconds", MAX_HTTP_SECONDS),
+        ("http_head_bytes", 1 << 20),
+    ):
+        if getattr(given, name) > most:
+            raise SettingsError(f"--{name.replace('_', '-')} may be {most} at most, not {getattr(given, name)}")
     if given.compile_seconds > MAX_COMPILE_SECONDS:
         raise SettingsError(
             f"--compile-seconds may be {MAX_COMPILE_SECONDS} at most, an hour, not {given.compile_seconds}"
@@ -307,6 +344,13 @@ def _required_confinement(text: str) -> frozenset[str]:
         raise SettingsError(f"--require-confinement: {error}") from None
 
 
+def _port_range(text: str) -> PortRange:
+    try:
+        return PortRange.parse(text)
+    except ValueError as error:
+        raise SettingsError(f"--guest-ports: {error}") from None
+
+
 def _host_paths(texts: Sequence[str]) -> tuple[HostPath, ...]:
     try:
         return tuple(HostPath.parse(text) for text in texts)
@@ -379,6 +423,16 @@ def _parser() -> argparse.ArgumentParser:
     flag("--default-memory-request-bytes", 1 << 20, "kept for a container that names neither request nor limit")
     flag("--default-memory-limit-bytes", 0, "limit of a container that names none; 0: 256 MiB, or all if that is less")
     flag("--default-descriptors", 256, "open files of a container at most")
+    flag("--guest-listen", "", "address on which servers' ports are opened; empty: that of --address, else 127.0.0.1")
+    flag("--guest-ports", "20000-29999", "ports for servers that name none")
+    flag("--http-max-requests", 100, "requests that a server works on at once; one more is answered 503")
+    flag("--http-max-connections", 1000, "connections of a server at most")
+    flag("--http-request-seconds", 60.0, "for a request, until its guest is done with it")
+    flag("--http-head-seconds", 10.0, "for a request's head to come, from its first byte on")
+    flag(
+        "--http-idle-seconds", 75.0, "for a connection's next request to begin, and for a client to take of its answer"
+    )
+    flag("--http-head-bytes", 32 << 10, "a request's head at most")
     flag("--log-bytes-per-second", 0, "output of a container at most; 0: no limit")
     flag("--log-file-bytes", 10 << 20, "size of a log file at most; a container has four")
     flag("--log-budget-bytes", 0, "all logs together; 0: 10 GiB, or a tenth of the disk if that is less")

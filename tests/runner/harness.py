@@ -22,6 +22,7 @@ from wherry_runner.execution.engine import (
     GuestExit,
     GuestLog,
     GuestSpec,
+    HttpServing,
     Limits,
     ModuleKind,
     Preopen,
@@ -119,6 +120,7 @@ class Bench:
         limits: Limits = NO_LIMITS,
         working_dir: str = "",
         stdin: bool = False,
+        http: HttpServing | None = None,
     ) -> GuestSpec:
         """What the engine is asked for, with the module compiled and a folder for its log."""
         if not isinstance(module, CompiledModule):
@@ -137,6 +139,7 @@ class Bench:
             stdin=stdin,
             log=GuestLog(path=folder / "0.log", slot=self.slot),
             limits=limits,
+            http=http,
         )
 
     async def end(self, running: Running) -> Outcome:

@@ -244,6 +244,51 @@ def test_a_gate_that_was_found_and_does_not_close_is_an_error(sandbox: tuple[str
     assert "confined\n" not in done.stdout
 
 
+def test_a_server_takes_connections_and_can_make_none(native_sandbox: Path) -> None:
+    script = f"""
+import ctypes, errno, json, socket
+library = ctypes.CDLL({str(native_sandbox)!r})
+listener = socket.create_server(("127.0.0.1", 0))
+client = socket.create_connection(listener.getsockname())
+client.sendall(b"question")
+loose, datagrams = socket.socket(), socket.socket(type=socket.SOCK_DGRAM)
+address = listener.getsockname()
+assert library.apply_as_server(library.probe()) == 0
+
+def tried(what):
+    try:
+        what()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "ok"
+
+def serve():
+    taken, _ = listener.accept()
+    assert taken.recv(100) == b"question"
+    taken.send(b"answer")
+    taken.shutdown(socket.SHUT_WR)
+    assert client.recv(100) == b"answer"
+    taken.close()
+
+print(json.dumps({{
+    "serve": tried(serve),
+    "socket": tried(lambda: socket.socket()),
+    "socketpair": tried(lambda: socket.socketpair()),
+    "connect": tried(lambda: loose.connect(address)),
+    "bind": tried(lambda: loose.bind(("127.0.0.1", 0))),
+    "listen": tried(lambda: loose.listen()),
+    "sendto": tried(lambda: datagrams.sendto(b"x", address)),
+    "sendto that connects": tried(lambda: loose.sendto(b"x", socket.MSG_FASTOPEN, address)),
+    "sendmsg": tried(lambda: datagrams.sendmsg([b"x"], [], 0, address)),
+    "setsockopt": tried(lambda: listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)),
+}}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
+    outcomes = json.loads(done.stdout)
+    assert outcomes.pop("serve") == "ok"
+    assert outcomes == dict.fromkeys(outcomes, "EPERM")
+
+
 def test_a_runner_does_not_start_without_what_it_requires(executor: str, tmp_path: Path) -> None:
     pki = Certificates(tmp_path)
     command = [

@@ -18,6 +18,7 @@ from wherry_runner.execution.engine import (
     ModuleKind,
     Variant,
 )
+from wherry_runner.http_counts import HttpCounts
 from wherry_runner.modules.library import OnProgress
 
 BIRTH = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
@@ -34,6 +35,8 @@ class FakeGuest:
         self.on_end: Callable[[], object] = lambda: None
         self.input = b""
         self.input_closed = not spec.stdin
+        self.drained = False
+        self._serving: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._end: asyncio.Future[GuestExit] = asyncio.get_running_loop().create_future()
 
     @property
@@ -54,6 +57,19 @@ class FakeGuest:
             finished = self.started_at + timedelta(milliseconds=500)
             self._end.set_result(GuestExit(exit_code=code, reason=reason, message=message, finished_at=finished))
             self.on_end()
+
+    async def serving(self) -> bool:
+        return await self._serving
+
+    def http_counts(self) -> HttpCounts | None:
+        return None
+
+    def serve(self) -> None:
+        """Take connections from now on."""
+        self._serving.set_result(True)
+
+    def drain(self) -> None:
+        self.drained = True
 
     def kill(self, *, reason: str = "Error", message: str = "") -> None:
         self.killed = True
@@ -132,6 +148,7 @@ class FakeModules:
         self.variants: list[Variant] = []
         self.credentials: list[Sequence[protocol.RegistryCredential]] = []
         self.on_progress: list[OnProgress] = []
+        self.kind = ModuleKind.CORE
         self.free = asyncio.Event()
         self.free.set()
 
@@ -159,7 +176,7 @@ class FakeModules:
         return CompiledModule(
             path=Path("/nowhere/module.cwasm"),
             digest=f"sha256:{digest}",
-            kind=ModuleKind.CORE,
+            kind=self.kind,
             variant=variant,
             name="hello",
             image_digest="sha256:" + "2" * 64,

@@ -16,9 +16,11 @@ import pytest
 from pydantic import SecretStr
 
 from tests.support.fake_engine import FakeEngine, FakeModules
+from wherry_runner.execution.engine import HttpBounds
 from wherry_runner.journal.journals import Journals
 from wherry_runner.lives.backoff import BackOffSettings
 from wherry_runner.lives.container import ContainerLife
+from wherry_runner.lives.listeners import Listeners, PortRange
 from wherry_runner.lives.supervisor import Refused, Supervisor
 from wherry_runner.lives.surroundings import Room
 from wherry_runner.logs.allowances import Allowances
@@ -121,6 +123,8 @@ class Runner:
             log_slots=self.log_budget,
             back_off=self.back_off,
             defaults=self.defaults,
+            listeners=Listeners("127.0.0.1", PortRange(first=20_000, last=29_999)),
+            http=HttpBounds(),
             metrics=Metrics(),
         )
         self.supervisor = Supervisor(

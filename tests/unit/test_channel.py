@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from wherry_runner.execution import channel
-from wherry_runner.execution.channel import Exited, Payload, Ready, Refused, Report, Start, Started, Stop
+from wherry_runner.execution.channel import Drain, Exited, Payload, Ready, Refused, Report, Start, Started, Stop
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -33,7 +33,7 @@ def pair() -> Iterator[Pair]:
             {
                 "type": "ready",
                 "engine": "python/wasmtime-1",
-                "protocol": 2,
+                "protocol": 3,
                 "features": ["fuel"],
                 "writesLogs": False,
                 "noNewPrivileges": False,
@@ -45,6 +45,7 @@ def pair() -> Iterator[Pair]:
             Start(guest="g", module_key="k", kind="core", variant="fuel"),
             {"type": "start", "guest": "g", "moduleKey": "k", "kind": "core", "variant": "fuel"},
         ),
+        (Drain(guest="g"), {"type": "drain", "guest": "g"}),
         (Stop(guest="g"), {"type": "stop", "guest": "g"}),
         (Started(guest="g", pid=7), {"type": "started", "guest": "g", "pid": 7}),
         (Refused(guest="g", message="no"), {"type": "refused", "guest": "g", "message": "no"}),

@@ -75,14 +75,34 @@ def test_what_wants_03_is_told_by_all_of_its_names() -> None:
         (core("_start", imports=(("env", "invoke_vi"),)), "was built by Emscripten"),
         (core("_start", imports=(("wasi", "thread-spawn"),)), "needs threads (wasi-threads)"),
         (component(), "is a component without exports"),
-        (component("wasi:http/incoming-handler@0.2.0"), "is an HTTP server (it exports wasi:http/incoming-handler)"),
-        (component("wasi:http/handler@0.3.0"), "is an HTTP server (it exports wasi:http/handler)"),
+        (component("wasi:http/handler@0.3.0"), "is an HTTP server of WASI 0.3 (it exports wasi:http/handler)"),
+        (component("wasi:http/incoming-handler@0.3.0"), "is a component of another world"),
         (component("tools:hello/world@1.0.0"), "is a component of another world: it exports tools:hello/world@1.0.0, and"),
         (component("wasi:cli/run@0.20.0"), "is a component of another world"),
     ],
 )  # fmt: skip
 def test_what_else_a_module_may_be(outline: Outline, sentence: str) -> None:
     assert classify.refusal(outline, wasi_03=True).startswith(sentence)
+
+
+@pytest.mark.parametrize(
+    ("exports", "kind"),
+    [
+        (["wasi:http/incoming-handler@0.2.0"], ModuleKind.HTTP),
+        (["wasi:http/incoming-handler@0.2.12", "other"], ModuleKind.HTTP),
+        (["wasi:http/incoming-handler@0.2.0", "wasi:cli/run@0.2.0"], ModuleKind.COMPONENT),
+        (["wasi:http/incoming-handler@0.3.0"], ModuleKind.COMPONENT),
+        (["wasi:http/handler@0.3.0"], ModuleKind.COMPONENT),
+        (["wasi:cli/run@0.2.0"], ModuleKind.COMPONENT),
+    ],
+)
+def test_a_server_is_told_by_what_it_exports(exports: list[str], kind: ModuleKind) -> None:
+    assert classify.component_kind(exports) is kind
+
+
+def test_a_server_is_not_refused() -> None:
+    outline = Outline(kind=ModuleKind.HTTP, exports=("wasi:http/incoming-handler@0.2.0",), export_count=1)
+    assert classify.refusal(outline, wasi_03=False) == ""
 
 
 def test_a_sentence_stays_short_and_printable() -> None:

@@ -49,6 +49,14 @@ def test_refused_of_a_container(field: str) -> None:
     assert [text.split(":")[0] for text in refusals(pod(init={field: {"a": 1}}))] == [f"spec.initContainers[0].{field}"]
 
 
+def test_a_port_of_the_node_is_refused_by_name() -> None:
+    ports = [{"containerPort": 80}, {"containerPort": 81, "hostPort": 81, "hostIP": "10.0.0.1"}]
+    assert [text.split(":")[0] for text in refusals(pod(ports=ports))] == [
+        "spec.containers[0].ports[1].hostPort", "spec.containers[0].ports[1].hostIP",
+    ]  # fmt: skip
+    assert refusals(pod(ports=ports[:1])) == []
+
+
 def test_every_refusal_is_named_at_once() -> None:
     asks = pod({"hostPID": True, "hostIPC": False, "volumes": [{"name": "v", "csi": {}}]}, lifecycle={"preStop": {}})
     assert [text.split(":")[0] for text in refusals(asks)] == [

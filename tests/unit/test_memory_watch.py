@@ -55,6 +55,15 @@ class Quiet:
     def kill(self, *, reason: str = "", message: str = "") -> None:
         raise AssertionError
 
+    async def serving(self) -> bool:
+        raise AssertionError
+
+    def http_counts(self) -> None:
+        raise AssertionError
+
+    def drain(self) -> None:
+        raise AssertionError
+
     async def write(self, data: bytes) -> None:
         raise AssertionError
 

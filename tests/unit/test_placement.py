@@ -90,6 +90,11 @@ def test_a_runner_that_is_short_of_something_is_left_alone(what: str) -> None:
             "0/1 runners fit: 1 lacks cpu",
         ),
         (
+            [runner("a", ports={8080}), runner("b", ports={80, 8080}), runner("c", 10)],
+            {"ports": frozenset({8080})},
+            "0/3 runners fit: 2 have port 8080 taken, 1 is full",
+        ),
+        (
             [runner("a", node=node("x")), runner("b", node=node("y")), runner("c")],
             {"node_selector": {"zone": "z"}},
             "0/3 runners fit: 3 don't match the node selector",
@@ -223,6 +228,18 @@ def test_a_pod_is_weighed_by_its_spec() -> None:
     assert (needs.demand, needs.module) == (Demand(memory_bytes=MI, defaults=1, cpu_millicores=250), "i")
     bad = Container(name="a", resources={"requests": {"cpu": "much"}})
     assert Needs.of_pod(PodSpec(containers=(bad,))).demand == Demand()
+
+
+def test_a_pods_port_is_the_one_called_http_or_the_first_of_tcp() -> None:
+    def ports(*found: tuple[str | None, int, str | None]) -> frozenset[int]:
+        given = [{"name": name, "containerPort": number, "protocol": kind} for name, number, kind in found]
+        container = Container.model_validate({"name": "a", "image": "i", "ports": given})
+        return Needs.of_pod(PodSpec(containers=(container,))).ports
+
+    assert ports() == frozenset()
+    assert ports(("dns", 53, "UDP")) == frozenset()
+    assert ports(("dns", 53, "UDP"), (None, 8080, None), (None, 9090, "TCP")) == {8080}
+    assert ports(("metrics", 9090, "TCP"), ("http", 8080, "TCP")) == {8080}
 
 
 TAINTS = st.lists(

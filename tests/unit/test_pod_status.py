@@ -324,6 +324,23 @@ def test_the_operators_own_address_is_shown_only_until_a_runners_is_known() -> N
         assert (pod["status"]["hostIP"], pod["status"]["hostIPs"]) == (expected, [{"ip": expected}])
 
 
+def test_a_pod_that_serves_has_its_runners_address_and_keeps_it() -> None:
+    pod = new_pod(SPEC)
+    serving = RUNNING.model_copy(update={"port": 8080})
+    waiting = RUNNING.model_copy(update={"state": Waiting(reason="CrashLoopBackOff"), "ready": False})
+    for observed, expected in (
+        (Observed(host_ip="10.0.0.7"), None),
+        (Observed(runner="one", host_ip="10.0.0.8", status=workload_status(RUNNING)), None),
+        (Observed(runner="one", host_ip="10.0.0.8", status=workload_status(serving)), "10.0.0.8"),
+        (Observed(runner="one", host_ip="10.0.0.8", status=workload_status(waiting)), "10.0.0.8"),
+        (Observed(host_ip="10.0.0.7"), "10.0.0.8"),
+        (Observed(runner="two", host_ip="10.0.0.9", status=workload_status(serving)), "10.0.0.9"),
+    ):
+        apply(pod, one_step(pod, observed))
+        assert pod["status"].get("podIP") == expected
+        assert pod["status"].get("podIPs") == (None if expected is None else [{"ip": expected}])
+
+
 def test_a_problem_does_not_hide_what_ran() -> None:
     pod = new_pod(SPEC)
     apply(pod, one_step(pod, Observed(runner="one", status=workload_status(RUNNING))))

@@ -146,6 +146,12 @@ def test_working_directory_and_input_are_passed_on() -> None:
     assert (container.working_dir, container.stdin, container.stdin_once) == ("/data", True, True)
 
 
+def test_a_containers_port_is_where_it_serves() -> None:
+    assert resolve(pod()).containers[0].http is None
+    ports = [{"name": "metrics", "containerPort": 9090}, {"name": "http", "containerPort": 8080}]
+    assert resolve(pod({"ports": ports})).containers[0].http == protocol.HttpServer(port=8080)
+
+
 def test_a_sub_path_may_name_variables_that_there_are() -> None:
     def mounts(expression: str) -> Json:
         mount = {"name": "v", "mountPath": "/v", "subPathExpr": expression}
@@ -291,6 +297,14 @@ def test_a_wasmworkload_says_its_limits_and_its_fuel() -> None:
         fuel=1_000_000,
     )
     assert made.termination_grace_period_seconds == 2
+
+
+def test_a_wasmworkload_that_serves_gets_a_port_of_its_runners() -> None:
+    assert workloads.resolve(workload(), {}).workload.containers[0].http is None
+    assert workloads.resolve(workload(http={}), {}).workload.containers[0].http == protocol.HttpServer()
+    bounds = {"maxRequests": 7, "requestTimeoutSeconds": 3}
+    expected = protocol.HttpServer(max_requests=7, request_seconds=3)
+    assert workloads.resolve(workload(http=bounds), {}).workload.containers[0].http == expected
 
 
 def test_a_wasmworkload_takes_its_module_from_an_address() -> None:

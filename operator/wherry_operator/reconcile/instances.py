@@ -110,7 +110,8 @@ class Instances:
             taint = self._deliveries.expelled(place.runner, self._tolerations)
             if taint is not None:
                 self._expelled[slot] = str(taint)
-        return Seen(instance=instance, runner=place.runner, node=node, status=place.status)
+        address = place.info.address if place.info else ""
+        return Seen(instance=instance, runner=place.runner, node=node, status=place.status, address=address)
 
     # --- what is done -------------------------------------------------------------------------------------------------
 
@@ -241,8 +242,8 @@ class Instances:
                 event, reason = ("FailedPlacement", "Pending") if error.full else ("Failed", "CreateContainerError")
                 self._tell(event, message)
                 return dataclasses.replace(seen, problem=Problem(reason=reason, message=message))
-        node = place.info.node if place.info else ""
-        return Seen(instance=by_runner(slot, status), runner=place.runner, node=node, status=status)
+        node, address = (place.info.node, place.info.address) if place.info else ("", "")
+        return Seen(instance=by_runner(slot, status), runner=place.runner, node=node, status=status, address=address)
 
     def _has_to_leave(self, place: Place) -> bool:
         """Whether it must not begin there, or begin again."""

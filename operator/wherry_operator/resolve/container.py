@@ -13,6 +13,9 @@ from wherry_operator.resolve.downward import Downward
 from wherry_operator.resolve.objects import Objects, ResolveError
 from wherry_runner import protocol
 
+HTTP_PORT = "http"
+"""The name of the port that counts, where a container has several."""
+
 
 def container(
     spec: Container, *, namespace: str, objects: Objects, downward: Downward, argv0: Any
@@ -61,7 +64,16 @@ def _fields(spec: Container, namespace: str, objects: Objects, downward: Downwar
         "resources": resources,
         "stdin": bool(spec.stdin),
         "stdin_once": bool(spec.stdin_once),
+        "http": None if (port := serving_port(spec)) is None else protocol.HttpServer(port=port),
     }
+
+
+def serving_port(spec: Container) -> int | None:
+    """The port on which a container serves, if its module is a server: a module has one, so of several the one called
+    `http`, else the first of TCP."""
+    ports = [each for each in spec.ports or () if each.protocol in (None, "TCP")]
+    named = next((each for each in ports if each.name == HTTP_PORT), None)
+    return (named or ports[0]).container_port if ports else None
 
 
 def _mount(mount: VolumeMount, values: Mapping[str, str]) -> protocol.VolumeMount:

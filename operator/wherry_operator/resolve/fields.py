@@ -88,6 +88,12 @@ REFUSED_OF_CONTAINER = {
 }
 """Why, by field of `Container`."""
 
+REFUSED_OF_PORT = {
+    "hostPort": "a module has no port of its node; make a Service, which may have one (NodePort)",
+    "hostIP": "a module has no address of its node",
+}
+"""Why, by field of a container's `ports`."""
+
 REFUSED_OF_MAIN_CONTAINER = {
     "restartPolicy": "a container's own restartPolicy is not supported; that of the Pod counts",
 }
@@ -102,7 +108,7 @@ CONTAINER = _table(
     image=_HONOURED,
     imagePullPolicy=_HONOURED,
     name=_HONOURED,
-    ports=_IGNORED,
+    ports=_HONOURED,
     resizePolicy=_HONOURED,
     resources=_HONOURED,
     restartPolicy=_HONOURED,

@@ -28,6 +28,9 @@ def refusals(pod: Object) -> list[str]:
         refused = fields.REFUSED_OF_CONTAINER | (fields.REFUSED_OF_MAIN_CONTAINER if kind == "containers" else {})
         for index, item in enumerate(spec.get(kind) or ()):
             found += [f"spec.{kind}[{index}].{field}: {why}" for field, why in refused.items() if item.get(field)]
+            for number, port in enumerate(item.get("ports") or ()):
+                where = f"spec.{kind}[{index}].ports[{number}]"
+                found += [f"{where}.{field}: {why}" for field, why in fields.REFUSED_OF_PORT.items() if port.get(field)]
     for index, item in enumerate(spec.get("volumes") or ()):
         for field in sorted(set(item) - {"name", *KINDS}):
             why = f"volumes of this kind are not supported; {', '.join(KINDS[:-1])} and {KINDS[-1]} are"

@@ -134,6 +134,7 @@ def resolve(
             for mount in spec.volume_mounts or ()
         ),
         resources=_resources(spec),
+        http=_http(spec),
     )
     secrets = pull_secrets.read((secret.name for secret in spec.image_pull_secrets or ()), objects)
     resolved = protocol.Workload(
@@ -156,6 +157,13 @@ def resolve(
         content_revision=revision.of(resolved),
         complaints=secrets.complaints,
     )
+
+
+def _http(spec: WasmWorkloadSpec) -> protocol.HttpServer | None:
+    """Without a port: each instance gets one of its runner's range, so that several fit on one runner."""
+    if spec.http is None:
+        return None
+    return protocol.HttpServer(max_requests=spec.http.max_requests, request_seconds=spec.http.request_timeout_seconds)
 
 
 def _resources(spec: WasmWorkloadSpec) -> protocol.Resources:

@@ -114,7 +114,7 @@ class Deliveries:
         found = self._registry.find(workload_id)
         for name, status in found:
             ended = status.phase is protocol.Phase.ENDED  # its runner keeps nothing for it but its place
-            self._ledger.note(workload_id, name, owner, Demand() if ended else None)
+            self._ledger.note(workload_id, name, owner, Demand() if ended else None, _ports_of(status))
             for container in status.containers[:1]:
                 if container.module_digest:
                     self._ledger.compiled(name, container.image)
@@ -149,7 +149,11 @@ class Deliveries:
     def weigh(self, workload_id: str, place: Place, workload: protocol.Workload) -> None:
         """Take note of what is kept for a workload that was there before us."""
         ended = place.status is not None and place.status.phase is protocol.Phase.ENDED
-        self._ledger.note(workload_id, place.runner, workload.owner, Demand() if ended else Demand.of(workload))
+        demand = Demand() if ended else Demand.of(workload)
+        had = None if place.status is None else _ports_of(place.status)
+        self._ledger.note(
+            workload_id, place.runner, workload.owner, demand, placement.ports_of(workload) if had is None else had
+        )
 
     def instances(self, owner_uid: str) -> set[str]:
         """The workloads of an object that are on a runner, or on their way to one."""
@@ -193,7 +197,7 @@ class Deliveries:
         kind = kind_of(owner, workload_id)
         name = placement.choose([self._facts(state, kind, needs.module) for state in self._registry.states()], needs)
         self._assign(workload_id, name)
-        self._ledger.note(workload_id, name, owner, needs.demand)
+        self._ledger.note(workload_id, name, owner, needs.demand, needs.ports)
         return self._place(name, None)
 
     def reserved(self, runner: str) -> Reserved:
@@ -372,5 +376,17 @@ class Deliveries:
             short_of=state.condition.short_of if state.condition is not None else frozenset(),
             node=self._nodes.facts(info.node),
             alike=self._ledger.alike(kind, state.name) if kind else 0,
+            ports=self._ledger.ports(state.name),
             has_module=bool(module) and self._ledger.has_module(state.name, module),
         )
+
+
+def _ports_of(status: protocol.WorkloadStatus) -> frozenset[int] | None:
+    """The ports that a workload has on its runner; None as long as it is not known what it will have, for a container that
+    waits may be a server or not."""
+    if status.phase is protocol.Phase.ENDED:
+        return frozenset()
+    containers = (*status.init_containers, *status.containers)
+    if any(isinstance(each.state, protocol.Waiting) for each in containers):
+        return None
+    return frozenset(each.port for each in containers if each.port is not None)

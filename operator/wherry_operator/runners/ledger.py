@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, defaultdict
+from collections.abc import Set
 from dataclasses import dataclass, field
 
 from wherry_operator.placement import Demand
@@ -23,6 +24,8 @@ class Entry:
     owner: protocol.Owner
     demand: Demand | None = None
     """None: nobody has told yet; it counts as nothing."""
+    ports: frozenset[int] = frozenset()
+    """Of the runner's, those that it has, or asks for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +43,7 @@ class _Account:
         self.entries: dict[str, Entry] = {}
         self.kept = Demand()
         self.reserved = Reserved()
+        self.ports: Counter[int] = Counter()
         self.modules: OrderedDict[str, None] = OrderedDict()
 
 
@@ -51,8 +55,15 @@ class Ledger:
         self._runners: defaultdict[str, set[str]] = defaultdict(set)
         self._kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
 
-    def note(self, workload_id: str, runner: str, owner: protocol.Owner, demand: Demand | None = None) -> None:
-        """It is there, or on its way. Without `demand` what was noted before stays."""
+    def note(
+        self,
+        workload_id: str,
+        runner: str,
+        owner: protocol.Owner,
+        demand: Demand | None = None,
+        ports: frozenset[int] | None = None,
+    ) -> None:
+        """It is there, or on its way. Without `demand`, or `ports`, what was noted before stays."""
         account = self._accounts[runner]
         before = account.entries.get(workload_id)
         if before is None:
@@ -60,8 +71,11 @@ class Ledger:
             if kind := kind_of(owner, workload_id):
                 self._kinds[kind][runner] += 1
         known = before.demand if before else None
-        entry = Entry(owner=owner, demand=known if demand is None else demand)
+        had = before.ports if before else frozenset()
+        entry = Entry(owner=owner, demand=known if demand is None else demand, ports=had if ports is None else ports)
         account.entries[workload_id] = entry
+        account.ports.update(entry.ports - had)
+        _take_off(account.ports, had - entry.ports)
         more = (entry.demand or Demand()) - (known or Demand())
         account.kept += more
         if owner.kind == WORKLOAD:
@@ -74,6 +88,7 @@ class Ledger:
         if account is None or entry is None:
             return
         account.kept -= entry.demand or Demand()
+        _take_off(account.ports, entry.ports)
         if entry.owner.kind == WORKLOAD:
             account.reserved = _and(account.reserved, Demand() - (entry.demand or Demand()), -1)
         self._runners[workload_id].discard(runner)
@@ -108,6 +123,11 @@ class Ledger:
         account = self._accounts.get(runner)
         return account.kept if account else Demand()
 
+    def ports(self, runner: str) -> Set[int]:
+        """Those that are taken there, or about to be."""
+        account = self._accounts.get(runner)
+        return account.ports.keys() if account else frozenset()
+
     def reserved(self, runner: str) -> Reserved:
         """For WasmWorkloads alone."""
         account = self._accounts.get(runner)
@@ -140,6 +160,13 @@ class Ledger:
 def kind_of(owner: protocol.Owner, workload_id: str) -> str:
     """What is spread: instances of one revision of a WasmWorkload (ids are `{uid}-{revision}-{index}`). Pods are not."""
     return workload_id.rpartition("-")[0] if owner.kind == WORKLOAD else ""
+
+
+def _take_off(counts: Counter[int], ports: frozenset[int]) -> None:
+    for port in ports:
+        counts[port] -= 1
+        if not counts[port]:
+            del counts[port]
 
 
 def _and(reserved: Reserved, demand: Demand, instances: int) -> Reserved:

@@ -129,7 +129,8 @@ def of_others(live: Json) -> dict[str, str]:
 
 def patch(desired: Json) -> Json:
     """`desired` as a strategic merge patch. Addresses would be merged with those that are there: they are replaced."""
-    return {**desired, "hostIPs": [*desired["hostIPs"], {"$patch": "replace"}]} if "hostIPs" in desired else desired
+    addresses: Json = {key: [*desired[key], {"$patch": "replace"}] for key in ("hostIPs", "podIPs") if key in desired}
+    return {**desired, **addresses}
 
 
 def is_terminal(pod: Object) -> bool:
@@ -194,7 +195,20 @@ def _status(pod: Object, live: Json, observed: Observed, now: datetime) -> Json:
     if host_ip:
         body["hostIP"] = host_ip
         body["hostIPs"] = [{"ip": host_ip}]
+    if pod_ip := _pod_ip(live, observed):
+        body["podIP"] = pod_ip
+        body["podIPs"] = [{"ip": pod_ip}]
     return body
+
+
+def _pod_ip(live: Json, observed: Observed) -> str:
+    """Of a Pod that serves: its runner's address, where the port is that its container names. It keeps it while it stays
+    there, whether it serves at this moment or not; a Pod that serves nothing has none, and so is in no Service's way."""
+    had = str(live.get("podIP") or "")
+    if observed.status is None or not observed.runner:
+        return had
+    serves = any(each.port is not None for each in (*observed.status.init_containers, *observed.status.containers))
+    return observed.host_ip if serves else had
 
 
 def _of_resize(pod: Object, desired: Json, resize: Resize, deferred: str, now: datetime) -> list[Json]:

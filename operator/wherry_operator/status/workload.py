@@ -43,6 +43,8 @@ class Seen:
     """What its runner said last, if it has it."""
     problem: Problem | None = None
     """Why it can't be started, or brought up to date."""
+    address: str = ""
+    """Of its runner: where its port is, if it serves."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -326,6 +328,9 @@ def _entry(before: Json, name: str, seen: Seen, said: _Words) -> Json:
     body["restarts"] = container.restart_count
     if container.container_id:
         body["containerID"] = containers.container_id(seen.runner, container.container_id)
+    if container.port is not None and seen.address:
+        host = f"[{seen.address}]" if ":" in seen.address else seen.address
+        body["address"] = f"{host}:{container.port}"
     if last is not None:
         body["exitCode"] = last.exit_code
         if last.finished_at:

@@ -12,7 +12,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-pub const PROTOCOL: u32 = 2;
+pub const PROTOCOL: u32 = 3;
 
 const MAX_HEADER_BYTES: usize = 64 << 10;
 const MAX_DESCRIPTORS: usize = 250;
@@ -20,6 +20,7 @@ const MAX_DESCRIPTORS: usize = 250;
 /// Supervisor → executor.
 pub enum Incoming {
     Start(Start),
+    Drain { guest: String },
     Stop { guest: String },
 }
 
@@ -40,6 +41,14 @@ pub struct GuestDescriptors {
     pub log: OwnedFd,
     pub stdin: Option<OwnedFd>,
     pub preopens: Vec<OwnedFd>,
+    pub server: Option<ServerDescriptors>,
+}
+
+/// What a server's process needs beside.
+pub struct ServerDescriptors {
+    pub listener: OwnedFd,
+    pub ready: OwnedFd,
+    pub counts: OwnedFd,
 }
 
 /// Executor → supervisor.
@@ -187,6 +196,7 @@ fn decode(data: &[u8], descriptors: Vec<OwnedFd>) -> Result<Incoming, String> {
     }
     match header.r#type.as_str() {
         "start" => start(header, descriptors).map(Incoming::Start),
+        "drain" => Ok(Incoming::Drain { guest: header.guest }),
         "stop" => Ok(Incoming::Stop { guest: header.guest }),
         other => Err(format!("unknown message {other:?}")),
     }
@@ -194,6 +204,7 @@ fn decode(data: &[u8], descriptors: Vec<OwnedFd>) -> Result<Incoming, String> {
 
 fn start(header: Header, descriptors: Vec<OwnedFd>) -> Result<Start, String> {
     let (mut module, mut payload, mut report, mut log, mut stdin) = (None, None, None, None, None);
+    let (mut listener, mut ready, mut counts) = (None, None, None);
     let mut preopens = Vec::new();
     for (name, descriptor) in header.descriptors.iter().zip(descriptors) {
         let place = match name.as_str() {
@@ -202,6 +213,9 @@ fn start(header: Header, descriptors: Vec<OwnedFd>) -> Result<Start, String> {
             "report" => &mut report,
             "log" => &mut log,
             "stdin" => &mut stdin,
+            "listener" => &mut listener,
+            "ready" => &mut ready,
+            "counts" => &mut counts,
             _ if *name == format!("preopen:{}", preopens.len()) => {
                 preopens.push(descriptor);
                 continue;
@@ -213,6 +227,14 @@ fn start(header: Header, descriptors: Vec<OwnedFd>) -> Result<Start, String> {
         }
     }
     let wanted = |place: Option<OwnedFd>, name: &str| place.ok_or(format!("start: no descriptor {name:?}"));
+    let server = match listener {
+        None => None,
+        Some(listener) => Some(ServerDescriptors {
+            listener,
+            ready: wanted(ready, "ready")?,
+            counts: wanted(counts, "counts")?,
+        }),
+    };
     Ok(Start {
         guest: header.guest,
         module_key: header.module_key,
@@ -225,6 +247,7 @@ fn start(header: Header, descriptors: Vec<OwnedFd>) -> Result<Start, String> {
             log: wanted(log, "log")?,
             stdin,
             preopens,
+            server,
         },
     })
 }

@@ -36,11 +36,20 @@ impl Variant {
     }
 }
 
+/// What a module is: whether it runs once and is ended by a kill, or has many instances that share a thread.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Life {
+    Command,
+    /// Its code asks at every loop and function whether others are to have their turn.
+    Server,
+}
+
 /// An engine for modules of this variant. Without `wasi_03` it knows nothing of what only WASI 0.3 needs, and its stores
 /// are not made for it.
-pub fn engine(variant: Variant, wasi_03: bool) -> wasmtime::Result<Engine> {
+pub fn engine(variant: Variant, life: Life, wasi_03: bool) -> wasmtime::Result<Engine> {
     let mut config = Config::new();
     config.consume_fuel(variant == Variant::Fuel);
+    config.epoch_interruption(life == Life::Server);
     config.concurrency_support(wasi_03);
     if wasi_03 {
         config.wasm_component_model_async(true);

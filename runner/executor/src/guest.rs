@@ -4,7 +4,8 @@
 //! guest's own (its payload above all) is read here and never in the executor. It leaves by `_exit`.
 //!
 //! Descriptors while it runs: 0, 1 and 2 (/dev/null), the report pipe, the folder and the file of its log, its standard
-//! input, the compiled module's, its preopened folders, and what the runtime makes for itself.
+//! input, the compiled module's, its preopened folders, a server's listening socket and its clients', and what the runtime
+//! makes for itself.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -13,14 +14,14 @@ use std::panic::{self, PanicHookInfo};
 use rustix::process::{Pid, Resource};
 
 use crate::allowance::Allowances;
-use crate::channel::GuestDescriptors;
+use crate::channel::{GuestDescriptors, ServerDescriptors};
 use crate::log::Log;
-use crate::modules::Loaded;
+use crate::modules::{Loaded, Program};
 use crate::output::SharedLog;
 use crate::payload::Payload;
 use crate::report::Report;
-use crate::sandbox::{Confinement, Folder, Sandbox};
-use crate::{allocator, ceiling, process, run, signals, wasi};
+use crate::sandbox::{Calls, Confinement, Folder, Sandbox};
+use crate::{allocator, ceiling, http, process, run, signals, wasi};
 
 /// What a process may need beside its module's memory: stacks, the host's side of open files and streams, a payload.
 pub const HOST_ROOM_BYTES: u64 = 64 << 20;
@@ -40,6 +41,7 @@ struct Descriptors {
     log: OwnedFd,
     stdin: Option<OwnedFd>,
     preopens: Vec<OwnedFd>,
+    server: Option<ServerDescriptors>,
 }
 
 /// Be the guest. Never returns.
@@ -50,6 +52,7 @@ pub fn run(loaded: &Loaded, descriptors: GuestDescriptors, inherited: &Inherited
         log,
         stdin,
         preopens,
+        server,
     } = descriptors;
     let report = report.into_raw_fd();
     let descriptors = Descriptors {
@@ -58,6 +61,7 @@ pub fn run(loaded: &Loaded, descriptors: GuestDescriptors, inherited: &Inherited
         log,
         stdin,
         preopens,
+        server,
     };
     panic::set_hook(Box::new(move |info| end(report, panicked(info))));
     allocator::report_failure_to(report);
@@ -101,7 +105,9 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
     let fuel = payload.fuel;
     let memory_bytes = payload.memory_bytes;
     // The module's `working_dir` is a matter of its kind, so it is asked here and not in the executor.
-    run::check_working_dir(&loaded.command, &payload.working_dir)?;
+    if let Program::Command(command) = &loaded.program {
+        run::check_working_dir(command, &payload.working_dir)?;
+    }
 
     let folder = descriptors.log.as_raw_fd();
     let allowance = inherited
@@ -125,21 +131,48 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
             writable: *writable,
         })
         .collect();
-    let sandbox = Sandbox::new(*inherited.confinement, &folders, Some(folder))?;
+    let calls = match &loaded.program {
+        Program::Command(_) => Calls::Command,
+        Program::Server(_) => Calls::Server,
+    };
+    let sandbox = Sandbox::new(*inherited.confinement, &folders, Some(folder), calls)?;
     limit(&payload).map_err(|error| format!("could not be limited: {error}"))?;
     let nice = payload.nice;
-    let runtime = run::runtime(descriptors.stdin.is_some()).map_err(|error| format!("no runtime: {error}"))?;
-    let wasi = {
-        let _entered = runtime.enter();
-        wasi::context(payload, descriptors.preopens, descriptors.stdin, &log)?
+    let confine = || {
+        if nice != 0 {
+            // After our own part: what is the module's has the module's weight.
+            rustix::process::setpriority_process(None, nice)
+                .map_err(|error| format!("could not be made nice: {error}"))?;
+        }
+        sandbox.enter()
     };
-    if nice != 0 {
-        // After our own part: what is the module's has the module's weight.
-        rustix::process::setpriority_process(None, nice).map_err(|error| format!("could not be made nice: {error}"))?;
-    }
-    sandbox.enter()?;
+    let no_runtime = |error: io::Error| format!("no runtime: {error}");
 
-    let report = run::run(loaded, &runtime, wasi, &log, fuel, memory_bytes);
+    let report = match &loaded.program {
+        Program::Command(command) => {
+            let runtime = run::runtime(descriptors.stdin.is_some()).map_err(no_runtime)?;
+            let wasi = {
+                let _entered = runtime.enter();
+                wasi::context(&payload, descriptors.preopens, descriptors.stdin, &log)?.build_p1()
+            };
+            drop(payload);
+            confine()?;
+            run::run(&loaded.engine, command, &runtime, wasi, &log, fuel, memory_bytes)
+        }
+        Program::Server(instances) => {
+            let (Some(settings), Some(given)) = (payload.http, descriptors.server) else {
+                return Err("it is a server, and was given nothing to serve on".into());
+            };
+            let failed = |error: io::Error| format!("could not serve: {error}");
+            let termination = signals::termination().map_err(failed)?;
+            let runtime = http::runtime().map_err(no_runtime)?;
+            let (engine, folders) = (&loaded.engine, descriptors.preopens);
+            let server =
+                http::Server::new(engine, instances, settings, payload, folders, &log, given.counts).map_err(failed)?;
+            confine()?;
+            server.serve(&runtime, given.listener, given.ready, termination)
+        }
+    };
     log.with(Log::flush);
     Ok(report)
 }
@@ -156,6 +189,9 @@ fn keep_only(loaded: &Loaded, descriptors: &Descriptors, null: BorrowedFd) -> io
     kept.extend([&descriptors.payload, &descriptors.log].map(AsRawFd::as_raw_fd));
     kept.extend(descriptors.stdin.as_ref().map(AsRawFd::as_raw_fd));
     kept.extend(descriptors.preopens.iter().map(AsRawFd::as_raw_fd));
+    if let Some(server) = &descriptors.server {
+        kept.extend([&server.listener, &server.ready, &server.counts].map(AsRawFd::as_raw_fd));
+    }
     process::close_all_but(&mut kept)
 }
 
@@ -171,7 +207,8 @@ fn limit(payload: &Payload) -> io::Result<()> {
             Resource::Data,
             process::data_bytes()?
                 .saturating_add(bytes)
-                .saturating_add(HOST_ROOM_BYTES),
+                .saturating_add(HOST_ROOM_BYTES)
+                .saturating_add(payload.http.map_or(0, |settings| settings.host_bytes())),
         )?;
     }
     if let Some(millicores) = payload.cpu_millicores {

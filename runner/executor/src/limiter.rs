@@ -1,5 +1,8 @@
 //! What a module's memories and tables may hold together.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+
 use wasmtime::{Error, ResourceLimiter, Result};
 
 /// Of one store. Each reserves address space or bookkeeping on the host: more than any real module has.
@@ -10,9 +13,27 @@ const MAX_TABLES: usize = 1_000;
 /// A table's element, whatever it refers to.
 const ELEMENT_BYTES: u64 = size_of::<usize>() as u64;
 
-/// One limit over the sum of all memories (those of collected objects too) and tables of a store.
-pub struct Limiter {
+/// One limit over what several stores use together.
+pub struct Pool {
     limit: u64,
+    used: AtomicU64,
+}
+
+impl Pool {
+    /// `limit` in bytes; none: only the address space limits it.
+    pub fn new(limit: Option<u64>) -> Pool {
+        Pool {
+            limit: limit.unwrap_or(u64::MAX),
+            used: AtomicU64::new(0),
+        }
+    }
+}
+
+/// One limit over the sum of all memories (those of collected objects too) and tables of a store, and of those that share
+/// its pool.
+pub struct Limiter {
+    pool: Arc<Pool>,
+    /// Of the pool, by this store.
     used: u64,
     /// Allowed last and perhaps not yet there.
     growing: u64,
@@ -23,8 +44,13 @@ pub struct Limiter {
 impl Limiter {
     /// `limit` in bytes; none: only the address space limits it.
     pub fn new(limit: Option<u64>) -> Limiter {
+        Limiter::of(&Arc::new(Pool::new(limit)))
+    }
+
+    /// One that takes from a pool, and gives back what it took at its end.
+    pub fn of(pool: &Arc<Pool>) -> Limiter {
         Limiter {
-            limit: limit.unwrap_or(u64::MAX),
+            pool: Arc::clone(pool),
             used: 0,
             growing: 0,
             refused: None,
@@ -33,28 +59,41 @@ impl Limiter {
 
     /// What a refused growth would have made of the sum, and what it may be; none if all were allowed.
     pub fn refused(&self) -> Option<(u64, u64)> {
-        self.refused.map(|wanted| (wanted, self.limit))
+        self.refused.map(|wanted| (wanted, self.pool.limit))
     }
 
     fn grow(&mut self, bytes: u64) -> bool {
         self.growing = 0;
-        let wanted = self.used.saturating_add(bytes);
-        if wanted > self.limit {
+        let wanted = self.pool.used.load(Relaxed).saturating_add(bytes);
+        if wanted > self.pool.limit {
             self.refused.get_or_insert(wanted);
             return false;
         }
-        self.used = wanted;
-        self.growing = bytes;
+        self.take(bytes);
         true
     }
 
     /// The growth that was allowed last did not happen: the system had no memory for it.
     fn failed(&mut self) {
         if self.growing > 0 {
-            self.refused.get_or_insert(self.used);
+            self.refused.get_or_insert(self.pool.used.load(Relaxed));
             self.used -= self.growing;
+            self.pool.used.fetch_sub(self.growing, Relaxed);
             self.growing = 0;
         }
+    }
+
+    /// All stores of a pool are one thread's: nobody else takes anything between the question and this.
+    fn take(&mut self, bytes: u64) {
+        self.used += bytes;
+        self.pool.used.fetch_add(bytes, Relaxed);
+        self.growing = bytes;
+    }
+}
+
+impl Drop for Limiter {
+    fn drop(&mut self) {
+        self.pool.used.fetch_sub(self.used, Relaxed);
     }
 }
 
@@ -112,6 +151,17 @@ mod tests {
         assert!(!limiter.table_growing(8_192, 8_193, None).unwrap());
         assert!(!limiter.memory_growing(PAGE, 2 * PAGE, None).unwrap());
         assert_eq!(limiter.refused(), Some((2 * PAGE as u64 + 8, 2 * PAGE as u64)));
+    }
+
+    #[test]
+    fn stores_that_share_a_pool_are_counted_together_and_give_back_what_they_took() {
+        let pool = Arc::new(Pool::new(Some(3 * PAGE as u64)));
+        let (mut one, mut other) = (Limiter::of(&pool), Limiter::of(&pool));
+        assert!(one.memory_growing(0, 2 * PAGE, None).unwrap());
+        assert!(!other.memory_growing(0, 2 * PAGE, None).unwrap());
+        assert_eq!(other.refused(), Some((4 * PAGE as u64, 3 * PAGE as u64)));
+        drop(one);
+        assert!(other.memory_growing(0, 3 * PAGE, None).unwrap());
     }
 
     #[test]

@@ -9,9 +9,11 @@ use wasmtime::component::{self, Component};
 use wasmtime::{Engine, InstancePre, Linker, Module};
 use wasmtime_wasi::{p2, p3};
 
-use crate::config::{self, Variant};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+use crate::config::{self, Life, Variant};
 use crate::state::State;
-use crate::{imports, wasi_01};
+use crate::{http, imports, wasi_01};
 
 /// Modules kept loaded: each holds a descriptor and address space, its code is shared page cache. Loading one again costs
 /// 30 µs to a few milliseconds.
@@ -21,14 +23,20 @@ const RUN_03: &str = "wasi:cli/run@0.3.";
 
 /// A module that is ready to run.
 pub struct Loaded {
-    pub command: Command,
+    pub program: Program,
     pub engine: Engine,
     /// wasmtime keeps this descriptor and maps memory images from it at every instantiation: it must stay open, under this
     /// number, wherever the module runs (facts: executor.md, trap 1).
     pub descriptor: RawFd,
 }
 
-/// By which way a module is run.
+/// What a module is.
+pub enum Program {
+    Command(Command),
+    Server(ProxyPre<http::State>),
+}
+
+/// By which way a command is run.
 pub enum Command {
     /// A core module with `_start`.
     Wasi01(InstancePre<State>),
@@ -48,6 +56,8 @@ struct Key {
 pub struct Modules {
     plain: Runtime,
     fuel: Runtime,
+    plain_servers: Option<Servers>,
+    fuel_servers: Option<Servers>,
     wasi_03: bool,
     /// The one used last is the last.
     loaded: Vec<(Key, Rc<Loaded>)>,
@@ -62,11 +72,17 @@ struct Runtime {
     component: Option<component::Linker<State>>,
 }
 
+/// The same for servers, whose code is made for another engine.
+struct Servers {
+    engine: Engine,
+    linker: component::Linker<http::State>,
+}
+
 impl Modules {
     pub fn new(wasi_03: bool) -> wasmtime::Result<Modules> {
         let runtime = |variant| -> wasmtime::Result<Runtime> {
             Ok(Runtime {
-                engine: config::engine(variant, wasi_03)?,
+                engine: config::engine(variant, Life::Command, wasi_03)?,
                 core: None,
                 component: None,
             })
@@ -74,6 +90,8 @@ impl Modules {
         Ok(Modules {
             plain: runtime(Variant::Plain)?,
             fuel: runtime(Variant::Fuel)?,
+            plain_servers: None,
+            fuel_servers: None,
             wasi_03,
             loaded: Vec::new(),
             loads: 0,
@@ -112,6 +130,18 @@ impl Modules {
 
     fn load(&mut self, key: &Key, module: OwnedFd) -> Result<Loaded, String> {
         let wasi_03 = self.wasi_03;
+        if key.kind == "http" {
+            let servers = match key.variant {
+                Variant::Plain => &mut self.plain_servers,
+                Variant::Fuel => &mut self.fuel_servers,
+            };
+            let told = |error: wasmtime::Error| format!("{error:#}");
+            return match servers {
+                Some(servers) => servers,
+                None => servers.insert(Servers::new(key.variant, wasi_03).map_err(told)?),
+            }
+            .load(module);
+        }
         let runtime = match key.variant {
             Variant::Plain => &mut self.plain,
             Variant::Fuel => &mut self.fuel,
@@ -137,7 +167,7 @@ impl Runtime {
         let module = unsafe { Module::deserialize_open_file(&self.engine, file)? };
         let command = Command::Wasi01(linker.instantiate_pre(&module)?);
         Ok(Loaded {
-            command,
+            program: Program::Command(command),
             engine: self.engine.clone(),
             descriptor,
         })
@@ -149,18 +179,10 @@ impl Runtime {
             self.component = Some(component_linker(&self.engine, wasi_03).map_err(told)?);
         }
         let linker = self.component.as_ref().expect("made above");
-        // A component is loaded by name only, and wasmtime opens the file itself: under the lowest number that is free.
-        let descriptor = next_descriptor(module.as_fd())?;
-        let path = format!("/proc/self/fd/{}", module.as_raw_fd());
-        // SAFETY: as in `load_core`.
-        let component = unsafe { Component::deserialize_file(&self.engine, path).map_err(told)? };
-        check_same_file(descriptor, module.as_fd())?;
-        let component_type = component.component_type();
-        let names: Vec<_> = component_type.imports(&self.engine).map(|(name, _)| name).collect();
-        if let Some(message) = imports::missing(&names, wasi_03) {
-            return Err(message);
-        }
-        let is_03 = component_type
+        let (component, descriptor) = open_component(&self.engine, module)?;
+        check_imports(&component, &self.engine, false, wasi_03)?;
+        let is_03 = component
+            .component_type()
             .exports(&self.engine)
             .any(|(name, _)| name.starts_with(RUN_03));
         let instance = linker.instantiate_pre(&component).map_err(told)?;
@@ -170,11 +192,48 @@ impl Runtime {
             Command::Wasi02(p2::bindings::CommandPre::new(instance).map_err(told)?)
         };
         Ok(Loaded {
-            command,
+            program: Program::Command(command),
             engine: self.engine.clone(),
             descriptor,
         })
     }
+}
+
+impl Servers {
+    fn new(variant: Variant, wasi_03: bool) -> wasmtime::Result<Servers> {
+        let engine = config::engine(variant, Life::Server, wasi_03)?;
+        let linker = http::linker(&engine)?;
+        Ok(Servers { engine, linker })
+    }
+
+    fn load(&self, module: OwnedFd) -> Result<Loaded, String> {
+        let told = |error: wasmtime::Error| format!("{error:#}");
+        let (component, descriptor) = open_component(&self.engine, module)?;
+        check_imports(&component, &self.engine, true, false)?;
+        let instance = self.linker.instantiate_pre(&component).map_err(told)?;
+        Ok(Loaded {
+            program: Program::Server(ProxyPre::new(instance).map_err(told)?),
+            engine: self.engine.clone(),
+            descriptor,
+        })
+    }
+}
+
+/// A compiled component, and the descriptor that it needs.
+fn open_component(engine: &Engine, module: OwnedFd) -> Result<(Component, RawFd), String> {
+    // A component is loaded by name only, and wasmtime opens the file itself: under the lowest number that is free.
+    let descriptor = next_descriptor(module.as_fd())?;
+    let path = format!("/proc/self/fd/{}", module.as_raw_fd());
+    // SAFETY: as in `load_core`.
+    let component = unsafe { Component::deserialize_file(engine, path).map_err(|error| format!("{error:#}"))? };
+    check_same_file(descriptor, module.as_fd())?;
+    Ok((component, descriptor))
+}
+
+fn check_imports(component: &Component, engine: &Engine, serves: bool, wasi_03: bool) -> Result<(), String> {
+    let component_type = component.component_type();
+    let names: Vec<_> = component_type.imports(engine).map(|(name, _)| name).collect();
+    imports::missing(&names, serves, wasi_03).map_or(Ok(()), Err)
 }
 
 /// WASI 0.2 without HTTP, and 0.3 where it is wanted. Sockets and name lookup are there and deny everything.

@@ -10,6 +10,9 @@ const MAX_NAMES: usize = 64;
 /// As much as is told of each.
 const MAX_NAME_CHARACTERS: usize = 200;
 
+/// Kind of a component that serves HTTP.
+const HTTP: &str = "http";
+
 const FOREIGN_IMPORTS: [&str; 5] = ["wasi_unstable", "gojs", "go", "wbg", "__wbindgen_placeholder__"];
 const EMSCRIPTEN: [&str; 4] = ["emscripten_", "invoke_", "__cxa_", "_abort_js"];
 
@@ -25,6 +28,11 @@ pub struct Outline {
 }
 
 impl Outline {
+    /// Whether it is a server, by what it exports.
+    pub fn serves(&self) -> bool {
+        self.kind == HTTP
+    }
+
     /// Read the names from a binary module; fails if its outermost sections can't be read. Nothing is validated.
     pub fn read(module: &[u8], component: bool) -> Result<Outline, BinaryReaderError> {
         let mut imports = Vec::new();
@@ -61,12 +69,22 @@ impl Outline {
             }
         }
         Ok(Outline {
-            kind: if component { "component" } else { "core" },
+            kind: match component {
+                false => "core",
+                true if is_server(&exports) => HTTP,
+                true => "component",
+            },
             export_count: exports.len(),
             imports: named(imports),
             exports: named(exports).into_iter().map(|(_, name)| name).collect(),
         })
     }
+}
+
+/// What can be run as a command is one, whatever else it exports.
+fn is_server(exports: &[(&str, &str)]) -> bool {
+    let exports_any = |prefix: &str| exports.iter().any(|(_, name)| name.starts_with(prefix));
+    exports_any("wasi:http/incoming-handler@0.2.") && !exports_any("wasi:cli/run@")
 }
 
 /// The first of them, those by which a module is judged before all others.

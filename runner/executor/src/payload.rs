@@ -7,6 +7,8 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
 use serde::Deserialize;
 
+use crate::http;
+
 const MAX_PAYLOAD_BYTES: i64 = 64 << 20;
 
 /// Unsealed, it could still change while it is read.
@@ -31,6 +33,9 @@ pub struct Payload {
     pub descriptors: u64,
     pub file_bytes: Option<u64>,
     pub log_bytes_per_second: Option<u64>,
+    /// Of a server, what bounds it.
+    #[serde(default)]
+    pub http: Option<http::Settings>,
 }
 
 impl Payload {

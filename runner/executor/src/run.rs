@@ -6,20 +6,20 @@ use std::pin::pin;
 use std::task::Poll;
 
 use tokio::runtime::{Builder, Runtime};
-use wasmtime::{Store, Trap};
+use wasmtime::{Engine, Store, Trap};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p1::WasiP1Ctx;
 
 use crate::limiter::Limiter;
 use crate::log::Log;
-use crate::modules::{Command, Loaded};
+use crate::modules::Command;
 use crate::output::SharedLog;
 use crate::report::{Outcome, Report, TRAP_EXIT_CODE};
 use crate::state::State;
 use crate::trap_text;
 
 /// What a component may hand to the host in one call, and so what it can make the host allocate.
-const HOSTCALL_BYTES: usize = 32 << 20;
+pub const HOSTCALL_BYTES: usize = 32 << 20;
 
 /// For one guest: on this thread, and at most one more for what can't be done without blocking (facts: executor.md, trap 9).
 pub fn runtime(input: bool) -> io::Result<Runtime> {
@@ -44,7 +44,8 @@ pub fn check_working_dir(command: &Command, working_dir: &str) -> Result<(), Str
 
 /// Run the module to its end.
 pub fn run(
-    loaded: &Loaded,
+    engine: &Engine,
+    command: &Command,
     runtime: &Runtime,
     wasi: WasiP1Ctx,
     log: &SharedLog,
@@ -52,7 +53,7 @@ pub fn run(
     memory_bytes: Option<u64>,
 ) -> Report {
     let mut store = Store::new(
-        &loaded.engine,
+        engine,
         State {
             wasi,
             limiter: Limiter::new(memory_bytes),
@@ -66,7 +67,7 @@ pub fn run(
     if fuel.is_some() && counted.is_err() {
         return Report::failed("could not run the module: it was compiled without fuel, which its limit wants".into());
     }
-    let result = runtime.block_on(flushing(log, call(&loaded.command, &mut store)));
+    let result = runtime.block_on(flushing(log, call(command, &mut store)));
     let refused = store.data().limiter.refused();
     let mut report = match result {
         Ok(code) => Report::exited(code),

@@ -6,10 +6,18 @@ use std::os::fd::{FromRawFd, OwnedFd};
 
 /// A descriptor that is readable when a child has ended.
 pub fn child_ends() -> io::Result<OwnedFd> {
-    let set = child_ended();
-    block(libc::SIG_BLOCK, &set)?;
+    readable(&only(libc::SIGCHLD))
+}
+
+/// A descriptor that is readable when this process was asked to end (SIGTERM), which then ends nothing by itself.
+pub fn termination() -> io::Result<OwnedFd> {
+    readable(&only(libc::SIGTERM))
+}
+
+fn readable(set: &libc::sigset_t) -> io::Result<OwnedFd> {
+    block(libc::SIG_BLOCK, set)?;
     // SAFETY: the set is initialised and outlives the call.
-    let descriptor = unsafe { libc::signalfd(-1, &set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
+    let descriptor = unsafe { libc::signalfd(-1, set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
     if descriptor < 0 {
         return Err(io::Error::last_os_error());
     }
@@ -25,7 +33,7 @@ pub fn drain(descriptor: &OwnedFd) {
 
 /// In a child: as if it had never been the executor's copy. A file that is too large is an error of the write, not a death.
 pub fn reset() -> io::Result<()> {
-    block(libc::SIG_UNBLOCK, &child_ended())?;
+    block(libc::SIG_UNBLOCK, &only(libc::SIGCHLD))?;
     // SAFETY: ignores a signal; no handler runs.
     if unsafe { libc::signal(libc::SIGXFSZ, libc::SIG_IGN) } == libc::SIG_ERR {
         return Err(io::Error::last_os_error());
@@ -33,12 +41,12 @@ pub fn reset() -> io::Result<()> {
     Ok(())
 }
 
-fn child_ended() -> libc::sigset_t {
+fn only(signal: libc::c_int) -> libc::sigset_t {
     let mut set = MaybeUninit::uninit();
     // SAFETY: `sigemptyset` initialises the set, which `sigaddset` then changes; neither fails for a valid signal.
     unsafe {
         libc::sigemptyset(set.as_mut_ptr());
-        libc::sigaddset(set.as_mut_ptr(), libc::SIGCHLD);
+        libc::sigaddset(set.as_mut_ptr(), signal);
         set.assume_init()
     }
 }

@@ -1,10 +1,9 @@
 //! What a guest is given of the world. Built in its own process: never in the executor, where it would be everybody's.
 
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use tokio::net::unix::pipe;
 use wasmtime_wasi::cli::AsyncStdinStream;
-use wasmtime_wasi::p1::WasiP1Ctx;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 use crate::log::Stream;
@@ -17,12 +16,15 @@ const MAX_RANDOM_BYTES: u64 = 32 << 20;
 
 /// Arguments, environment, folders, streams, clocks and random numbers; no network of any kind, which is the builder's
 /// default and denies every socket and every name. Within a runtime, if there is an input.
-pub fn context(
-    payload: Payload,
-    folders: Vec<OwnedFd>,
+///
+/// Each folder is opened anew; those that are handed over are closed one by one meanwhile.
+pub fn context<F: AsFd>(
+    payload: &Payload,
+    folders: impl IntoIterator<Item = F, IntoIter: ExactSizeIterator>,
     stdin: Option<OwnedFd>,
     log: &SharedLog,
-) -> Result<WasiP1Ctx, String> {
+) -> Result<WasiCtxBuilder, String> {
+    let folders = folders.into_iter();
     if folders.len() != payload.preopens.len() {
         return Err(format!(
             "{} folders came, {} are named",
@@ -45,19 +47,23 @@ pub fn context(
     if !payload.working_dir.is_empty() {
         builder.initial_cwd(&payload.working_dir);
     }
-    for (folder, (guest_path, writable)) in folders.into_iter().zip(&payload.preopens) {
+    for (folder, (guest_path, writable)) in folders.zip(&payload.preopens) {
         let permissions = if *writable {
             FsPerms::ReadWrite
         } else {
             FsPerms::ReadOnly
         };
         builder
-            .preopened_dir(format!("/proc/self/fd/{}", folder.as_raw_fd()), guest_path, permissions) // opens it anew, and ours is closed
+            .preopened_dir(
+                format!("/proc/self/fd/{}", folder.as_fd().as_raw_fd()),
+                guest_path,
+                permissions,
+            )
             .map_err(|error| format!("the folder for {guest_path} can't be opened: {error:#}"))?;
     }
     if let Some(stdin) = stdin {
         let input = pipe::Receiver::from_owned_fd(stdin).map_err(|error| format!("no standard input: {error}"))?;
         builder.stdin(AsyncStdinStream::new(input));
     }
-    Ok(builder.build_p1())
+    Ok(builder)
 }

@@ -20,7 +20,7 @@ use crate::sandbox::Confinement;
 use crate::{process, signals};
 
 /// What it can do beyond plain commands.
-const FEATURES: [&str; 3] = ["fuel", "cpu-limit", "working-dir"];
+const FEATURES: [&str; 4] = ["fuel", "cpu-limit", "http", "working-dir"];
 const WASI_03: &str = "wasi-0.3";
 
 pub struct Zygote {
@@ -84,7 +84,8 @@ impl Zygote {
             if message {
                 match self.channel.receive()? {
                     Some(Incoming::Start(start)) => self.start(start)?,
-                    Some(Incoming::Stop { guest }) => self.stop(&guest),
+                    Some(Incoming::Drain { guest }) => self.signal(&guest, Signal::TERM),
+                    Some(Incoming::Stop { guest }) => self.signal(&guest, Signal::KILL),
                     None => return Ok(()),
                 }
             }
@@ -140,7 +141,7 @@ impl Zygote {
         Ok(())
     }
 
-    fn stop(&self, guest: &str) {
+    fn signal(&self, guest: &str, signal: Signal) {
         let pid = self
             .guests
             .iter()
@@ -148,7 +149,7 @@ impl Zygote {
             .and_then(|(&pid, _)| Pid::from_raw(pid));
         if let Some(pid) = pid {
             // It is a child that was not reaped: the number is its own, even if it has ended by itself just now.
-            let _ = kill_process(pid, Signal::KILL);
+            let _ = kill_process(pid, signal);
         }
     }
 

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
+import functools
 import os
 import time
 from collections import deque
 from collections.abc import Sequence
 
-from wherry_runner import protocol
+from wherry_runner import http_counts, protocol
 from wherry_runner.execution import channel
 from wherry_runner.execution.endings import nice_value
 from wherry_runner.execution.engine import EngineLost, GuestSpec, ModuleKind, StartRefused, Variant
@@ -45,6 +47,7 @@ LOSSES_SECONDS = 60.0
 LOSS_PAUSE_SECONDS = 1.0
 
 FUEL = "fuel"
+HTTP = "http"
 WORKING_DIR = "working-dir"
 """Features of executors (`Ready.features`) that a container may need."""
 
@@ -227,6 +230,11 @@ class ExecutorEngine:
                     descriptors["stdin"], writing_end = os.pipe2(os.O_CLOEXEC)
                     os.set_blocking(writing_end, False)
                     guest.input = GuestInput(writing_end)
+                if spec.http is not None:
+                    descriptors["listener"] = os.dup(spec.http.listener)
+                    guest.ready, descriptors["ready"] = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                    guest.counts = http_counts.make_page()
+                    descriptors["counts"] = os.dup(guest.counts)
                 for index, preopen in enumerate(spec.preopens):
                     descriptors[f"preopen:{index}"] = preopen.open()
             except (OSError, ValueError) as error:
@@ -239,6 +247,8 @@ class ExecutorEngine:
                 kind=spec.module.kind,
                 variant=spec.module.variant,
             )
+            if spec.http is not None:
+                guest.on_drain = functools.partial(executor.send_soon, channel.Drain(guest=spec.guest_id))
             await executor.send(start, descriptors)
             if writes_logs:
                 # The guest makes its log itself, but only once it has come so far; whoever asks for it must find one.
@@ -269,9 +279,11 @@ def _payload(spec: GuestSpec, *, log_name: str) -> channel.Payload:
         cpu_millicores=limits.cpu_millicores,
         nice=nice_value(limits.cpu_weight_millicores),
         fuel=limits.fuel,
-        descriptors=limits.descriptors,
+        # A server's connections are open files too, and not what its guest may have.
+        descriptors=limits.descriptors + (spec.http.bounds.max_connections if spec.http is not None else 0),
         file_bytes=file_bytes,
         log_bytes_per_second=limits.log_bytes_per_second,
+        http=dataclasses.asdict(spec.http.bounds) if spec.http is not None else None,
     )
 
 
@@ -293,6 +305,10 @@ def refusal(spec: GuestSpec, executor: str, features: frozenset[str]) -> str:
         return f"{len(spec.preopens)} mounts; at most {most} are possible with {spec.limits.descriptors} open files"
     if (spec.limits.fuel is not None) != (spec.module.variant is Variant.FUEL):
         return "fuel is counted in a module that was compiled for it, and only there"
+    if spec.module.kind is ModuleKind.HTTP and HTTP not in features:
+        return f"it serves HTTP, which the {executor} executor can't do: the native one does"
+    if (spec.module.kind is ModuleKind.HTTP) != (spec.http is not None):
+        return "a server is given a listening socket, and nothing else is"
     if spec.limits.fuel is not None and FUEL not in features:
         return f"fuel: the {executor} executor can't count it"
     return ""

@@ -10,7 +10,7 @@ executor and, by PR_SET_PDEATHSIG, of all its guests.
 **Supervisor → executor**
 
 `start {guest, moduleKey, kind, variant, descriptors}`
-    Fork a process that runs a module once. `guest` is an id never used before, `kind` is `core` or `component`, `variant`
+    Fork a process that runs a module once. `guest` is an id never used before, `kind` is an `engine.ModuleKind`, `variant`
     is how it was compiled (`engine.Variant`). `moduleKey` names the compiled code: the same key is the same code, so an
     executor may keep it loaded.
     Descriptors, in this order:
@@ -22,7 +22,13 @@ executor and, by PR_SET_PDEATHSIG, of all its guests.
       `stdout`, `stderr`   the guest's output. Each write(2) on them is one record; order across both is kept.
       `stdin`      read end of a pipe; not there: the guest reads the end of a file.
       `preopen:0` … `preopen:N`   open folders, in the order of the payload's `preopens`.
+    And for a server (`kind` is `http`), which has the payload's `http` too:
+      `listener`   the listening socket that it takes connections from; it makes none itself.
+      `ready`      write end of a pipe: one byte when it takes connections.
+      `counts`     a memfd that it writes what it counts to (`http_counts.py`).
     The executor closes all of them, in itself, as soon as it has forked or refused.
+`drain {guest}`
+    SIGTERM: a server takes no more connections, finishes the requests that it has, and ends with exit code 0.
 `stop {guest}`
     SIGKILL. For a guest that has ended or is unknown: nothing.
 
@@ -30,9 +36,9 @@ executor and, by PR_SET_PDEATHSIG, of all its guests.
 
 `ready {engine, protocol, features, writesLogs, noNewPrivileges, landlockAbi, seccomp}`
     Once, first: the executor can start guests. `protocol` is `PROTOCOL`. `features`, as far as it has them: `fuel`;
-    `cpu-limit` (else the supervisor keeps a guest's CPU ceiling); `working-dir` (of components); `wasi-0.3`. The last three
-    say what every guest is confined by (tried on this kernel, not assumed): a guest for which one of them then fails is
-    not run.
+    `cpu-limit` (else the supervisor keeps a guest's CPU ceiling); `http` (it serves); `working-dir` (of components);
+    `wasi-0.3`. The last three say what every guest is confined by (tried on this kernel, not assumed): a guest for which
+    one of them then fails is not run.
 `started {guest, pid, descriptors: [pidfd]}`
     The process was forked. Always before its `exited`.
 `refused {guest, message}`
@@ -53,7 +59,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-PROTOCOL = 2
+PROTOCOL = 3
 
 MAX_HEADER_BYTES = 64 << 10
 """Far below what a SOCK_SEQPACKET message may hold by default (212,992 bytes): anything large travels in a memfd."""
@@ -111,6 +117,14 @@ class Start(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Drain(Message):
+    """Let a server finish what it has begun, and end."""
+
+    type: ClassVar[str] = "drain"
+    guest: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Stop(Message):
     """Kill a guest."""
 
@@ -148,7 +162,7 @@ class Exited(Message):
     cpu_nanoseconds: int = 0
 
 
-_MESSAGES: dict[str, type[Message]] = {m.type: m for m in (Ready, Start, Stop, Started, Refused, Exited)}
+_MESSAGES: dict[str, type[Message]] = {m.type: m for m in (Ready, Start, Drain, Stop, Started, Refused, Exited)}
 _FIELDS = {
     m: {f.name: (_camel(f.name), get_type_hints(m)[f.name]) for f in dataclasses.fields(m)}  # type: ignore[arg-type]
     for m in _MESSAGES.values()
@@ -175,6 +189,8 @@ class Payload:
     descriptors: int = 256
     file_bytes: int | None = None
     log_bytes_per_second: int | None = None
+    http: dict[str, float] | None = None
+    """Of a server: the fields of `engine.HttpBounds`."""
 
     def seal(self) -> int:
         """A sealed memfd with the payload; the caller closes it. Raises OSError, UnicodeEncodeError, ValueError."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from wherry_runner.files.beneath import open_folder
+from wherry_runner.http_counts import HttpCounts
 
 if TYPE_CHECKING:  # executors and compilers need these types too, and not pydantic: 0.2 s at each start
     from wherry_runner import protocol
@@ -34,6 +35,8 @@ class ModuleKind(StrEnum):
     """A core module that exports `_start` (a WASI 0.1 command)."""
     COMPONENT = "component"
     """A component that exports `wasi:cli/run` (a WASI 0.2 command, or 0.3 where the runner is set to run those)."""
+    HTTP = "http"
+    """A component that exports `wasi:http/incoming-handler` 0.2 and is no command: it serves."""
 
 
 class Variant(StrEnum):
@@ -104,6 +107,33 @@ class Limits:
 
 
 @dataclass(frozen=True, kw_only=True)
+class HttpBounds:
+    """What a server does at once, and how patient it is."""
+
+    max_requests: int = 100
+    """Worked on at once, each in an instance of its own; one more is answered 503."""
+    max_connections: int = 1000
+    """Open at once; one more waits until another is closed."""
+    request_seconds: float = 60.0
+    """For a request, from its head until the guest is done with it; then its instance is ended."""
+    head_seconds: float = 10.0
+    """For a request's head to come, from its first byte on."""
+    idle_seconds: float = 75.0
+    """For a connection's next request to begin, and for a client to take anything of an answer."""
+    head_bytes: int = 32 << 10
+    """Of a request's head, and so of each connection's buffer. At least 8 KiB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class HttpServing:
+    """What a server is given to serve on."""
+
+    listener: int
+    """Descriptor of the listening socket; not closed by the engine."""
+    bounds: HttpBounds = HttpBounds()
+
+
+@dataclass(frozen=True, kw_only=True)
 class GuestLog:
     """Where a run's output goes: CRI records in `path`, moved to `path` + `.1` when the file is full."""
 
@@ -129,6 +159,8 @@ class GuestSpec:
     """Give it an input that `Guest.stdin` writes to; without, it reads the end of a file at once."""
     log: GuestLog
     limits: Limits = Limits()
+    http: HttpServing | None = None
+    """For a module of kind `http`, and for no other."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +174,8 @@ class GuestExit:
     message: str = ""
     """Of a trap: what it was, and the wasm backtrace. Cut to 1,024 characters by the status."""
     finished_at: datetime
+    http: HttpCounts | None = None
+    """Of a server: all that it counted."""
     peak_memory_bytes: int | None = None
     """Largest resident size of its process."""
     cpu_nanoseconds: int | None = None
@@ -161,6 +195,15 @@ class Guest(Protocol):
 
     async def wait(self) -> GuestExit:
         """Wait for its end, with its log complete on disk. Safe to call many times. Raises EngineLost."""
+
+    async def serving(self) -> bool:
+        """Of a server: wait until it takes connections. False if it ended before."""
+
+    def http_counts(self) -> HttpCounts | None:
+        """Of a server that runs: what it has counted so far."""
+
+    def drain(self) -> None:
+        """Let a server finish the requests that it has, and end with exit code 0. For others a no-op."""
 
     def kill(self, *, reason: str = "Error", message: str = "") -> None:
         """End it at once (SIGKILL); `wait` then returns exit code 137 with this reason. A no-op after its end."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import errno
 import logging
 import os
@@ -20,12 +21,14 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from wherry_runner import http_counts
 from wherry_runner.execution import channel, process
 from wherry_runner.execution.ceiling import Ceiling
 from wherry_runner.execution.endings import Kill, guest_exit
 from wherry_runner.execution.engine import EngineLost, GuestExit, Limits, StartRefused
 from wherry_runner.execution.guest_input import CLOSED, GuestInput
 from wherry_runner.execution.output import GuestOutput
+from wherry_runner.http_counts import HttpCounts
 from wherry_runner.logs.records import make_sure_of
 
 CPU_LIMIT = "cpu-limit"
@@ -48,8 +51,8 @@ class ExecutorGuest:
     """A guest of an executor's process; implements `engine.Guest`."""
 
     __slots__ = (
-        "_ceiling", "_ended", "_kill", "_limits", "_pid", "_pidfd", "_started_at",
-        "input", "log_path", "output", "report", "started",
+        "_ceiling", "_ended", "_kill", "_limits", "_pid", "_pidfd", "_serving", "_started_at",
+        "counts", "input", "log_path", "on_drain", "output", "ready", "report", "started",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -61,6 +64,13 @@ class ExecutorGuest:
             future.add_done_callback(_retrieve)
         # What we hold of it, as far as it has them; closed here.
         self.report = -1
+        self.ready = -1
+        """Of a server: says when it takes connections."""
+        self.counts = -1
+        """Of a server: the page that it writes what it counts to."""
+        self.on_drain: Callable[[], None] | None = None
+        """Asks a server to end."""
+        self._serving: asyncio.Future[bool] | None = None
         self.output: GuestOutput | None = None
         self.input: GuestInput | None = None
         self.log_path: Path | None = None
@@ -86,6 +96,21 @@ class ExecutorGuest:
         """Wait for its end, with its log complete on disk. Raises EngineLost."""
         return await asyncio.shield(self._ended)
 
+    async def serving(self) -> bool:
+        """Of a server: wait until it takes connections. False if it ended before."""
+        return self._serving is not None and await asyncio.shield(self._serving)
+
+    def http_counts(self) -> HttpCounts | None:
+        """Of a server that runs: what it has counted so far."""
+        with contextlib.suppress(OSError):
+            return http_counts.read(self.counts) if self.counts >= 0 else None
+        return None
+
+    def drain(self) -> None:
+        """Let a server finish the requests that it has, and end. For others, and after its end, a no-op."""
+        if self._pidfd >= 0 and self.on_drain is not None:
+            self.on_drain()
+
     def kill(self, *, reason: str = "Error", message: str = "") -> None:
         """End it at once, for this reason; of several the first counts. A no-op after its end."""
         if self._pidfd >= 0:
@@ -108,17 +133,38 @@ class ExecutorGuest:
         self._pid, self._pidfd, self._started_at = pid, pidfd, datetime.now(UTC)
         if hold_down and self._limits.cpu_millicores is not None:
             self._ceiling = Ceiling(pid, pidfd, self._limits.cpu_millicores)
+        if self.ready >= 0:
+            loop = asyncio.get_running_loop()
+            self._serving = loop.create_future()
+            loop.add_reader(self.ready, self._on_ready)
         if not self.started.done():
             self.started.set_result(None)
+
+    def _on_ready(self) -> None:
+        """A server takes connections, or will never: its process has ended, or is about to."""
+        said = b""
+        with contextlib.suppress(OSError):
+            said = os.read(self.ready, 1)
+        self._stop_waiting(serves=bool(said))
+
+    def _stop_waiting(self, *, serves: bool) -> None:
+        if self.ready >= 0:
+            if self._serving is not None:
+                asyncio.get_running_loop().remove_reader(self.ready)
+            os.close(self.ready)
+            self.ready = -1
+        if self._serving is not None and not self._serving.done():
+            self._serving.set_result(serves)
 
     def on_exited(self, message: channel.Exited) -> None:
         """Its process has ended: what it wrote and reported is all there."""
         report = None
         with contextlib.suppress(OSError):
             report = channel.Report.decode(os.read(self.report, channel.MAX_REPORT_BYTES))
+        counted = self.http_counts()
         self._release()
         end = guest_exit(message, report, self._kill, limits=self._limits, finished_at=datetime.now(UTC))
-        self._ended.set_result(end)
+        self._ended.set_result(end if counted is None else dataclasses.replace(end, http=counted.over()))
 
     def on_failed(self, error: Exception) -> None:
         """It was refused, or its executor was lost: `wait` and the start raise this."""
@@ -143,9 +189,10 @@ class ExecutorGuest:
         if self.log_path is not None:
             with contextlib.suppress(OSError):
                 make_sure_of(self.log_path)  # it may have been killed while it rotated
-        channel.close_all(number for number in (self.report, self._pidfd) if number >= 0)
-        self.report = self._pidfd = -1
-        self.output = self._ceiling = None
+        self._stop_waiting(serves=False)
+        channel.close_all(number for number in (self.report, self.counts, self._pidfd) if number >= 0)
+        self.report = self.counts = self._pidfd = -1
+        self.output = self._ceiling = self.on_drain = None
 
 
 class Executor:
@@ -187,6 +234,7 @@ class Executor:
         self._writable: asyncio.Future[None] | None = None
         self._overdue: asyncio.TimerHandle | None = None
         self._heard = 0
+        self._sending: set[asyncio.Task[None]] = set()
         self._last_words = b""
         self._watch = asyncio.create_task(self._serve(), name=f"{name}-executor")
 
@@ -208,6 +256,15 @@ class Executor:
                 else:
                     await asyncio.shield(self._watch)
         raise self.lost
+
+    def send_soon(self, message: channel.Message) -> None:
+        """Send when there is room; nothing, if it is lost before."""
+        self._sending.add(task := asyncio.get_running_loop().create_task(self._try_to_send(message)))
+        task.add_done_callback(self._sending.discard)
+
+    async def _try_to_send(self, message: channel.Message) -> None:
+        with contextlib.suppress(EngineLost):
+            await self.send(message)
 
     def fail(self, fault: str) -> None:
         """It is of no use: it is killed, and this becomes what is said of its end."""

@@ -28,12 +28,14 @@ from wherry_runner.execution.engine import (
     Guest,
     GuestExit,
     GuestLog,
+    ModuleKind,
     StartRefused,
     Variant,
 )
 from wherry_runner.journal.journals import NOTHING, Past
 from wherry_runner.lives import order, starting, words
 from wherry_runner.lives.backoff import BackOff
+from wherry_runner.lives.listeners import Listener, PortError
 from wherry_runner.lives.order import Role
 from wherry_runner.lives.packed import Packed
 from wherry_runner.lives.surroundings import Surroundings
@@ -86,11 +88,13 @@ class ContainerLife:
         "_held",
         "_image",
         "_image_digest",
+        "_listener",
         "_module_back_off",
         "_policy",
         "_restart_back_off",
         "_restart_count",
         "_run",
+        "_serves",
         "_spec",
         "_state",
         "_stopping",
@@ -144,6 +148,10 @@ class ContainerLife:
         """How the newest run that has ended did; `_end_before`: the one before that."""
         self._end_before: protocol.Terminated | None = None
         self._run: Run | None = None
+        self._listener: Listener | None = None
+        """Of a server: open from before its first run until it is to be reached no more."""
+        self._serves = False
+        """The run that there is takes connections."""
         self._stopping = False
         self._held = False
         self._waiting: asyncio.Future[Any] | None = None
@@ -169,11 +177,19 @@ class ContainerLife:
             last_terminated=self._end_before if terminated else self._end,
             container_id=self._container_id,
             restart_count=self._restart_count,
-            ready=self.succeeded if self.role is Role.INIT else isinstance(state, protocol.Running),
+            ready=self.succeeded if self.role is Role.INIT else self._ready,
+            port=self._listener.port if self._listener is not None else None,
             image=self._image,
             module_digest=self._digest,
             image_digest=self._image_digest,
         )
+
+    @property
+    def _ready(self) -> bool:
+        """Of a command: it runs. Of a server: it takes connections."""
+        if not isinstance(self._state, protocol.Running):
+            return False
+        return self._listener is None or self._serves
 
     @property
     def succeeded(self) -> bool:
@@ -244,6 +260,12 @@ class ContainerLife:
         self._held = True
         self._break_off()
 
+    def drain(self) -> None:
+        """Let a server that runs finish what it has, and end; it takes no more connections. A command runs on."""
+        self._close_port()
+        if self._run is not None:
+            self._run.guest.drain()
+
     def kill(self, *, reason: str = "Error", message: str = "") -> None:
         """End the running guest at once."""
         if self._run is not None:
@@ -255,6 +277,7 @@ class ContainerLife:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
+        self._close_port()
         if run is not None:
             run.guest.kill()
 
@@ -339,6 +362,9 @@ class ContainerLife:
         except VolumeError as error:
             await self._wait_for_better_times("CreateContainerConfigError", str(error))
             return None
+        except PortError as error:
+            await self._wait_for_better_times("CreateContainerError", str(error))
+            return None
         except (StartRefused, EngineLost, OSError) as error:
             if isinstance(error, EngineLost) and error.may_have_begun:
                 return await self._ended(words.lost_with_executor(), started_at=None)
@@ -350,23 +376,53 @@ class ContainerLife:
         self._set(protocol.Running(started_at=guest.started_at))
         if self._stopping:
             guest.kill()
+        watching = asyncio.create_task(self._watch_serving(guest)) if self._listener is not None else None
         try:
             end = await guest.wait()
         except EngineLost:
             end = words.lost_with_executor()
         finally:
             self._run = None
+            self._serves = False
+            if watching is not None:
+                watching.cancel()
+        if end.http is not None:
+            self._around.room.metrics.served(end.http)
         return await self._ended(end, started_at=guest.started_at)
 
+    async def _watch_serving(self, guest: Guest) -> None:
+        if await guest.serving():
+            self._serves = True
+            self._around.on_change()
+
+    def _open_port(self, spec: protocol.Container, compiled: CompiledModule) -> None:
+        """Have a server's port open, and none for a command. Raises PortError, StartRefused."""
+        if compiled.kind is not ModuleKind.HTTP:
+            return self._close_port()
+        if spec.http is None:
+            raise StartRefused("it serves HTTP, and nothing says on which port: name one for the container")
+        if self._listener is not None and self._listener.wanted != spec.http.port:
+            self._close_port()
+        if self._listener is None:
+            self._listener = self._around.room.listeners.open(spec.http.port)
+
+    def _close_port(self) -> None:
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
     async def _begin(self, compiled: CompiledModule) -> Guest:
-        """Start the next run. Raises VolumeError, StartRefused, EngineLost, OSError."""
+        """Start the next run. Raises VolumeError, PortError, StartRefused, EngineLost, OSError."""
         around, room, spec, version = self._around, self._around.room, self._unpacked(), self._version
         now = asyncio.get_running_loop().time
         container_id = secrets.token_hex(32)
         number = self._restart_count + 1 if self._container_id else 0
         folder = self.log_folder
         guest_log = GuestLog(path=log_folders.log_file(folder, number), slot=self.log_slot)
-        guest_spec = starting.guest_spec(spec, compiled, around, container_id=container_id, log=guest_log)
+        self._open_port(spec, compiled)
+        guest_spec = starting.guest_spec(
+            spec, compiled, around, container_id=container_id, log=guest_log, listener=self._listener
+        )
         log_folders.make(folder)
         before = around.journal.past.get(self.name, NOTHING)
         # Written before the fork: a run that may have begun is never run again under Never.
@@ -418,6 +474,7 @@ class ContainerLife:
 
     async def _wait_for_better_times(self, reason: str, message: str) -> None:
         """Say why there is no run, and wait until it may be tried again."""
+        self._close_port()
         settings, now = self._around.room.back_off, asyncio.get_running_loop().time
         back_off = self._module_back_off = self._module_back_off or BackOff(settings)
         failed_at = now()
@@ -437,6 +494,7 @@ class ContainerLife:
         await self._pause(settings.settle)
         remaining = back_off.remaining(ended_at, now())
         if remaining > 0 and not self._stopping and not self._held:
+            self._close_port()
             text = words.crash_loop(self.name, self._around.owner, back_off.delay)
             self._set(protocol.Waiting(reason="CrashLoopBackOff", message=words.cut(text)))
             await self._pause(remaining)
@@ -500,6 +558,7 @@ class ContainerLife:
             self._state = self._end
         elif self._is_in_progress():
             self._state = self._waiting_state
+        self._close_port()
         self.finished = True
         self._spec, self._compiled = _NO_SPEC, None
         self._around.on_change()

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from wherry_runner import protocol
-from wherry_runner.execution.engine import CompiledModule, GuestLog, GuestSpec, Preopen
+from wherry_runner.execution.engine import CompiledModule, GuestLog, GuestSpec, HttpBounds, HttpServing, Preopen
+from wherry_runner.lives.listeners import Listener
 from wherry_runner.lives.surroundings import Surroundings
 from wherry_runner.resources.limits import limits
 
 
 def guest_spec(
-    spec: protocol.Container, module: CompiledModule, around: Surroundings, *, container_id: str, log: GuestLog
+    spec: protocol.Container,
+    module: CompiledModule,
+    around: Surroundings,
+    *,
+    container_id: str,
+    log: GuestLog,
+    listener: Listener | None = None,
 ) -> GuestSpec:
-    """All that an executor needs. Makes folders for the mounts of this run, so none before it may go on. Raises VolumeError."""
+    """All that an executor needs; `listener`: of a server. Makes folders for the mounts of this run, so none before it may go
+    on. Raises VolumeError."""
     preopens: tuple[Preopen, ...] = ()
     file_bytes = None
     if spec.mounts:
@@ -28,7 +38,18 @@ def guest_spec(
         stdin=spec.stdin,
         log=log,
         limits=limits(spec.resources, around.room.defaults, file_bytes=file_bytes),
+        http=None if listener is None else _serving(spec, around.room.http, listener),
     )
+
+
+def _serving(spec: protocol.Container, defaults: HttpBounds, listener: Listener) -> HttpServing:
+    given = spec.http or protocol.HttpServer()
+    bounds = dataclasses.replace(
+        defaults,
+        max_requests=given.max_requests or defaults.max_requests,
+        request_seconds=given.request_seconds or defaults.request_seconds,
+    )
+    return HttpServing(listener=listener.descriptor, bounds=bounds)
 
 
 def argv(spec: protocol.Container, module: CompiledModule) -> tuple[str, ...]:

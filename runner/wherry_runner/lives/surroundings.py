@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Protocol
 
 from wherry_runner import protocol
-from wherry_runner.execution.engine import CompiledModule, Engine, Preopen, Variant
+from wherry_runner.execution.engine import CompiledModule, Engine, HttpBounds, Preopen, Variant
 from wherry_runner.journal.journals import Journal
 from wherry_runner.lives.backoff import BackOffSettings
+from wherry_runner.lives.listeners import Listeners
 from wherry_runner.logs.folders import LogFolders
 from wherry_runner.metrics import Metrics
 from wherry_runner.modules.library import OnProgress
@@ -85,6 +86,9 @@ class Room:
     log_slots: LogSlots
     back_off: BackOffSettings
     defaults: LimitDefaults
+    listeners: Listeners
+    http: HttpBounds
+    """Of servers whose spec says nothing else."""
     metrics: Metrics
 
 

@@ -226,6 +226,8 @@ class WorkloadLife:
         running = [asyncio.ensure_future(each.ended()) for each in self._containers if each.running]
         try:
             if running and seconds > 0:
+                for container in self._containers:
+                    container.drain()
                 await asyncio.wait(running, timeout=seconds)
         finally:
             for waiting in running:
@@ -296,6 +298,9 @@ class WorkloadLife:
         elif asyncio.get_running_loop().time() >= self._end_at:
             for container in ending:
                 container.kill()
+        else:
+            for container in ending:
+                container.drain()
 
     def _end(self, seconds: float) -> bool:
         """Begin to end what runs, within so many seconds; whether that is sooner than before."""

@@ -1,4 +1,4 @@
-"""What valid WebAssembly is for, told by its imports and exports: a command, or a sentence that says what else. Pure.
+"""What valid WebAssembly is for, told by its imports and exports: a command, a server, or a sentence that says what else. Pure.
 
 Sentences follow the module's name: `"registry/x:1" is a library: …`. Only what no engine of ours could run is refused here;
 what one executor doesn't give (outbound HTTP, a WASI function it lacks) it says itself when a guest is started.
@@ -22,6 +22,7 @@ MAX_NAME_CHARACTERS = 200
 
 _RUN_02 = re.compile(r"wasi:cli/run@0\.2\.\d+(-.*)?")
 _RUN_03 = re.compile(r"wasi:cli/run@0\.3\.\d+(-.*)?")
+_SERVES_02 = re.compile(r"wasi:http/incoming-handler@0\.2\.\d+(-.*)?")
 _WASI_03 = re.compile(r"wasi:[a-z-]+/[a-z-]+@0\.3\.")
 
 _LISTED = 6
@@ -54,6 +55,14 @@ class Outline:
     """How many it really has."""
 
 
+def component_kind(exports: Iterable[str]) -> ModuleKind:
+    """What a component that exports these is: what can be run as a command is one, whatever else it exports."""
+    names = list(exports)
+    serves = any(_SERVES_02.fullmatch(name) for name in names)
+    runs = any(name.startswith("wasi:cli/run@") for name in names)
+    return ModuleKind.HTTP if serves and not runs else ModuleKind.COMPONENT
+
+
 def well_known_first(names: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     """The imports or exports (as ("", name)) that a compiler names: those by which a module is judged come first."""
     ordered = sorted(names, key=lambda pair: not _is_well_known(*pair))
@@ -73,7 +82,7 @@ def refusal(outline: Outline, *, wasi_03: bool) -> str:
 
     `wasi_03`: whether the runner runs commands of WASI 0.3.
     """
-    if outline.kind is ModuleKind.COMPONENT:
+    if outline.kind is not ModuleKind.CORE:
         return _component(outline, wasi_03=wasi_03)
     return _core(outline)
 
@@ -84,7 +93,7 @@ def wants_wasi_03(outline: Outline) -> str:
     A compiler that isn't set for 0.3 finds such a component invalid: this is then what is told of it.
     """
     names = [name for name, _ in outline.imports] + list(outline.exports)
-    if outline.kind is not ModuleKind.COMPONENT or not any(_WASI_03.match(name) for name in names):
+    if outline.kind is ModuleKind.CORE or not any(_WASI_03.match(name) for name in names):
         return ""
     return (
         "was built for WASI 0.3, which this runner does not run: build it for 0.2 (wasip2), or allow 0.3 with the "
@@ -110,13 +119,12 @@ def _core(outline: Outline) -> str:
 
 
 def _component(outline: Outline, *, wasi_03: bool) -> str:
-    if any(_RUN_02.fullmatch(name) for name in outline.exports):
+    if outline.kind is ModuleKind.HTTP or any(_RUN_02.fullmatch(name) for name in outline.exports):
         return ""
     if any(_RUN_03.fullmatch(name) for name in outline.exports):
         return "" if wasi_03 else wants_wasi_03(outline)
-    if any(name.startswith(("wasi:http/incoming-handler@", "wasi:http/handler@0.3")) for name in outline.exports):
-        server = next(name for name in outline.exports if name.startswith("wasi:http/"))
-        return f"is an HTTP server (it exports {server.partition('@')[0]}), which can't be served yet; commands are run"
+    if any(name.startswith("wasi:http/handler@0.3") for name in outline.exports):
+        return "is an HTTP server of WASI 0.3 (it exports wasi:http/handler), which is not served: build it for 0.2"
     if not outline.exports:
         return "is a component without exports, so there is nothing to run"
     return (

@@ -32,7 +32,7 @@ from wherry_runner.modules.refusals import LIMIT_SECONDS, Refusals
 from wherry_runner.modules.store import CompiledFacts, Store, sha256_of
 from wherry_runner.modules.threads import in_thread
 
-OPTIONS = "commands-2"
+OPTIONS = "guests-3"
 """Names what the compilers are set to (`execution/wasmtime_config.py`, `runner/executor/src/config.rs`). Count it up with
 every change there that changes compiled code."""
 

@@ -5,7 +5,7 @@ A process of its own, because a compiler reads strangers' bytes and may need any
 WebAssembly (binary or text) on standard input, writes native code to OUTPUT_FD, and says on standard output what came
 of it, one JSON object:
 
-    {"kind": "core"|"component", "sha256": "<of the native code>",
+    {"kind": "core"|"component"|"http", "sha256": "<of the native code>",
      "imports": [["<module>", "<name>"], …], "exports": ["<name>", …], "exportCount": <how many it has>}
     {"refused": "<what it is instead, to follow its name>"}     with the other fields too, as far as they are known
     {"damaged": true}                      the input doesn't have the digest that it should have
@@ -91,9 +91,9 @@ def compile_module(data: bytes, output: int, variant: Variant) -> dict[str, Any]
         compiled: wasmtime.Module | component.Component
         if form is sniff.Form.COMPONENT:
             compiled = component.Component(engine, data)
-            kind = ModuleKind.COMPONENT
             imports = [(name, "") for name in compiled.type.imports(engine)]
             exports = list(compiled.type.exports(engine))
+            kind = classify.component_kind(exports)
         else:
             compiled = wasmtime.Module(engine, data)
             kind = ModuleKind.CORE

@@ -20,6 +20,9 @@ PROCESSES_PER_GUEST = 2
 DESCRIPTORS_PER_GUEST = 2
 """That the supervisor holds for each: its pidfd and its report. And one for the input, where there is one."""
 
+DESCRIPTORS_PER_SERVER = 3
+"""For one that may serve: its listening socket, its page of counts, and the pipe by which it says that it is ready."""
+
 DESCRIPTORS_PER_LOG = 2
 """For an executor that writes no logs: the receiver of a guest's output, and the log."""
 
@@ -164,7 +167,9 @@ def needs(
             memory_bytes=memory_request(resources, default_bytes=default_memory_request_bytes),
             millicores=cpu_request(resources),
             processes=PROCESSES_PER_GUEST,
-            descriptors=descriptors_per_guest + container.stdin,
+            descriptors=descriptors_per_guest
+            + container.stdin
+            + (DESCRIPTORS_PER_SERVER if container.http is not None else 0),
         )
 
     beside = Amounts()

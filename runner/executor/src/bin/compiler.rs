@@ -25,7 +25,7 @@ use serde::Serialize;
 use sha2::{Digest, Sha256};
 use wasmtime::OutOfMemory;
 
-use config::Variant;
+use config::{Life, Variant};
 use outline::Outline;
 
 /// Native code is two to four times the size of a large module; this only stops what runs away.
@@ -88,7 +88,7 @@ fn run() -> Result<(), String> {
     limit(arguments.memory_bytes, arguments.cpu_seconds).map_err(|error| format!("can't be limited: {error}"))?;
     // Asked before the sandbox hides the files that tell of a container's share.
     let threads = std::thread::available_parallelism().map_or(1, |number| number.get());
-    sandbox::Sandbox::new(sandbox::probe(), &[], None)?.enter()?;
+    sandbox::Sandbox::new(sandbox::probe(), &[], None, sandbox::Calls::Command)?.enter()?;
     // Threads have the sandbox of the one that starts them.
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.min(MAX_THREADS))
@@ -184,7 +184,11 @@ fn compile(module: Vec<u8>, mut output: File, variant: Variant, wasi_03: bool) -
         }
     };
     let outline = Outline::read(&module, component);
-    let engine = config::engine(variant, wasi_03).map_err(|error| format!("{error:#}"))?;
+    let life = match &outline {
+        Ok(outline) if outline.serves() => Life::Server,
+        _ => Life::Command,
+    };
+    let engine = config::engine(variant, life, wasi_03).map_err(|error| format!("{error:#}"))?;
     let code = if component {
         engine.precompile_component(&module)
     } else {

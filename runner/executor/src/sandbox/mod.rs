@@ -5,8 +5,8 @@
 //! - **no_new_privs**: no setuid program and no file capability gives it anything.
 //! - **Landlock** (`landlock.rs`): the guest's folders and its log's folder are all of the file system; no TCP port, no
 //!   abstract Unix socket of others, no signal to others, no ptrace of others.
-//! - **seccomp** (`seccomp.rs`): a list of the system calls that running a module needs. No process, no socket, no
-//!   program, no executable memory.
+//! - **seccomp** (`seccomp.rs`): a list of the system calls that running a module needs. No process, no socket but a
+//!   server's own, no program, no executable memory.
 //!
 //! WebAssembly is the wall; this is what somebody who came through it would find. The calls are made directly: there are
 //! four, and the crates for them add what must not be here, a best effort that gives less than was asked for in silence.
@@ -18,6 +18,8 @@ use std::ptr::null_mut;
 
 mod landlock;
 mod seccomp;
+
+pub use seccomp::Calls;
 
 /// What is in force for every guest on this kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -80,7 +82,11 @@ pub fn probe() -> Confinement {
 /// In a child: close one gate after the other, and see whether it holds.
 fn try_all() -> Confinement {
     let none = Confinement::default();
-    let closes = |gate| Sandbox::new(gate, &[], None).and_then(Sandbox::enter).is_ok();
+    let closes = |gate| {
+        Sandbox::new(gate, &[], None, Calls::Command)
+            .and_then(Sandbox::enter)
+            .is_ok()
+    };
     let no_new_privileges = closes(Confinement {
         no_new_privileges: true,
         ..none
@@ -102,16 +108,26 @@ fn try_all() -> Confinement {
 pub struct Sandbox {
     confinement: Confinement,
     ruleset: Option<OwnedFd>,
+    calls: Calls,
 }
 
 impl Sandbox {
     /// `log` is the folder of its log files. Fails if the kernel does not take a folder.
-    pub fn new(confinement: Confinement, preopens: &[Folder], log: Option<RawFd>) -> Result<Sandbox, String> {
+    pub fn new(
+        confinement: Confinement,
+        preopens: &[Folder],
+        log: Option<RawFd>,
+        calls: Calls,
+    ) -> Result<Sandbox, String> {
         let ruleset = match confinement.landlock_abi {
             0 => None,
             abi => Some(landlock::ruleset(abi, preopens, log).map_err(|error| failed("Landlock", &error))?),
         };
-        Ok(Sandbox { confinement, ruleset })
+        Ok(Sandbox {
+            confinement,
+            ruleset,
+            calls,
+        })
     }
 
     /// Confine this process, which must have one thread, and the threads that it will start. There is no way back.
@@ -127,7 +143,7 @@ impl Sandbox {
         }
         if self.confinement.seccomp {
             // Last, for it forbids the calls that the others are made of.
-            seccomp::install().map_err(|error| failed("seccomp", &error))?;
+            seccomp::install(self.calls).map_err(|error| failed("seccomp", &error))?;
         }
         Ok(())
     }

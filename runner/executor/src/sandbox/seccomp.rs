@@ -200,6 +200,23 @@ const CONDITIONAL: &[(c_long, Condition)] = &[
     (libc::SYS_tgkill, Condition::IsOwnProcess(0)),
 ];
 
+/// What a server may do beside: take connections from the listening socket that it was given, and talk to who made them. It
+/// can make no socket, and none that it has connects to anybody: an address that a message would be sent to is forbidden.
+const OF_SERVERS: &[(c_long, Answer)] = &[
+    (libc::SYS_accept4, Answer::Allow),
+    (libc::SYS_shutdown, Answer::Allow),
+    (libc::SYS_recvfrom, Answer::If(Condition::IsNull(4))),
+    (libc::SYS_sendto, Answer::If(Condition::IsNull(4))),
+];
+
+/// Which lists hold for a process.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Calls {
+    Command,
+    #[allow(dead_code)] // the compiler is none
+    Server,
+}
+
 /// The C library takes clone(2) instead, whose flags a filter can see.
 const UNKNOWN: &[c_long] = &[libc::SYS_clone3];
 
@@ -266,17 +283,27 @@ const KILLED_HERE: &[c_long] = &[];
 const LAST: c_long = 462;
 
 /// Assembled once, by the executor: every guest's process finds it here.
-static FILTER: OnceLock<Vec<sock_filter>> = OnceLock::new();
+static OF_COMMAND: OnceLock<Vec<sock_filter>> = OnceLock::new();
+static OF_SERVER: OnceLock<Vec<sock_filter>> = OnceLock::new();
 
-/// Assemble the filter, so that no child has to.
+/// Assemble the filters, so that no child has to.
 pub fn prepare() {
-    FILTER.get_or_init(|| assemble(&ranges()));
+    for calls in [Calls::Command, Calls::Server] {
+        filter(calls);
+    }
+}
+
+fn filter(calls: Calls) -> &'static [sock_filter] {
+    let place = match calls {
+        Calls::Command => &OF_COMMAND,
+        Calls::Server => &OF_SERVER,
+    };
+    place.get_or_init(|| assemble(&ranges(calls)))
 }
 
 /// Give this process, which must have one thread, and its future threads the filter.
-pub fn install() -> io::Result<()> {
-    prepare();
-    let mut filter = FILTER.get().cloned().unwrap_or_default();
+pub fn install(calls: Calls) -> io::Result<()> {
+    let mut filter = filter(calls).to_vec();
     for instruction in &mut filter {
         if u32::from(instruction.code) == IF_EQUAL && instruction.k == OWN_PROCESS {
             instruction.k = std::process::id();
@@ -297,7 +324,7 @@ pub fn install() -> io::Result<()> {
 }
 
 /// From which number on which answer holds, ascending from 0.
-fn ranges() -> Vec<(u32, Answer)> {
+fn ranges(calls: Calls) -> Vec<(u32, Answer)> {
     let mut answers = vec![Answer::Deny; LAST as usize + 1];
     answers.push(Answer::Unknown);
     for (calls, answer) in [
@@ -313,6 +340,11 @@ fn ranges() -> Vec<(u32, Answer)> {
     }
     for (call, condition) in CONDITIONAL {
         answers[*call as usize] = Answer::If(*condition);
+    }
+    if calls == Calls::Server {
+        for (call, answer) in OF_SERVERS {
+            answers[*call as usize] = *answer;
+        }
     }
     let mut ranges: Vec<(u32, Answer)> = (0..).zip(answers).collect();
     ranges.dedup_by_key(|(_, answer)| *answer);
@@ -483,7 +515,7 @@ mod tests {
                 .iter()
                 .flat_map(|argument| [*argument as u32, (argument >> 32) as u32]),
         );
-        let filter = assemble(&ranges());
+        let filter = assemble(&ranges(Calls::Command));
         let (mut accumulator, mut next) = (0, 0);
         loop {
             let sock_filter { code, jt, jf, k } = filter[next];
@@ -532,6 +564,30 @@ mod tests {
         all.sort();
         all.dedup();
         assert_eq!(all.len(), count);
+    }
+
+    #[test]
+    fn a_server_may_do_what_a_command_may_and_talk_to_who_called_it() {
+        let (command, server) = (ranges(Calls::Command), ranges(Calls::Server));
+        let answer = |ranges: &[(u32, Answer)], call: c_long| {
+            let place = ranges.partition_point(|(first, _)| *first <= call as u32);
+            ranges[place - 1].1
+        };
+        for call in 0..=LAST {
+            match OF_SERVERS.iter().find(|(known, _)| *known == call) {
+                Some((_, expected)) => assert_eq!(answer(&server, call), *expected, "call {call}"),
+                None => assert_eq!(answer(&server, call), answer(&command, call), "call {call}"),
+            }
+        }
+        for call in [
+            libc::SYS_socket,
+            libc::SYS_connect,
+            libc::SYS_bind,
+            libc::SYS_listen,
+            libc::SYS_sendmsg,
+        ] {
+            assert_eq!(answer(&server, call), Answer::Deny, "call {call}");
+        }
     }
 
     #[test]

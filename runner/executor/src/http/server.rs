@@ -1,0 +1,207 @@
+//! A server: takes connections from its listening socket until it is told to end.
+
+use std::future::{Future, poll_fn};
+use std::io;
+use std::net;
+use std::os::fd::OwnedFd;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::runtime::{Builder, Runtime};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::time::{sleep, timeout};
+use wasmtime::{Engine, Store, UpdateDeadline};
+use wasmtime_wasi_http::p2::bindings::ProxyPre;
+
+use super::connection;
+use super::counts::Counts;
+use super::epochs;
+use super::request;
+use super::settings::Settings;
+use super::state::State;
+use crate::limiter::{Limiter, Pool};
+use crate::output::SharedLog;
+use crate::payload::Payload;
+use crate::report::Report;
+use crate::run::HOSTCALL_BYTES;
+use crate::wasi;
+
+/// After an error that more connections would only repeat: no descriptor or no memory is left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Ticks of the engine's clock that an instance may compute before others have their turn.
+const TURN_TICKS: u64 = 1;
+
+pub struct Server {
+    pub(super) instances: ProxyPre<State>,
+    pub(super) settings: Settings,
+    pub(super) counts: &'static Counts,
+    pub(super) log: SharedLog,
+    /// One permit for each request that may be worked on.
+    pub(super) requests: Arc<Semaphore>,
+    connections: Arc<Semaphore>,
+    engine: Engine,
+    /// What each instance is given.
+    payload: Payload,
+    folders: Vec<OwnedFd>,
+    memory: Arc<Pool>,
+    /// True once the server ends; whoever has a receiver is waited for.
+    draining: watch::Sender<bool>,
+}
+
+/// For a server: on this thread, and at most one more for what can't be done without blocking.
+pub fn runtime() -> io::Result<Runtime> {
+    Builder::new_current_thread()
+        .enable_io()
+        .enable_time()
+        .max_blocking_threads(1)
+        .build()
+}
+
+impl Server {
+    pub fn new(
+        engine: &Engine,
+        instances: &ProxyPre<State>,
+        settings: Settings,
+        payload: Payload,
+        folders: Vec<OwnedFd>,
+        log: &SharedLog,
+        counts: OwnedFd,
+    ) -> io::Result<Server> {
+        epochs::tick(engine)?;
+        Ok(Server {
+            instances: instances.clone(),
+            settings,
+            counts: Counts::map(counts)?,
+            log: log.clone(),
+            requests: Arc::new(Semaphore::new(settings.max_requests)),
+            connections: Arc::new(Semaphore::new(settings.max_connections)),
+            engine: engine.clone(),
+            memory: Arc::new(Pool::new(payload.memory_bytes)),
+            payload,
+            folders,
+            draining: watch::Sender::new(false),
+        })
+    }
+
+    /// Serve clients of `listener`, which is bound and listens, until `termination` is readable, then finish what was begun.
+    /// One byte goes to `ready` when connections are taken. The report tells why it could not, if so.
+    pub fn serve(self, runtime: &Runtime, listener: OwnedFd, ready: OwnedFd, termination: OwnedFd) -> Report {
+        let told = |error: io::Error| format!("could not serve: {error}");
+        let served = runtime.block_on(async {
+            let listener = net::TcpListener::from(listener);
+            listener.set_nonblocking(true).map_err(told)?;
+            let listener = TcpListener::from_std(listener).map_err(told)?;
+            // SAFETY: the registration owns the descriptor, whose number is nobody else's until both are gone.
+            let termination = unsafe { AsyncFd::register_with_interest(termination, Interest::READABLE) }
+                .map_err(|error| told(error.into()))?;
+            self.try_instance().await?;
+            // Nobody there to be told is no reason not to serve.
+            let _ = rustix::io::write(&ready, b"1");
+            drop(ready);
+            Arc::new(self).accept(listener, &termination).await;
+            Ok(())
+        });
+        served.map_or_else(Report::failed, |()| Report::exited(0))
+    }
+
+    /// Make an instance and let it go: a module that can't have one is better refused now than with each request.
+    async fn try_instance(&self) -> Result<(), String> {
+        let mut store = self.store()?;
+        let made = timeout(
+            self.settings.request_timeout(),
+            self.instances.instantiate_async(&mut store),
+        );
+        match made.await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(match store.data().limiter.refused() {
+                Some((wanted, limit)) => format!(
+                    "could not run the module: its memories and tables begin with at least {wanted} bytes, and its limit \
+                     is {limit}"
+                ),
+                None => format!("could not run the module: {error:#}"),
+            }),
+            Err(_) => Err(format!(
+                "could not run the module: an instance was not made within {} s",
+                self.settings.request_seconds
+            )),
+        }
+    }
+
+    async fn accept(self: Arc<Self>, listener: TcpListener, termination: &AsyncFd<OwnedFd>) {
+        while let Some(permit) = unless(termination, self.connections.clone().acquire_owned()).await {
+            match unless(termination, listener.accept()).await {
+                None => break,
+                Some(Ok((client, _))) => self.spawn(client, false, permit.ok()),
+                // The client was gone before we came to it.
+                Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+                Some(Err(_)) => sleep(ACCEPT_PAUSE).await,
+            }
+        }
+        self.draining.send_replace(true);
+        // Who is in the queue already was promised an answer.
+        while let Poll::Ready(Ok((client, _))) = poll_fn(|context| Poll::Ready(listener.poll_accept(context))).await {
+            self.spawn(client, true, None);
+        }
+        drop(listener);
+        self.draining.closed().await;
+    }
+
+    fn spawn(self: &Arc<Self>, client: TcpStream, last: bool, permit: Option<OwnedSemaphorePermit>) {
+        let lives = self.lives();
+        let served = connection::serve(Arc::clone(self), client, last, permit);
+        tokio::spawn(async move {
+            served.await;
+            drop(lives);
+        });
+    }
+
+    /// What the end of the server waits for, as long as somebody has it; it tells when the server ends.
+    pub(super) fn lives(&self) -> watch::Receiver<bool> {
+        self.draining.subscribe()
+    }
+
+    /// A store for one request's instance.
+    pub(super) fn store(&self) -> Result<Store<State>, String> {
+        let wasi = wasi::context(&self.payload, &self.folders, None, &self.log)?.build();
+        let mut store = Store::new(&self.engine, State::new(wasi, Limiter::of(&self.memory)));
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(HOSTCALL_BYTES);
+        let counted = store.set_fuel(self.payload.fuel.unwrap_or(u64::MAX));
+        if self.payload.fuel.is_some() && counted.is_err() {
+            return Err("the module was compiled without fuel, which its limit wants".into());
+        }
+        store.set_epoch_deadline(TURN_TICKS);
+        // tokio's own way to let others have their turn: it looks for what came from outside, too.
+        store.epoch_deadline_callback(|_| {
+            Ok(UpdateDeadline::YieldCustom(
+                TURN_TICKS,
+                Box::pin(tokio::task::yield_now()),
+            ))
+        });
+        Ok(store)
+    }
+
+    /// Write a line of ours into the guest's log.
+    pub(super) fn tell(&self, text: &str) {
+        request::tell(&self.log, text);
+    }
+}
+
+/// What a future gives; None if the server is to end before.
+async fn unless<F: Future>(termination: &AsyncFd<OwnedFd>, what: F) -> Option<F::Output> {
+    let mut what = pin!(what);
+    poll_fn(|context| {
+        // Never read: once it is told, it stays so.
+        if termination.poll_read_ready(context).is_ready() {
+            return Poll::Ready(None);
+        }
+        what.as_mut().poll(context).map(Some)
+    })
+    .await
+}

@@ -1,0 +1,101 @@
+"""Pods that serve HTTP, by the real control plane: their port, their address, when they are ready, and how they end.
+
+(Services want an address that is not loopback; what they do with these Pods is looked at on real nodes.)
+"""
+
+from __future__ import annotations
+
+import socket
+
+import httpx
+import pytest
+
+from tests.guests.servers import SERVER
+from tests.support import executors, wat
+from tests.support.kube import Workspace, conditions, workload
+
+GREETING = "hello over HTTP\n"
+
+
+@pytest.fixture(autouse=True)
+def _native() -> None:
+    if reason := executors.why_not("native"):
+        pytest.skip(reason)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+def test_a_pod_serves_on_its_containers_port_until_it_is_deleted(space: Workspace) -> None:
+    port = free_port()
+    space.pod("web", space.push(SERVER), ports=[{"name": "http", "containerPort": port}])
+    space.kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=60s")
+    status = (space.get("pod", "web") or {})["status"]
+    assert (status["podIP"], status["podIPs"]) == ("127.0.0.1", [{"ip": "127.0.0.1"}])
+    address = f"http://{status['podIP']}:{port}"
+    assert httpx.get(f"{address}/log").text == GREETING
+    space.wait(lambda: "asked" in space.logs("web"), "its output is in the log")
+    space.kubectl("delete", "pod", "web", "--wait=true")
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(address)
+
+
+def test_a_second_pod_for_the_same_port_waits_until_it_is_free(space: Workspace) -> None:
+    port = free_port()
+    image = space.push(SERVER)
+    space.pod("first", image, ports=[{"containerPort": port}])
+    space.kubectl("wait", "--for=condition=Ready", "pod/first", "--timeout=60s")
+    space.pod("second", image, ports=[{"containerPort": port}])
+    space.wait(
+        lambda: any(
+            reason == "FailedPlacement" and f"port {port} taken" in message
+            for reason, message in space.events("second")
+        ),
+        "it is told why it waits",
+    )
+    space.kubectl("delete", "pod", "first", "--wait=true")
+    space.kubectl("wait", "--for=condition=Ready", "pod/second", "--timeout=60s")
+    assert httpx.get(f"http://127.0.0.1:{port}/").text == GREETING
+
+
+def test_a_command_with_a_port_has_no_address_and_keeps_nobody_from_it(space: Workspace) -> None:
+    port = free_port()
+    space.pod("command", space.push(wat.exits(0)), spec={"restartPolicy": "Never"}, ports=[{"containerPort": port}])
+    body = space.wait_phase("command", "Succeeded")
+    assert "podIP" not in body["status"]
+
+
+def test_a_port_of_the_node_is_refused_by_name(space: Workspace) -> None:
+    space.pod("host", space.push(SERVER), ports=[{"containerPort": 8080, "hostPort": 8080}])
+    space.wait(lambda: "hostPort" in str((space.get("pod", "host") or {}).get("status", {})), "its field is named")
+
+
+def test_a_server_without_a_port_says_what_is_missing(space: Workspace) -> None:
+    space.pod("nameless", space.push(SERVER))
+    space.wait(lambda: "nothing says on which port" in space.waiting("nameless").get("message", ""), "it is told")
+    assert "Ready" in conditions(space.get("pod", "nameless") or {})
+
+
+def test_each_instance_of_a_wasmworkload_serves_on_a_port_of_its_own(space: Workspace) -> None:
+    space.workload("web", module={"inline": SERVER}, replicas=3, http={"maxRequests": 10})
+    space.kubectl("wait", "--for=condition=Ready", "wasmworkload/web", "--timeout=60s")
+    instances = (space.get("wasmworkload", "web") or {})["status"]["instances"]
+    addresses = {each["address"] for each in instances}
+    assert len(addresses) == 3
+    for address in addresses:
+        assert httpx.get(f"http://{address}/").text == GREETING
+    space.kubectl("delete", "wasmworkload", "web", "--wait=true")
+
+
+def test_http_is_for_what_has_no_end(space: Workspace) -> None:
+    for spec, words in (
+        ({"restartPolicy": "Never", "http": {}}, "http is for restartPolicy Always"),
+        ({"http": {"maxRequests": 0}}, "spec.http.maxRequests"),
+        ({"http": {"requestTimeoutSeconds": 86401}}, "spec.http.requestTimeoutSeconds"),
+    ):
+        done = space.try_apply(workload("bad", module={"inline": SERVER}, **spec))
+        assert done.returncode != 0
+        assert words in done.stderr

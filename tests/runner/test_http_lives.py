@@ -1,0 +1,170 @@
+"""Servers on a whole runner: their ports, their restarts, and their ends, seen by clients."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import signal
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterator
+from pathlib import Path
+
+import aiohttp
+import httpx
+import pytest
+
+from tests.guests.servers import SERVER
+from tests.support import executors
+from tests.support.runner import Certificates, RunnerProcess
+from wherry_operator.runners.client import RunnerClient
+from wherry_operator.settings import ClientTls
+from wherry_operator.tls import RunnerTls
+from wherry_runner import protocol
+from wherry_runner.protocol import Phase, RestartPolicy, WorkloadStatus
+
+GREETING = "hello over HTTP\n"
+
+Work = Callable[[RunnerClient], Awaitable[None]]
+
+
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Certificates:
+    if reason := executors.why_not("native"):
+        pytest.skip(reason)
+    return Certificates(tmp_path_factory.mktemp("pki"))
+
+
+@pytest.fixture(scope="module")
+def runner(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunnerProcess]:
+    flags = ("--back-off-initial", "0.2", "--termination-grace-seconds", "30")
+    process = RunnerProcess(tmp_path_factory.mktemp("runner"), certificates, "runner-h", flags)
+    process.start()
+    yield process
+    process.kill()
+    process.close()
+
+
+def talk(runner: RunnerProcess, certificates: Certificates, work: Work) -> None:
+    async def main() -> None:
+        files = ClientTls(
+            ca_file=certificates.ca.cert_file, cert_file=certificates.operator.cert, key_file=certificates.operator.key
+        )
+        client = RunnerClient(runner.name, runner.url, RunnerTls(files))
+        try:
+            async with asyncio.timeout(120):
+                await work(client)
+        finally:
+            await client.close()
+
+    asyncio.run(main())
+
+
+def put(
+    *, sequence: int = 1, http: protocol.HttpServer | None = None, policy: RestartPolicy = RestartPolicy.ALWAYS
+) -> protocol.WorkloadPut:
+    return protocol.WorkloadPut(
+        epoch=1,
+        sequence=sequence,
+        template_hash="t1",
+        workload=protocol.Workload(
+            owner=protocol.Owner(kind="Pod", namespace="default", name="web", uid="u"),
+            restart_policy=policy,
+            containers=(
+                protocol.Container(
+                    name="main",
+                    module=protocol.InlineModule(data=base64.b64encode(SERVER.encode())),
+                    http=http or protocol.HttpServer(),
+                ),
+            ),
+            termination_grace_period_seconds=30,
+        ),
+    )
+
+
+async def until(client: RunnerClient, holds: Callable[[WorkloadStatus], bool], workload_id: str) -> WorkloadStatus:
+    while not holds(status := await client.get(workload_id)):
+        await asyncio.sleep(0.02)
+    return status
+
+
+async def ready(client: RunnerClient, workload_id: str) -> int:
+    """Its port, once it serves."""
+    status = await until(client, lambda status: status.containers[0].ready, workload_id)
+    port = status.containers[0].port
+    assert port is not None
+    return port
+
+
+def guest_pid(runner: RunnerProcess, port: int) -> int:
+    """The process that has a port open beside the runner: the server's own."""
+    assert runner.process is not None
+    wanted = f"socket:[{_inode(port)}]"
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            links = {str(link.readlink()) for link in (folder / "fd").iterdir()}
+        except (PermissionError, FileNotFoundError, ProcessLookupError):
+            continue
+        if wanted in links and int(folder.name) != runner.process.pid:
+            return int(folder.name)
+    raise AssertionError(f"no guest listens on {port}")
+
+
+async def metrics(runner: RunnerProcess, certificates: Certificates) -> str:
+    context = ssl.create_default_context(cafile=certificates.ca.cert_file)
+    context.check_hostname = False
+    context.load_cert_chain(certificates.operator.cert, certificates.operator.key)
+    async with httpx.AsyncClient(verify=context) as http:
+        return (await http.get(f"{runner.url}/metrics")).text
+
+
+def _inode(port: int) -> str:
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        fields = line.split()
+        if fields[1].endswith(f":{port:04X}") and fields[3] == "0A":
+            return fields[9]
+    raise AssertionError(f"nobody listens on {port}")
+
+
+def test_a_server_is_ready_answers_and_drains(runner: RunnerProcess, certificates: Certificates) -> None:
+    async def work(client: RunnerClient) -> None:
+        await client.put("web", put())
+        port = await ready(client, "web")
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+            answers = await asyncio.gather(*(http.get("/log") for _ in range(20)))
+            assert {(answer.status_code, answer.text) for answer in answers} == {(200, GREETING)}
+            waiting = asyncio.create_task(http.get("/wait"))
+            while "wherry_runner_http_requests 1.0" not in await metrics(runner, certificates):
+                await asyncio.sleep(0.01)
+            await client.delete("web", epoch=1, sequence=2, grace_seconds=30)
+            assert (await waiting).text == GREETING
+        ended = await until(client, lambda status: status.phase is Phase.ENDED, "web")
+        state = ended.containers[0].state
+        assert isinstance(state, protocol.Terminated)
+        assert (state.exit_code, state.reason) == (0, "Completed")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+        text = await metrics(runner, certificates)
+        assert 'wherry_runner_http_answers_total{status="2xx"} 21.0' in text
+        assert "wherry_runner_http_duration_seconds_count 21.0" in text
+
+    talk(runner, certificates, work)
+
+
+def test_a_server_that_dies_is_replaced_without_a_refused_connection(
+    runner: RunnerProcess, certificates: Certificates
+) -> None:
+    async def work(client: RunnerClient) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            wanted = free.getsockname()[1]
+        await client.put("dies", put(http=protocol.HttpServer(port=wanted)))
+        assert await ready(client, "dies") == wanted
+        os.kill(guest_pid(runner, wanted), signal.SIGKILL)
+        async with aiohttp.ClientSession() as http, http.get(f"http://127.0.0.1:{wanted}/") as answer:
+            assert await answer.text() == GREETING
+        status = await until(client, lambda status: status.containers[0].ready, "dies")
+        assert status.containers[0].restart_count == 1
+        await client.delete("dies", epoch=1, sequence=2, grace_seconds=0)
+
+    talk(runner, certificates, work)

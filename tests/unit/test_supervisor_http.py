@@ -1,0 +1,184 @@
+"""The ports of containers that serve: when they are open, who gets them, and what is said of it."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.support.runner_scene import ALWAYS, AT_ONCE, STUCK, TOLD, Runner, container, holds, run
+from wherry_runner.execution.engine import ModuleKind
+from wherry_runner.lives.listeners import Listeners, PortError, PortRange
+from wherry_runner.protocol import HttpServer, Waiting, WorkloadStatus
+
+ANY_PORT = (container(http=HttpServer()),)
+
+
+def serving_runner(folder: Path, **how: object) -> Runner:
+    runner = Runner(folder, **how)  # type: ignore[arg-type]
+    runner.modules.kind = ModuleKind.HTTP
+    return runner
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        port: int = found.getsockname()[1]
+        return port
+
+
+async def is_open(port: int) -> bool:
+    try:
+        _, writer = await asyncio.open_connection("127.0.0.1", port)
+    except ConnectionRefusedError:
+        return False
+    writer.close()
+    return True
+
+
+def port_of(status: WorkloadStatus) -> int:
+    port = status.containers[0].port
+    assert port is not None
+    return port
+
+
+def test_a_server_has_a_port_and_is_ready_when_it_takes_connections(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = serving_runner(tmp_path)
+        runner.put(containers=ANY_PORT)
+        status = await runner.running()
+        port = port_of(status)
+        assert 20_000 <= port <= 29_999
+        assert not status.containers[0].ready
+        assert await is_open(port)
+        guest = await runner.engine.guest(0)
+        assert guest.spec.http is not None
+        guest.serve()
+        assert (await runner.when(lambda status: status.containers[0].ready)).containers[0].port == port
+
+    run(scenario())
+
+
+def test_a_port_stays_open_while_one_run_follows_another(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = serving_runner(tmp_path, back_off=AT_ONCE)
+        wanted = free_port()
+        runner.put(containers=(container(http=HttpServer(port=wanted)),))
+        await runner.running()
+        first = await runner.engine.guest(0)
+        first.serve()
+        await runner.when(lambda status: status.containers[0].ready)
+        runner.engine.free.clear()
+        first.exit(1)
+        await runner.when(lambda status: not status.containers[0].ready)
+        assert await is_open(wanted)
+        runner.engine.free.set()
+        status = await runner.running(restarts=1)
+        assert port_of(status) == wanted
+        assert not status.containers[0].ready, "the new run does not take connections yet"
+
+    run(scenario())
+
+
+def test_a_port_is_closed_in_back_off_and_at_the_end(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = serving_runner(tmp_path, back_off=TOLD)
+        runner.put(containers=ANY_PORT)
+        port = port_of(await runner.running())
+        for number in range(2):
+            (await runner.engine.guest(number)).exit(1)
+        status = await runner.waiting("CrashLoopBackOff")
+        assert status.containers[0].port is None
+        assert not await is_open(port)
+
+        again = port_of(await runner.running(restarts=2))
+        runner.delete(grace=30)
+        guest = await runner.engine.guest(2)
+        await holds(lambda: guest.drained)
+        assert not guest.killed
+        assert not await is_open(again), "ours is closed, and the guest's own is its affair"
+        guest.exit(0)
+        await runner.ended()
+
+    run(scenario())
+
+
+def test_a_port_that_is_taken_is_waited_for(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = serving_runner(tmp_path, back_off=TOLD)
+        wanted = free_port()
+        spec = (container(http=HttpServer(port=wanted)),)
+        runner.put(containers=spec)
+        await runner.running()
+        runner.put(id="w2", containers=spec)
+        status = await runner.when(
+            lambda status: isinstance(status.containers[0].state, Waiting) and bool(status.containers[0].state.message),
+            "w2",
+        )
+        state = status.containers[0].state
+        assert isinstance(state, Waiting)
+        assert (state.reason, state.message) == ("CreateContainerError", f"port {wanted} is taken on this runner")
+        runner.delete(grace=0)
+        assert port_of(await runner.running(id="w2")) == wanted
+
+    run(scenario())
+
+
+def test_another_port_is_that_of_the_next_run(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = serving_runner(tmp_path)
+        one, other = free_port(), free_port()
+        runner.put(containers=(container(http=HttpServer(port=one)),))
+        await runner.running()
+        runner.put(sequence=2, content="c2", containers=(container(http=HttpServer(port=other)),))
+        (await runner.engine.guest(0)).exit(1)
+        assert port_of(await runner.running(restarts=1)) == other
+        assert not await is_open(one)
+
+    run(scenario())
+
+
+def test_a_server_for_which_nobody_names_a_port_is_refused(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = serving_runner(tmp_path, back_off=STUCK)
+        runner.put()
+        state = (await runner.waiting("CreateContainerError")).containers[0].state
+        assert isinstance(state, Waiting)
+        assert "nothing says on which port" in state.message
+
+    run(scenario())
+
+
+def test_a_command_opens_no_port(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = Runner(tmp_path)
+        wanted = free_port()
+        runner.put(policy=ALWAYS, containers=(container(http=HttpServer(port=wanted)),))
+        status = await runner.running()
+        assert status.containers[0].ready
+        assert status.containers[0].port is None
+        assert not await is_open(wanted)
+        assert (await runner.engine.guest(0)).spec.http is None
+
+    run(scenario())
+
+
+def test_the_range_gives_each_a_port_of_its_own_and_says_when_it_is_used_up() -> None:
+    first = free_port()
+    listeners = Listeners("127.0.0.1", PortRange(first=first, last=first))
+    with pytest.raises(PortError, match=f"port {first} is taken"):
+        opened = listeners.open(None)
+        try:
+            with pytest.raises(PortError, match=f"no port is free from {first} to {first}"):
+                listeners.open(None)
+            listeners.open(first)
+        finally:
+            opened.close()
+    listeners.open(None).close()
+
+
+@pytest.mark.parametrize("text", ["", "1", "5-4", "0-9", "1-70000", "a-b", "-"])
+def test_what_is_no_range_is_refused(text: str) -> None:
+    with pytest.raises(ValueError):
+        PortRange.parse(text)
