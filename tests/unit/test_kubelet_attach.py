@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 from multidict import MultiDict
 
+from tests.support.spdy import SpdyClient
 from wherry_operator.kubelet import attach
 from wherry_operator.kubelet.auth import Attributes
 from wherry_operator.kubelet.spdy import Headers
@@ -103,60 +104,6 @@ def play(scenario: Callable[[Stage], Awaitable[None]], **spec: object) -> None:
 
 
 # --- SPDY -------------------------------------------------------------------------------------------------------------
-
-
-class SpdyClient:
-    """As little of a client as it takes."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self.reader = reader
-        self.writer = writer
-        self._headers = Headers()
-        self.names: dict[int, str] = {}
-        self.shown: dict[str, bytes] = {}
-        self.ended: set[str] = set()
-        self.pongs: list[bytes] = []
-
-    def open(self, *names: str) -> None:
-        for name in names:
-            number = 2 * len(self.names) + 1
-            self.names[number] = name
-            block = self._headers.write({"streamtype": name})
-            self.control(1, struct.pack(">IIH", number, 0, 0) + block)
-
-    def control(self, kind: int, body: bytes) -> None:
-        self.writer.write(struct.pack(">HHI", 0x8003, kind, len(body)) + body)
-
-    def data(self, name: str, data: bytes, *, fin: bool = False) -> None:
-        number = next(number for number, each in self.names.items() if each == name)
-        self.writer.write(struct.pack(">II", number, fin << 24 | len(data)) + data)
-
-    async def read(self, until: Callable[[], bool]) -> None:
-        """Take frames until something holds."""
-        while not until():
-            head = await self.reader.readexactly(8)
-            length = int.from_bytes(head[5:])
-            body = await self.reader.readexactly(length)
-            if head[0] & 0x80:
-                if head[3] == 6:
-                    self.pongs.append(body)
-                continue
-            name = self.names[int.from_bytes(head[:4])]
-            self.shown[name] = self.shown.get(name, b"") + body
-            if head[4] & 1:
-                self.ended.add(name)
-
-    async def rest(self) -> bytes:
-        """What comes up to the end. One in the middle of what we send is a reset."""
-        try:
-            return await self.reader.read()
-        except ConnectionResetError:
-            return b""
-
-    async def status(self) -> Object:
-        await self.read(lambda: "error" in self.ended)
-        found: Object = json.loads(self.shown["error"])
-        return found
 
 
 @asynccontextmanager

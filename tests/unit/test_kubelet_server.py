@@ -239,7 +239,6 @@ def test_what_a_module_does_not_have_is_refused_with_a_reason(pki: Pki) -> None:
             ("/exec/default/hello/main?command=sh&output=1", "POST", "exec"),
             ("/exec/default/hello/u1/main?command=sh", "GET", "exec"),
             ("/run/default/hello/main?cmd=ls", "POST", "exec"),
-            ("/portForward/default/hello", "POST", "port-forward"),
         ):
             async with stage.request(path, method) as response:
                 refusal = await response.json()
@@ -251,6 +250,9 @@ def test_what_a_module_does_not_have_is_refused_with_a_reason(pki: Pki) -> None:
             ("/attach/default/hello/u2/main?output=1", 404, 'pod "hello" does not exist'),
             ("/attach/default/hello/other?output=1", 404, 'container "other" not found in pod "hello"'),
             ("/attach/default/hello/u1/main?output=1", 400, "Upgrade request required"),
+            ("/portForward/default/other", 404, 'pod "other" does not exist'),
+            ("/portForward/default/hello/u2", 404, 'pod "hello" does not exist'),
+            ("/portForward/default/hello", 400, "Upgrade request required"),
         ):
             async with stage.request(path, "POST") as response:
                 assert response.status == status and (await response.json())["message"].startswith(text)

@@ -7,6 +7,7 @@ they are about; the rest is refused with a sentence that says why.
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
@@ -15,7 +16,7 @@ from aiohttp import web
 
 from wherry_operator.clock import Clock
 from wherry_operator.https import HttpsServer, KeptTrust
-from wherry_operator.kubelet import attach, logs, usage
+from wherry_operator.kubelet import attach, logs, portforward, usage
 from wherry_operator.kubelet.auth import (
     Attributes,
     Authenticator,
@@ -36,11 +37,8 @@ _NO_EXEC = (
     "exec is not supported for WebAssembly workloads: a module has no shell and no second process to start "
     "one in; see its output with kubectl logs"
 )
-_NO_FORWARD = (
-    "port-forward is not supported for WebAssembly workloads: in this release of Wherry a module has no network"
-)
 
-_REFUSED = {"exec": _NO_EXEC, "run": _NO_EXEC, "portForward": _NO_FORWARD}
+_REFUSED = {"exec": _NO_EXEC, "run": _NO_EXEC}
 
 
 class PodLookup(Protocol):
@@ -135,6 +133,9 @@ class KubeletServer:
         for path in ("/attach/{namespace}/{pod}/{container}", "/attach/{namespace}/{pod}/{uid}/{container}"):
             for method in ("GET", "POST"):
                 app.router.add_route(method, path, self._attach)
+        for path in ("/portForward/{namespace}/{pod}", "/portForward/{namespace}/{pod}/{uid}"):
+            for method in ("GET", "POST"):
+                app.router.add_route(method, path, self._port_forward)
         for name, text in _REFUSED.items():
             app.router.add_route("*", f"/{name}/{{rest:.*}}", _refusal(text))
         return app
@@ -173,10 +174,24 @@ class KubeletServer:
             return web.Response(status=404, text=f'container "{container}" not found in pod "{name}"')
         return await logs.serve(request, pod, container, options, self._lookup.placement(pod["metadata"]["uid"]))
 
+    def _pod_of(self, request: web.Request) -> Object | None:
+        pod = self._lookup.pod(request.match_info["namespace"], request.match_info["pod"])
+        uid = request.match_info.get("uid")
+        return pod if pod is not None and uid in (None, pod["metadata"]["uid"]) else None
+
+    async def _port_forward(self, request: web.Request) -> web.StreamResponse:
+        pod = self._pod_of(request)
+        if pod is None:
+            return _status(404, f'pod "{request.match_info["pod"]}" does not exist')
+        try:
+            return await portforward.serve(request, pod, functools.partial(portforward.connect, pod))
+        except portforward.BadRequest as error:
+            return _status(400, str(error))
+
     async def _attach(self, request: web.Request) -> web.StreamResponse:
         name, container = request.match_info["pod"], request.match_info["container"]
-        pod = self._lookup.pod(request.match_info["namespace"], name)
-        if pod is None or request.match_info.get("uid", pod["metadata"]["uid"]) != pod["metadata"]["uid"]:
+        pod = self._pod_of(request)
+        if pod is None:
             return _status(404, f'pod "{name}" does not exist')
         if not logs.has_container(pod, container):
             return _status(404, f'container "{container}" not found in pod "{name}"')

@@ -1,4 +1,5 @@
-"""The server's side of SPDY/3.1, as far as API servers use it to attach: streams that the client opens, and their data.
+"""The server's side of SPDY/3.1, as far as API servers use it to attach and to forward ports: streams that the client opens,
+and their data.
 
 Frames and header blocks: draft-mbelshe-httpbis-spdy-00, §2. There is no flow control in it, as in Kubernetes' own library
 (moby/spdystream): a slow reader is waited for by TCP alone.
@@ -18,7 +19,7 @@ MAX_CONTROL_BYTES = 16 << 10
 """Of one control frame, and of its headers: a stream has three short ones."""
 
 MAX_STREAMS = 16
-"""One connection has five at most."""
+"""At a time. Who attaches opens five at most."""
 
 MAX_UNREAD_BYTES = 256 << 10
 """Of input that nobody has taken yet: beyond it the client has to wait."""
@@ -31,6 +32,10 @@ CLOSE_SECONDS = 5.0
 
 _SYN_STREAM, _SYN_REPLY, _RST_STREAM, _PING, _HEADERS = 1, 2, 3, 6, 8
 _FIN = 0x01
+_REFUSED_STREAM = 3
+
+_KEPT = ("stdin", "data")
+"""The types of streams on which clients have something to say."""
 
 # §2.6.10.1: both sides compress header blocks with this in mind. Names and values with their length, then plain text.
 _WORDS = (
@@ -121,8 +126,11 @@ class Stream:
 class SpdyConnection(asyncio.Protocol):
     """Takes over a connection after its upgrade, and hands it back, closed, to the protocol that had it."""
 
-    def __init__(self, transport: asyncio.Transport) -> None:
+    def __init__(self, transport: asyncio.Transport, *, max_streams: int = MAX_STREAMS) -> None:
         self._transport = transport
+        self._max_streams = max_streams
+        self._last_id = 0
+        self._unseen: deque[Stream] = deque()
         self._before = transport.get_protocol()
         self._headers = Headers()
         self._buffer = bytearray()
@@ -140,13 +148,35 @@ class SpdyConnection(asyncio.Protocol):
 
     async def streams(self, wanted: set[str]) -> dict[str, Stream]:
         """Wait until the client has opened these, told apart by their header `streamtype`. Raises ConnectionError."""
-        while True:
-            found = {stream.headers.get("streamtype", ""): stream for stream in self._streams.values()}
+        found: dict[str, Stream] = {}
+        async for stream in self.opened():
+            found[stream.headers.get("streamtype", "")] = stream
             if wanted <= found.keys():
-                return {name: found[name] for name in wanted}
+                break
+        return {name: found[name] for name in wanted}
+
+    async def opened(self) -> AsyncIterator[Stream]:
+        """Each stream that the client opens, until it goes. Raises ConnectionError then."""
+        while True:
+            while self._unseen:
+                yield self._unseen.popleft()
             self._changed.clear()
             await self._changed.wait()
             self._check()
+
+    def refuse(self, stream: Stream) -> None:
+        """Answer that it can't be."""
+        self._send(_RST_STREAM, struct.pack(">II", stream.id, _REFUSED_STREAM))
+        self.forget(stream)
+
+    def forget(self, stream: Stream) -> None:
+        """Nothing more is done with it, whatever still comes on it."""
+        self._streams.pop(stream.id, None)
+        stream.kept = False
+        stream.pieces.clear()
+        if stream.unread >= MAX_UNREAD_BYTES:
+            self._transport.resume_reading()
+        stream.unread = 0
 
     async def read(self, stream: Stream) -> AsyncIterator[bytes]:
         """What the client sends on a stream, up to its end. Raises ConnectionError. `kept` must be set before any comes."""
@@ -286,10 +316,12 @@ class SpdyConnection(asyncio.Protocol):
 
     def _open(self, stream_id: int, flags: int, block: bytes) -> None:
         stream = Stream(stream_id, self._headers.read(block))
-        if stream_id % 2 == 0 or stream_id in self._streams or len(self._streams) >= MAX_STREAMS:
+        if stream_id % 2 == 0 or stream_id <= self._last_id or len(self._streams) >= self._max_streams:
             raise ProtocolError("a stream that can't be")
-        stream.kept = stream.headers.get("streamtype") == "stdin"
+        stream.kept = stream.headers.get("streamtype") in _KEPT
+        self._last_id = stream_id
         self._streams[stream_id] = stream
+        self._unseen.append(stream)
         if flags & _FIN:
             self._end_of(stream)
         self._send(_SYN_REPLY, struct.pack(">I", stream_id) + self._headers.write({}))
