@@ -19,7 +19,7 @@ PATIENCE_SECONDS = 60.0
 class Answers(BaseHTTPRequestHandler):
     """A large answer to each GET."""
 
-    def do_GET(self) -> None:  # noqa: N802  # as the library has it
+    def do_GET(self) -> None:  # as the library has it
         body = self.path.encode() * 100_000
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
