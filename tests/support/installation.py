@@ -54,12 +54,15 @@ def establish_crd(cluster: Cluster) -> None:
 
 @contextlib.contextmanager
 def folder_of(name: str, session: pytest.Session) -> Iterator[Path]:
-    """A folder for an installation that several tests share. Its logs are kept if one of them failed."""
+    """A folder for an installation that several tests share. Its logs are kept if one of them failed, or it could not be
+    started."""
     directory = Path(tempfile.mkdtemp(prefix=f"wherry-{name}-"))
+    failed = True
     try:
         yield directory
+        failed = session.testsfailed > 0
     finally:
-        if session.testsfailed:
+        if failed:
             print(f"\nlogs of operator and runners kept: {directory / 'logs'}")
         else:
             shutil.rmtree(directory)
