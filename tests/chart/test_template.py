@@ -239,6 +239,14 @@ def test_no_runner_is_for_a_virtual_node(helm: Helm, values: Json) -> None:
         assert {"key": "type", "operator": "NotIn", "values": ["virtual-kubelet"]} in term
 
 
+def test_a_new_chart_alone_restarts_no_runner(default: list[Json]) -> None:
+    """Its version is on every object, but in no Pod's template."""
+    runner = find(default, "DaemonSet", "wherry-runner")
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert runner["metadata"]["labels"]["helm.sh/chart"] == f"wherry-{chart['version']}"
+    assert "helm.sh/chart" not in json.dumps(runner["spec"])
+
+
 def test_services_select_the_pods_that_they_are_for(default: list[Json]) -> None:
     for name, kind, port in (
         ("wherry-operator", "Deployment", "api"),

@@ -17,6 +17,15 @@ app.kubernetes.io/instance: {{ .root.Release.Name }}
 app.kubernetes.io/component: {{ .component }}
 {{- end }}
 
+{{/* Labels of a Pod: without versions, so that a new chart alone restarts no runner, and ends no guest. */}}
+{{- define "wherry.podLabels" -}}
+{{ include "wherry.selector" . }}
+app.kubernetes.io/part-of: wherry
+{{- with .root.Values.commonLabels }}
+{{ toYaml . }}
+{{- end }}
+{{- end }}
+
 {{/* Objects of a file that tests use, too: ${…} is filled in already, labels are added. Takes a dict: root, component, text,
 without (names of objects to leave out), annotations (by kind). */}}
 {{- define "wherry.objects" -}}
