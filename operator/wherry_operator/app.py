@@ -11,6 +11,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Sequence
+from typing import Any, cast
 
 import kopf
 from kubernetes.aio.client import Configuration
@@ -218,6 +219,8 @@ class Operator:
                 stop_flag=kopf_stop,
                 ready_flag=kopf_ready,
                 standalone=True,
+                # Without one kopf asks for the user's name, and an image's 65532 has none.
+                identity=cast("Any", self._settings.identity),
             ),
             name="kopf",
         )
