@@ -207,6 +207,10 @@ bench-operator: venv go executor ## Measure the operator on a control plane of i
 bench-containers: venv go node-packages ## Measure how container Pods perform on a real node here (root); ARGS=--record.
 	$(PY) -m bench.container_pods $(ARGS)
 
+.PHONY: bench-node
+bench-node: venv go executor node-packages ## Measure Pods of modules against Pods of containers on a real node (root).
+	$(PY) -m bench.node_pods $(ARGS)
+
 
 # dev.txt holds everything and comes first; the other two are cut from it, so that tests and images have the same versions.
 # What a lock pins already stays, unless told otherwise: make lock ARGS=--upgrade

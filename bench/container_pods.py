@@ -25,7 +25,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import urlsplit
 
 from tests.cluster import build, cgroups
 from tests.cluster.errors import ClusterError
@@ -125,6 +125,12 @@ class Running:
                 self._news.put(name)
 
 
+def make_namespace(cluster: NodeCluster) -> None:
+    """Make the namespace of all Pods that are measured."""
+    cluster.kubectl("create", "namespace", NAMESPACE)
+    cluster.kubectl("wait", "--for=create", "serviceaccount/default", f"--namespace={NAMESPACE}", "--timeout=30s")
+
+
 def pod(name: str, image: str) -> dict[str, Any]:
     """Return the Pod that is measured."""
     command = ["sh", "-c", "echo ready; exec sleep 1000000"]
@@ -140,22 +146,29 @@ def pod(name: str, image: str) -> dict[str, Any]:
     }
 
 
-def starts(api: Api, running: Running, image: str, count: int) -> dict[str, list[float]]:
-    """Start Pods one after the other; seconds from POST to Running, and to the first log line."""
-    taken: dict[str, list[float]] = {"running": [], "log": []}
-    connection = api.connection()
-    for number in range(count):
-        name = f"one-{number}"
+def start(api: Api, running: Running, body: dict[str, Any], *, log_query: str = "follow=true") -> tuple[float, float]:
+    """Start a Pod that prints a line, and delete it; seconds from POST to Running, and to the first log line."""
+    name = body["metadata"]["name"]
+    path = f"/api/v1/namespaces/{NAMESPACE}/pods"
+    with contextlib.closing(api.connection()) as connection:
         begin = time.monotonic()
-        api.ask(connection, "POST", f"/api/v1/namespaces/{NAMESPACE}/pods", pod(name, image))
-        running.wait(lambda name=name: name in running.seen)  # type: ignore[misc]
-        taken["running"].append(running.seen[name] - begin)
-        with api.lines(f"/api/v1/namespaces/{NAMESPACE}/pods/{name}/log?{urlencode({'follow': 'true'})}") as lines:
+        api.ask(connection, "POST", path, body)
+        running.wait(lambda: name in running.seen)
+        with api.lines(f"{path}/{name}/log?{log_query}") as lines:
             assert lines.readline() == b"ready\n"
-            taken["log"].append(time.monotonic() - begin)
-        api.ask(connection, "DELETE", f"/api/v1/namespaces/{NAMESPACE}/pods/{name}")
-        running.wait(lambda name=name: name in running.gone)  # type: ignore[misc]
-    connection.close()
+            log = time.monotonic() - begin
+        api.ask(connection, "DELETE", f"{path}/{name}")
+        running.wait(lambda: name in running.gone)
+    return running.seen[name] - begin, log
+
+
+def starts(api: Api, running: Running, image: str, count: int) -> dict[str, list[float]]:
+    """Start Pods one after the other; seconds as of `start`."""
+    taken: dict[str, list[float]] = {"running": [], "log": []}
+    for number in range(count):
+        seconds, log = start(api, running, pod(f"one-{number}", image))
+        taken["running"].append(seconds)
+        taken["log"].append(log)
     return taken
 
 
@@ -271,8 +284,7 @@ def measure(count: int, burst_count: int, progress: Progress) -> dict[str, Any]:
     image_layout = base.layout(progress)
     with NodeCluster(Path(tempfile.mkdtemp(prefix="wherry-bench-")), progress=progress) as cluster:
         image = cluster.push(image_layout, "base:1")
-        cluster.kubectl("create", "namespace", NAMESPACE)
-        cluster.kubectl("wait", "--for=create", "serviceaccount/default", f"--namespace={NAMESPACE}", "--timeout=30s")
+        make_namespace(cluster)
         api = Api(cluster)
         running = Running(api)
         progress.step("pulling the image, warming up")

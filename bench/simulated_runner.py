@@ -25,6 +25,7 @@ from wherry_runner.resources.admission import Admission, Amounts
 from wherry_runner.resources.limits import LimitDefaults
 from wherry_runner.resources.usage import Usage
 from wherry_runner.serving import api
+from wherry_runner.serving.condition import Condition
 from wherry_runner.serving.listening import serve
 from wherry_runner.serving.tls import ServerTls
 from wherry_runner.volumes import Volumes
@@ -67,7 +68,9 @@ async def run(folder: Path, tls: ServerTls, name: str, port: int) -> None:
         max_workloads=WORKLOADS,
     )
     usage = Usage(running=lambda: (), executor_pid=lambda: None, workloads=lambda: 0, requested=lambda: (0, 0))
-    await serve(api.application(supervisor, info, usage=usage, counts=counts), "127.0.0.1", port, tls.context)
+    condition = Condition(memory=(), disk=(), processes=(), images=list)
+    app = api.application(supervisor, info, usage=usage, condition=condition, counts=counts)
+    await serve(app, "127.0.0.1", port, tls.context)
 
 
 async def main() -> None:

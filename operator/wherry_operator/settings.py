@@ -6,7 +6,6 @@ import argparse
 import os
 import re
 import socket
-import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -241,7 +240,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     flag(
         "--kubelet-cert-dir",
-        os.path.join(tempfile.gettempdir(), f"wherry-operator-{os.getpid()}"),
+        # Not tempfile's: where nothing can be written it finds no folder, and most need none.
+        os.path.join(os.environ.get("TMPDIR") or "/tmp", f"wherry-operator-{os.getpid()}"),
         "where that one is kept",
     )
     flag("--kubelet-client-ca", "", "CA of client certificates (PEM); without it the cluster's own is read")

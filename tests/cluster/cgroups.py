@@ -43,9 +43,9 @@ def processes(group: str) -> set[int]:
     """Return the processes in a group and all below it: `NAME` or `NAME/...`."""
     pids: set[int] = set()
     for top in _hierarchies():
-        for file in (top / group).rglob("cgroup.procs"):
+        for folder, _, _ in os.walk(top / group):  # passes over what vanishes meanwhile
             with contextlib.suppress(OSError):
-                pids.update(map(int, file.read_text().split()))
+                pids.update(map(int, (Path(folder) / "cgroup.procs").read_text().split()))
     return pids
 
 

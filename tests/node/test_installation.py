@@ -3,34 +3,22 @@ their headless Service; two operators as a Deployment. Nodes are cordoned, drain
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.cluster.images import dockerfile
 from tests.cluster.node import NodeCluster
-from tests.cluster.pki import CertificateFiles
 from tests.cluster.processes import wait_for
 from tests.cluster.progress import Progress
-from tests.node.pods import PATIENCE, PATIENCE_SECONDS, RESTRICTED, Space
+from tests.node.installation import HAS_RUNNER, NODE_NAME, install, rolled_out, seen
+from tests.node.pods import PATIENCE, PATIENCE_SECONDS, Space
 from tests.support import wat
-from tests.support.installation import CRD, RBAC
 from tests.support.kube import workload
-from tests.support.runner import Certificates
 
 Json = dict[str, Any]
-
-NAMESPACE, NODE_NAME = "wherry-system", "wherry"
-
-API_PORT, HEALTH_PORT, KUBELET_PORT = 8443, 8080, 10250
-
-HAS_RUNNER = "example.com/runner"
-"""The label of the nodes that are to have one."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +57,10 @@ class Installed:
         """How many of its instances each node has."""
         return {node: len(runs) for node, runs in self.runs(name).items()}
 
+    def offers(self) -> str:
+        """The CPUs of the virtual Node: the sum of what the operator's runners have."""
+        return str((self.cluster.get("node", NODE_NAME) or {})["status"]["capacity"]["cpu"])
+
     def wait(self, condition: Callable[[], bool], what: str) -> None:
         """Wait until something is so."""
         if not wait_for(condition, timeout_seconds=PATIENCE_SECONDS):
@@ -83,27 +75,7 @@ class Installed:
 @pytest.fixture(scope="module")
 def system(two_nodes: NodeCluster, tmp_path_factory: pytest.TempPathFactory) -> Space:
     """The installation, as the chart will bring it."""
-    images = {name: two_nodes.push(dockerfile.layout(name, Progress()), f"{name}:1") for name in dockerfile.IMAGES}
-    two_nodes.kubectl("label", "nodes", "node-1", "node-2", f"{HAS_RUNNER}=true")
-    two_nodes.kubectl("create", "namespace", NAMESPACE)
-    two_nodes.apply(CRD.read_text())
-    two_nodes.kubectl("wait", "--for=condition=Established", "crd/wasmworkloads.wherry.dev", f"--timeout={PATIENCE}")
-    two_nodes.apply(RBAC.read_text().replace("${NODE_NAME}", NODE_NAME).replace("${NAMESPACE}", NAMESPACE))
-    space = Space(two_nodes, NAMESPACE)
-    certificates = Certificates(tmp_path_factory.mktemp("pki"))
-    assert two_nodes.pki is not None
-    kubelet = two_nodes.pki.issue(f"system:node:{NODE_NAME}", ["system:nodes"], dns=["wherry-operator"], server=True)
-    space.create(
-        secret("runner", certificates.runner, certificates.ca.cert_file),
-        secret("operator", certificates.operator, certificates.ca.cert_file),
-        secret("kubelet", kubelet, certificates.ca.cert_file),
-        headless(),
-        runners(images["runner"]),
-        operators(images["operator"]),
-    )
-    for what in ("daemonset/runner", "deployment/operator"):
-        rolled_out(space, what)
-    return space
+    return install(two_nodes, tmp_path_factory.mktemp("pki"), progress=Progress())
 
 
 @pytest.fixture
@@ -114,120 +86,6 @@ def installed(system: Space, wide_space: Space) -> Iterator[Installed]:
     cluster.kubectl("uncordon", "node-2")
     cluster.kubectl("label", "node", "node-2", f"{HAS_RUNNER}=true", "--overwrite")
     rolled_out(system, "daemonset/runner")
-
-
-def rolled_out(system: Space, what: str) -> None:
-    """Wait until a DaemonSet or a Deployment has rolled out."""
-    done = system.kubectl("rollout", "status", what, f"--timeout={PATIENCE}", check=False)
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}\n{seen(system)}"
-
-
-def seen(system: Space) -> str:
-    """What there is of the installation, for whoever has to find out why a test failed."""
-    text = system.kubectl("get", "pods,endpointslices", "-o", "wide").stdout
-    for previous in ("false", "true"):
-        logs = ["logs", "--selector=app=operator", "--tail=30", "--prefix", f"--previous={previous}"]
-        text += f"\n{system.kubectl(*logs, check=False).stdout}"
-    return text
-
-
-def secret(name: str, pair: CertificateFiles, ca: Path) -> Json:
-    files = {"tls.crt": pair.cert, "tls.key": pair.key, "ca.crt": ca}
-    data = {key: base64.b64encode(file.read_bytes()).decode() for key, file in files.items()}
-    return {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": data}
-
-
-def headless() -> Json:
-    """Names runners also before they are ready: they may have guests."""
-    return {
-        "apiVersion": "v1",
-        "kind": "Service",
-        "metadata": {"name": "runners"},
-        "spec": {
-            "clusterIP": "None",
-            "publishNotReadyAddresses": True,
-            "selector": {"app": "runner"},
-            "ports": [{"name": "health", "port": HEALTH_PORT}, {"name": "api", "port": API_PORT}],
-        },
-    }
-
-
-def runners(image: str) -> Json:
-    container = {
-        "name": "runner",
-        "image": image,
-        "args": [
-            "--name=$(NODE)", "--node=$(NODE)", "--address=$(POD_IP)",
-            "--listen=0.0.0.0", f"--port={API_PORT}", "--health-listen=0.0.0.0", f"--health-port={HEALTH_PORT}",
-            "--cert=/runner/tls.crt", "--key=/runner/tls.key", "--client-ca=/runner/ca.crt",
-            "--state-directory=/state", "--memory-directory=/memory", "--termination-grace-seconds=0",
-        ],
-        "env": [field("NODE", "spec.nodeName"), field("POD_IP", "status.podIP")],
-        "readinessProbe": {"httpGet": {"path": "/healthz", "port": HEALTH_PORT}, "periodSeconds": 1},
-    }  # fmt: skip
-    folders = [("state", {}), ("memory", {"medium": "Memory"}), ("tmp", {})]
-    return controller("DaemonSet", "runner", container, ["runner"], folders, nodeSelector={HAS_RUNNER: "true"})
-
-
-def operators(image: str) -> Json:
-    container = {
-        "name": "operator",
-        "image": image,
-        "args": [
-            f"--node-name={NODE_NAME}", f"--namespace={NAMESPACE}", "--identity=$(POD_NAME)", "--address=$(POD_IP)",
-            f"--kubelet-port={KUBELET_PORT}", f"--api-port={API_PORT}", f"--health-port={HEALTH_PORT}",
-            "--kubelet-cert=/kubelet/tls.crt", "--kubelet-key=/kubelet/tls.key", "--runner-ca=/operator/ca.crt",
-            "--runner-cert=/operator/tls.crt", "--runner-key=/operator/tls.key", "--runner-service=runners",
-        ],
-        "env": [field("POD_NAME", "metadata.name"), field("POD_IP", "status.podIP")],
-        "readinessProbe": {"httpGet": {"path": "/readyz", "port": HEALTH_PORT}, "periodSeconds": 1},
-    }  # fmt: skip
-    pod_spec = {"serviceAccountName": "wherry-operator", "automountServiceAccountToken": True}
-    return controller(
-        "Deployment", "operator", container, ["operator", "kubelet"], [("tmp", {})], replicas=2, **pod_spec
-    )
-
-
-def controller(
-    kind: str,
-    name: str,
-    container: Json,
-    secrets: list[str],
-    folders: list[tuple[str, Json]],
-    *,
-    replicas: int | None = None,
-    **pod_spec: Any,
-) -> Json:
-    """A DaemonSet or Deployment of Pods of one container that the level `restricted` admits."""
-    labels = {"app": name}
-    container["securityContext"] = RESTRICTED
-    container["volumeMounts"] = [
-        {"name": volume, "mountPath": f"/{volume}"} for volume in (*secrets, *(folder for folder, _ in folders))
-    ]
-    volumes = [{"name": each, "secret": {"secretName": each, "defaultMode": 0o440}} for each in secrets]
-    volumes += [{"name": each, "emptyDir": how} for each, how in folders]
-    spec = {
-        "securityContext": {"fsGroup": 65532},
-        "automountServiceAccountToken": False,
-        "terminationGracePeriodSeconds": 5,
-        "containers": [container],
-        "volumes": volumes,
-        **pod_spec,
-    }
-    return {
-        "apiVersion": "apps/v1",
-        "kind": kind,
-        "metadata": {"name": name},
-        "spec": {
-            "selector": {"matchLabels": labels},
-            "template": {"metadata": {"labels": labels}, "spec": spec},
-            **({} if replicas is None else {"replicas": replicas}),
-        },
-    }
-
-
-def field(name: str, path: str) -> Json:
-    return {"name": name, "valueFrom": {"fieldRef": {"fieldPath": path}}}
 
 
 def ends(status: Json) -> tuple[str, list[Json]]:
@@ -284,6 +142,7 @@ def test_upgraded_runners_are_back_under_their_names_and_nothing_has_moved(insta
 
 def test_upgraded_operators_leave_what_runs_alone_and_what_node_2_loses_begins_elsewhere(installed: Installed) -> None:
     """One after the other: the upgrade brings the settings by which a runner is given up soon."""
+    offered = installed.offers()
     installed.service("steady", 4)
     before = installed.runs("steady")
     flag = {"op": "add", "path": "/spec/template/spec/containers/0/args/-", "value": "--runner-loss-seconds=3"}
@@ -308,6 +167,7 @@ def test_upgraded_operators_leave_what_runs_alone_and_what_node_2_loses_begins_e
     installed.cluster.kubectl("uncordon", "node-2")
     installed.cluster.kubectl("label", "node", "node-2", f"{HAS_RUNNER}=true")
     installed.rolled_out("daemonset/runner")
+    installed.wait(lambda: installed.offers() == offered, "the operator has found both runners")
     installed.space.kubectl("scale", "ww/steady", "--replicas=8")
     installed.ready("steady", 8)
     assert installed.counts("steady") == {"node-1": 4, "node-2": 4}

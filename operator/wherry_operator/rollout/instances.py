@@ -102,10 +102,12 @@ class Instance:
         return min_ready_seconds - elapsed_seconds(self.ready_since, now) if min_ready_seconds else 0.0
 
 
-def keep_order(instance: Instance) -> tuple[bool, bool, bool, int]:
+def keep_order(instance: Instance) -> tuple[bool, bool, bool, bool, int]:
     """Sorts those first that are kept longest when there are too many, roughly as a ReplicaSet does it
-    (pkg/controller/controller_utils.go, ActivePodsWithRanks); of equals those with the lowest index."""
-    return (not instance.ready, instance.state is not State.RUNNING, not instance.on_runner, instance.slot.index)
+    (pkg/controller/controller_utils.go, ActivePodsWithRanks; what has ended it does not count at all); of equals those with the
+    lowest index."""
+    running = instance.state is State.RUNNING
+    return (instance.ended, not instance.ready, not running, not instance.on_runner, instance.slot.index)
 
 
 def by_runner(slot: Slot, status: protocol.WorkloadStatus, *, silent: bool = False, lost: bool = False) -> Instance:
