@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import base64
 import functools
 import json
 import os
 import re
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,6 +41,7 @@ ALL: Json = {
         "replicas": 1,
         "antiAffinity": "hard",
         "maxPods": 12_000_000,
+        "serviceAccountTokens": "allow",
         "runnerLossSeconds": 0.5,
         "extraArgs": ["--api-port=8443"],
         "tolerations": [{"operator": "Exists"}],
@@ -196,12 +196,3 @@ def without_labels(body: Json) -> Json:
     kept = {key: value for key, value in labels.items() if "aggregate-to" in key}
     metadata = {key: value for key, value in body["metadata"].items() if key != "labels"}
     return {**body, "metadata": {**metadata, "labels": kept} if kept else metadata}
-
-
-def data(secret: Json, folder: Path) -> Iterator[Path]:
-    """Write a Secret's files into a folder, as a kubelet mounts them: ca.crt, tls.crt, tls.key."""
-    folder.mkdir()
-    for name in ("ca.crt", "tls.crt", "tls.key"):
-        file = folder / name
-        file.write_bytes(base64.b64decode(secret["data"][name]))
-        yield file

@@ -6,7 +6,6 @@ from __future__ import annotations
 import base64
 import json
 import re
-import ssl
 from pathlib import Path
 
 import pytest
@@ -23,17 +22,16 @@ from tests.chart.helm import (
     Json,
     arguments,
     container,
-    data,
     find,
     kinds,
     without_labels,
 )
-from tests.support.installation import CRD, LOG_API, RBAC
+from tests.support.installation import CERTIFICATES_RBAC, CRD, LOG_API, RBAC
 from wherry_operator import settings as operator_settings
+from wherry_operator.reconcile import issuing
 from wherry_operator.runners import discovery
-from wherry_operator.tls import RunnerTls
 from wherry_runner import settings as runner_settings
-from wherry_runner.serving.tls import Role, ServerTls, role
+from wherry_runner.serving.tls import Role
 
 VALUES: Json = yaml.safe_load((CHART / "values.yaml").read_text())
 
@@ -81,7 +79,8 @@ def test_the_crd_is_rendered_whole_and_outlives_the_release(default: list[Json])
 
 
 def test_the_operators_rights_are_those_that_the_tests_give_it(default: list[Json]) -> None:
-    text = RBAC.read_text().replace("${NODE_NAME}", "wherry").replace("${NAMESPACE}", NAMESPACE)
+    text = f"{RBAC.read_text()}\n---\n{CERTIFICATES_RBAC.read_text()}"
+    text = text.replace("${NODE_NAME}", "wherry").replace("${NAMESPACE}", NAMESPACE)
     wanted = [each for each in yaml.safe_load_all(text) if each]
     rendered = [without_labels(each) for each in default]
     assert len(wanted) > 5
@@ -91,7 +90,8 @@ def test_the_operators_rights_are_those_that_the_tests_give_it(default: list[Jso
 
 def test_nobody_else_has_rights_but_who_reads_logs(default: list[Json]) -> None:
     roles = {each["metadata"]["name"] for each in default if each["kind"] in ("ClusterRole", "Role")}
-    assert roles == {"wherry-operator-wherry", "wherry-references", "wherry-logs"}
+    own = {"wherry-certificates-wherry", "wherry-log-api-wherry"}
+    assert roles == {"wherry-operator-wherry", "wherry-references", "wherry-logs"} | own
     subjects = {
         subject["name"]
         for each in default
@@ -101,8 +101,9 @@ def test_nobody_else_has_rights_but_who_reads_logs(default: list[Json]) -> None:
     assert subjects == {"wherry-operator"}
 
 
-def test_the_log_api_is_the_one_that_the_tests_register(default: list[Json]) -> None:
-    ca = find(default, "Secret", "wherry-serving-tls")["data"]["ca.crt"]
+def test_the_log_api_is_the_one_that_the_tests_register(helm: Helm) -> None:
+    default = helm.template(VALUE_SETS["existing certificates"])
+    ca = base64.b64encode(PEM.encode()).decode()
     text = LOG_API.read_text()
     for name, value in {"${NAMESPACE}": NAMESPACE, "${PORT}": "443", "${CA_BUNDLE}": ca}.items():
         text = text.replace(name, value)
@@ -286,33 +287,35 @@ def test_runners_have_no_way_to_the_api_server(helm: Helm) -> None:
 # --- certificates -----------------------------------------------------------------------------------------------------
 
 
-def test_operator_and_runner_accept_each_others_certificates(default: list[Json], tmp_path: Path) -> None:
-    ca, cert, key = data(find(default, "Secret", "wherry-runner-tls"), tmp_path / "runner")
-    runner = ServerTls(cert_file=cert, key_file=key, client_ca_file=ca)
-    for name, wanted in (("operator", Role.OPERATOR), ("metrics", Role.METRICS)):
-        ca, cert, key = data(find(default, "Secret", f"wherry-{name}-tls"), tmp_path / name)
-        client = RunnerTls(operator_settings.ClientTls(ca_file=ca, cert_file=cert, key_file=key))
-        assert role(_handshake(runner.context, client.context(), client.server_name).getpeercert()) is wanted
+def test_by_default_the_operator_makes_the_secret_that_runners_mount(default: list[Json]) -> None:
+    assert "Secret" not in kinds(default)
+    operator = operator_of(default)
+    assert operator.certificates == "own"
+    assert operator.api_certificate is not None
+    mounted = {
+        volume["secret"]["secretName"]
+        for kind, name in (("Deployment", "wherry-operator"), ("DaemonSet", "wherry-runner"))
+        for volume in find(default, kind, name)["spec"]["template"]["spec"]["volumes"]
+        if "secret" in volume
+    }
+    assert mounted <= set(issuing.DELIVERED)
+    (rule,) = find(default, "Role", "wherry-certificates-wherry")["rules"]
+    assert set(rule["resourceNames"]) == {issuing.AUTHORITY_SECRET, *issuing.DELIVERED}
+    # What Helm does not render it does not take away in an upgrade.
+    assert "caBundle" not in find(default, "APIService", "v1alpha1.subresources.wherry.dev")["spec"]
 
 
-def test_a_runners_certificate_opens_no_other_runner(default: list[Json], tmp_path: Path) -> None:
-    ca, cert, key = data(find(default, "Secret", "wherry-runner-tls"), tmp_path / "runner")
-    runner = ServerTls(cert_file=cert, key_file=key, client_ca_file=ca)
-    intruder = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    intruder.check_hostname = False
-    intruder.verify_mode = ssl.CERT_NONE
-    intruder.load_cert_chain(cert, key)
-    with pytest.raises(ssl.SSLError, match="verify failed"):
-        _handshake(runner.context, intruder, "wherry-runner")
+@pytest.mark.parametrize("values", [VALUE_SETS["cert-manager"], VALUE_SETS["existing certificates"]])
+def test_where_others_make_them_the_operator_has_no_right_to(helm: Helm, values: Json) -> None:
+    objects = helm.template(values)
+    assert operator_of(objects).certificates == "files"
+    assert "secrets" not in json.dumps([each["rules"] for each in objects if each["kind"] == "Role"])
+    assert "apiservices" not in json.dumps([each["rules"] for each in objects if each["kind"] == "ClusterRole"])
 
 
-def test_the_serving_certificate_has_the_services_name(default: list[Json], tmp_path: Path) -> None:
-    ca, cert, key = data(find(default, "Secret", "wherry-serving-tls"), tmp_path / "serving")
-    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    server.load_cert_chain(cert, key)
-    client = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    client.load_verify_locations(ca)
-    _handshake(server, client, f"wherry-operator.{NAMESPACE}.svc")
+def test_the_kubelet_endpoints_certificate_can_be_the_clusters(helm: Helm) -> None:
+    objects = helm.template({"certificates": {"kubelet": "csr"}})
+    assert operator_of(objects).kubelet.certificate == "csr"
 
 
 def test_cert_manager_makes_every_secret_that_is_mounted(helm: Helm) -> None:
@@ -336,21 +339,6 @@ def test_existing_certificates_are_left_to_who_made_them(helm: Helm) -> None:
     assert base64.b64decode(bundle).decode() == PEM
     with pytest.raises(HelmFailed, match="servingCa must be the PEM"):
         helm.template({"certificates": {"source": "existing"}})
-
-
-def _handshake(server: ssl.SSLContext, client: ssl.SSLContext, name: str) -> ssl.SSLObject:
-    """Both ends of a connection, with nothing between them; returns the server's."""
-    to_server, to_client = ssl.MemoryBIO(), ssl.MemoryBIO()
-    there = client.wrap_bio(to_client, to_server, server_hostname=name)
-    here = server.wrap_bio(to_server, to_client, server_side=True)
-    for side in (there, here, there, here):
-        try:
-            side.do_handshake()
-        except ssl.SSLWantReadError:
-            continue
-    here.write(b"hello")
-    assert there.read() == b"hello"
-    return here
 
 
 # --- metrics ----------------------------------------------------------------------------------------------------------
@@ -391,7 +379,7 @@ def test_scrapers_find_operators_and_runners(helm: Helm) -> None:
         ({"runner": {"hostPaths": [{"path": "data"}]}}, "at '/runner/hostPaths/0/path': 'data' does not match"),
         ({"runner": {"requireConfinement": ["selinux"]}}, "at '/runner/requireConfinement/0': value must be one of"),
         ({"runner": {"registries": {"mirrors": {"a": "b"}}}}, "at '/runner/registries/mirrors/a': 'b' does not match"),
-        ({"certificates": {"source": "magic"}}, "value must be one of 'helm', 'certManager', 'existing'"),
+        ({"certificates": {"source": "magic"}}, "value must be one of 'operator', 'certManager', 'existing'"),
         ({"networkPolicies": {"apiServer": ["10.0.0.1"]}}, "'10.0.0.1' does not match pattern"),
         ({"logApi": {"enabled": "no"}}, "at '/logApi/enabled': got string, want boolean"),
         ({"typo": 1}, "additional properties 'typo' not allowed"),

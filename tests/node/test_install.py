@@ -24,6 +24,9 @@ SYSTEM = "wherry-system"
 PULL_PATIENCE = "300s"
 """For Pods whose images have to be pulled and unpacked first, on a busy machine."""
 
+FILES_PATIENCE_SECONDS = 240.0
+"""A kubelet looks at a Pod's volumes every 60 to 90 s."""
+
 CRD = "wasmworkloads.wherry.dev"
 
 LOGS = "/apis/subresources.wherry.dev/v1alpha1/namespaces"
@@ -37,9 +40,9 @@ class Release:
     cluster: NodeCluster
     values: Json
 
-    def upgrade(self, **operator: object) -> None:
-        """Upgrade it with further values of the operator, and wait until all is as wanted."""
-        values = {**self.values, "operator": {**self.values["operator"], **operator}}
+    def upgrade(self, part: str, **changed: object) -> None:
+        """Upgrade it with further values of the operator or the runner, and wait until all is as wanted."""
+        values = {**self.values, part: {**self.values[part], **changed}}
         self.helm.run("upgrade", "wherry", str(CHART), f"--namespace={SYSTEM}", values=values)
         self.wait()
 
@@ -113,11 +116,59 @@ def test_a_pod_runs_as_webassembly(release: Release, node_space: Space, tmp_path
 def test_an_upgrade_of_the_operator_leaves_guests_alone(release: Release, node_space: Space) -> None:
     node_space.create(workload("stays", module={"inline": wat.sleeps()}))
     node_space.wait("wasmworkload/stays", "jsonpath={.status.phase}=Running")
-    release.upgrade(logLevel="DEBUG")
+    release.upgrade("operator", logLevel="DEBUG")
     node_space.create(workload("after", module={"inline": wat.sleeps()}))
     node_space.wait("wasmworkload/after", "jsonpath={.status.phase}=Running")
     (instance,) = json.loads(node_space.kubectl("get", "ww", "stays", "-o", "json").stdout)["status"]["instances"]
     assert instance["state"] == "Running"
+    assert instance.get("restarts", 0) == 0
+
+
+def test_an_upgrade_of_the_runners_loses_no_workload(release: Release, node_space: Space, tmp_path: Path) -> None:
+    image = release.cluster.push(_layout(wat.sleeps(), tmp_path), "stays-wasm:1")
+    node_space.create(workload("stays", module={"inline": wat.sleeps()}))
+    node_space.create(pod("stays", image))
+    node_space.wait("wasmworkload/stays", "jsonpath={.status.phase}=Running")
+    node_space.wait("pod/stays", "condition=Ready")
+
+    def restarts() -> tuple[int, int]:
+        (instance,) = json.loads(node_space.kubectl("get", "ww", "stays", "-o", "json").stdout)["status"]["instances"]
+        (container,) = json.loads(node_space.kubectl("get", "pod", "stays", "-o", "json").stdout)["status"][
+            "containerStatuses"
+        ]
+        return instance.get("restarts", 0), container["restartCount"]
+
+    assert restarts() == (0, 0)
+    release.upgrade("runner", logLevel="DEBUG")
+    assert wait_for(lambda: restarts() == (1, 1), timeout_seconds=PATIENCE_SECONDS), restarts()
+    node_space.wait("wasmworkload/stays", "jsonpath={.status.phase}=Running")
+    node_space.wait("pod/stays", "condition=Ready")
+
+
+def test_certificates_are_replaced_while_all_runs(release: Release, node_space: Space) -> None:
+    """Down to the CA, as after somebody has seen its key; a kubelet takes a minute or two to bring files."""
+    cluster = release.cluster
+    node_space.create(workload("stays", module={"inline": wat.sleeps("still here")}))
+    node_space.wait("wasmworkload/stays", "jsonpath={.status.phase}=Running")
+
+    def loaded() -> int:
+        logs = cluster.kubectl("logs", "-n", SYSTEM, "daemonset/wherry-runner", "--tail=-1").stdout
+        return logs.count("loaded again: /certificates/")
+
+    before = loaded()
+    cluster.kubectl("delete", "secret", "wherry-ca", "-n", SYSTEM)
+    # A handshake makes it look; so does its readiness probe.
+    assert wait_for(lambda: loaded() > before, timeout_seconds=FILES_PATIENCE_SECONDS)
+    node_space.create(workload("after", module={"inline": wat.sleeps()}))
+    node_space.wait("wasmworkload/after", "jsonpath={.status.phase}=Running")
+    log = f"{LOGS}/{node_space.namespace}/wasmworkloads/stays/log"
+    shown = "still here\n"
+    assert wait_for(
+        lambda: cluster.kubectl("get", "--raw", log, check=False).stdout == shown, timeout_seconds=PATIENCE_SECONDS
+    )
+    pods = json.loads(cluster.kubectl("get", "pods", "-n", SYSTEM, "-o", "json").stdout)["items"]
+    assert {each["status"]["containerStatuses"][0]["restartCount"] for each in pods} == {0}
+    (instance,) = json.loads(node_space.kubectl("get", "ww", "stays", "-o", "json").stdout)["status"]["instances"]
     assert instance.get("restarts", 0) == 0
 
 
@@ -134,7 +185,14 @@ def test_nothing_is_left_but_the_crd(release: Release) -> None:
     kinds = (
         "deploy,ds,svc,cm,secret,sa,netpol,pdb,role,rolebinding,clusterrole,clusterrolebinding,priorityclass,apiservice"
     )
-    assert cluster.kubectl("get", kinds, "-A", "-l", selector, "-o", "name").stdout == ""
+
+    def left() -> str:
+        return cluster.kubectl("get", kinds, "-A", "-l", selector, "-o", "name").stdout
+
+    # What the operator made is the garbage collector's.
+    assert wait_for(lambda: not left() and cluster.get("node", "wherry") is None, timeout_seconds=PATIENCE_SECONDS), (
+        left()
+    )
     assert cluster.get("crd", CRD) is not None
 
 

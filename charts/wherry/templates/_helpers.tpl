@@ -91,22 +91,3 @@ allowPrivilegeEscalation: false
 readOnlyRootFilesystem: true
 capabilities: {drop: [ALL]}
 {{- end }}
-
-{{/* The data of a TLS Secret that is there, so that an upgrade keeps it; empty: there is none. Takes a dict: root, name. */}}
-{{- define "wherry.kept" -}}
-{{- with lookup "v1" "Secret" .root.Release.Namespace .name }}
-{{- toYaml .data }}
-{{- end }}
-{{- end }}
-
-{{/* A TLS Secret. Takes a dict: root, component, name, data (in base64). */}}
-{{- define "wherry.tlsSecret" -}}
-apiVersion: v1
-kind: Secret
-metadata:
-  name: {{ .name }}
-  namespace: {{ .root.Release.Namespace }}
-  labels: {{- include "wherry.labels" . | nindent 4 }}
-type: kubernetes.io/tls
-data: {{- toYaml .data | nindent 2 }}
-{{- end }}
