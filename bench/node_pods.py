@@ -12,9 +12,11 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import random
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,10 @@ from tests.support import kube, wat
 
 ROUNDS = 20
 WARM_UP_ROUNDS = 3
+
+RELIST_SECONDS = 1.0
+"""So often a kubelet looks at its containers (pkg/kubelet/kubelet.go, genericPlegRelistPeriod). A bench that is in
+step with it measures one moment of that second: so each start, of either kind, comes at a random one."""
 
 LOG_QUERY = "follow=true&insecureSkipTLSVerifyBackend=true"
 """The address of the Pod that leads is not known when its certificate is made."""
@@ -76,10 +82,12 @@ def measure(cluster: NodeCluster, folder: Path, report: Report, progress: Progre
     for number in range(WARM_UP_ROUNDS + ROUNDS):
         if number in (0, WARM_UP_ROUNDS):
             progress.step(f"{ROUNDS} Pods of each kind, in turns" if number else "pulling the images, warming up")
+        time.sleep(random.uniform(0, RELIST_SECONDS))
         containers.append(
             start(api, running, container_pod(f"container-{number}", container_image), log_query=LOG_QUERY)
         )
         wait_settled(cluster, idle)
+        time.sleep(random.uniform(0, RELIST_SECONDS))
         modules.append(start(api, running, wasm_pod(f"module-{number}", wasm_image), log_query=LOG_QUERY))
         wait_settled(cluster, idle)
     del containers[:WARM_UP_ROUNDS], modules[:WARM_UP_ROUNDS]

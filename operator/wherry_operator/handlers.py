@@ -44,6 +44,9 @@ class _NeverDiffed(kopf.AnnotationsDiffBaseStorage):
     def build(self, *, body: Any, extra_fields: Any = None) -> Any:
         return {}
 
+    def fetch(self, *, body: Any) -> Any:
+        return None
+
 
 class _NoProgress(kopf.AnnotationsProgressStorage):
     """No progress is kept of handlers that keep none."""

@@ -47,6 +47,10 @@ AGAIN_SECONDS = 10.0
 """After an error of ours, a task that is to run for ever begins anew."""
 
 
+MANY_DESCRIPTORS = 16_384
+"""Those of some thousand guests and their clients; for more the table still grows."""
+
+
 class StartError(Exception):
     """The runner can't do here what it was told to; the message says what."""
 
@@ -78,6 +82,8 @@ async def run(settings: Settings) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, lambda: hurry.set() if stop.is_set() else stop.set())
+    process.raise_descriptor_limit()
+    process.make_room_for_descriptors(MANY_DESCRIPTORS)
     process.become_subreaper()  # what an executor leaves behind comes to us, and ends with us
     tls = ServerTls(cert_file=settings.cert_file, key_file=settings.key_file, client_ca_file=settings.client_ca_file)
     state = settings.state_directory

@@ -13,6 +13,10 @@ from tests.cluster.pki import CertificateFiles
 
 LOOPBACK = "127.0.0.1"
 
+ENVIRONMENT = {"GOGC": "200"}
+"""Of a control plane that was just started the heap is so small that collecting it takes a third of all its CPU time; of one in
+use it is many times as large, and seldom collected."""
+
 AUTHORIZATION = "Node,RBAC"
 """As kubeadm has it, and nearly all others."""
 

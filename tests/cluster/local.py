@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import shutil
 import signal
 import socket
@@ -232,7 +233,8 @@ class LocalCluster(Cluster):
         self._save_record()
 
     def _spawn(self, component: str, command: list[str]) -> Process:
-        return Process.start(component, command, log=self.logs / f"{component}.log")
+        environment = {**os.environ, **controlplane.ENVIRONMENT}
+        return Process.start(component, command, log=self.logs / f"{component}.log", env=environment)
 
     def _connect(self, address: tuple[str, int], timeout: float) -> socket.socket:
         return socket.create_connection(address, timeout)

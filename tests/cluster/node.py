@@ -286,7 +286,8 @@ class NodeCluster(LocalCluster):
         self._processes[component].wait_until(ready, what="ready", timeout_seconds=START_TIMEOUT_SECONDS)
 
     def _spawn(self, component: str, command: list[str]) -> Process:
-        return self._first.spawn(component, command, log=self.logs / f"{component}.log", env=ENVIRONMENT)
+        environment = {**ENVIRONMENT, **controlplane.ENVIRONMENT}
+        return self._first.spawn(component, command, log=self.logs / f"{component}.log", env=environment)
 
     def _connect(self, address: tuple[str, int], timeout: float) -> socket.socket:
         return self._first.connect(address, timeout)

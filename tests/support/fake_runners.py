@@ -136,6 +136,13 @@ class FakeRegistry:
     def client(self, name: str) -> RunnerClient | None:
         return cast("RunnerClient | None", self.runners.get(name))
 
+    def instance(self, name: str) -> str:
+        state = self.state(name)
+        return state.info.instance if state is not None and state.info is not None else ""
+
+    def answered(self, name: str, instance: str, status: WorkloadStatus) -> None:
+        """Nothing to note: what fake runners say is known at once."""
+
     def find(self, workload_id: str) -> list[tuple[str, WorkloadStatus]]:
         return [(state.name, status) for state in self.states() if (status := state.statuses.get(workload_id))]
 

@@ -44,7 +44,10 @@ class Scene:
         self.runners = [FakeRunner("one"), FakeRunner("two")]
         self.one, self.two = self.runners
         self.registry = FakeRegistry(*self.runners)
-        self.store = ObjectStore("Pod", accepts=lambda _: True, on_change=lambda *_: None)
+        self.to_be_looked_at: list[Key] = []
+        self.store = ObjectStore(
+            "Pod", accepts=lambda _: True, on_change=lambda key, _uid: self.to_be_looked_at.append(key)
+        )
         self.spec = {
             "restartPolicy": "Always",
             "nodeName": "wherry",
@@ -133,6 +136,22 @@ def test_that_a_runner_has_begun_is_said_after_a_while_and_not_at_once() -> None
     assert scene.reconcile() is None
     begun = {each["type"]: each["status"] for each in scene.status["conditions"]}["PodReadyToStartContainers"]
     assert (begun, len(scene.kube.patches)) == ("True", 1)
+
+
+def test_a_write_asks_for_another_look_only_if_somebody_else_wrote_too() -> None:
+    scene = Scene(readinessGates=[{"conditionType": "example.com/gate"}]).run()
+    scene.to_be_looked_at.clear()
+    scene.one.says("u-1", container(Running(started_at=START), run="b"))
+    scene.reconcile()
+    assert (scene.to_be_looked_at, len(scene.kube.patches)) == ([], 1)
+    # Written between what we saw and our own write: the watch has not told of it.
+    scene.kube.objects[PATH]["status"]["conditions"].append({"type": "example.com/gate", "status": "True"})
+    scene.one.says("u-1", container(Running(started_at=START), run="c"))
+    scene.reconcile()
+    assert scene.to_be_looked_at == [KEY]
+    scene.reconcile()
+    ready = {each["type"]: each["status"] for each in scene.status["conditions"]}
+    assert ready["Ready"] == ready["example.com/gate"] == "True"
 
 
 def test_a_pod_that_had_ended_needs_no_write_when_it_is_deleted() -> None:

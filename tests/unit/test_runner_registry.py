@@ -206,6 +206,26 @@ def test_changes_are_told_and_repetitions_are_not(pki: Pki) -> None:
     play_registry(pki, scenario)
 
 
+def test_the_answer_to_a_put_counts_until_the_watch_brings_more(pki: Pki) -> None:
+    async def scenario(stage: Stage, registry: RunnerRegistry) -> None:
+        newer = status("b", sequence=2).model_copy(update={"phase": Phase.ENDED})
+        stage.runner.say(SyncedEvent(info=info()), StatusEvent(status=newer))
+        await until(lambda: registry.find("b") != [])
+        told = len(stage.changes)
+        for answer in (status("a"), status("b"), status("b", sequence=2)):
+            registry.answered("one", "1", answer)
+        assert registry.find("a") == [("one", status("a"))]
+        assert registry.find("b") == [("one", newer)], "the watch was faster"
+        registry.answered("one", "1", status("b", sequence=3))
+        assert registry.find("b") == [("one", status("b", sequence=3))]
+        registry.answered("one", "another start of it", status("c"))
+        registry.answered("another", "1", status("c"))
+        assert registry.find("c") == [], "what answered is no more"
+        assert len(stage.changes) == told, "who asked knows"
+
+    play_registry(pki, scenario)
+
+
 def test_after_a_break_it_connects_again_and_what_the_snapshot_lacks_is_gone(pki: Pki) -> None:
     async def scenario(stage: Stage, registry: RunnerRegistry) -> None:
         state = registry.states()[0]

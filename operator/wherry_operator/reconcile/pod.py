@@ -329,7 +329,10 @@ class PodReconciler:
                 return pod
             self._tell(pod, live, written)
             pod = written
-            self._store.seen(written)
+            if pod_status.of_others(live) == pod_status.of_others(written["status"]):
+                self._store.wrote(written)
+            else:
+                self._store.seen(written)  # a readiness gate was written meanwhile: it is to be looked at again
         return pod
 
     def _tell(self, pod: Object, before: Object, after: Object) -> None:

@@ -234,7 +234,10 @@ class Deliveries:
                 workload=resolved.workload,
                 history=history,
             )
-            return await client.put(workload_id, body)
+            instance = self._registry.instance(runner)
+            status = await client.put(workload_id, body)
+            self._registry.answered(runner, instance, status)
+            return status
 
         try:
             return await self._in_our_term(send)

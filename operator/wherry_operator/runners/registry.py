@@ -125,6 +125,11 @@ class RunnerRegistry:
         """One runner, None if there is none of that name."""
         return self._states.get(name)
 
+    def instance(self, name: str) -> str:
+        """Which start of a runner's process it is; empty before it has said so."""
+        state = self._states.get(name)
+        return state.info.instance if state is not None and state.info is not None else ""
+
     def client(self, name: str) -> RunnerClient | None:
         """How to call it, None if there is none of that name. It is there whether the runner is connected or
         not."""
@@ -134,6 +139,17 @@ class RunnerRegistry:
         """Where a workload is, with its newest known status: on silent runners too (see their
         `connected`)."""
         return [(name, self._states[name].statuses[workload_id]) for name in self._having.get(workload_id, ())]
+
+    def answered(self, name: str, instance: str, status: WorkloadStatus) -> None:
+        """Take the answer to a PUT, without telling who asked for it. The watch brings the same, but later; what it has brought
+        since stays. `instance`: the runner's when it was asked; of another it says nothing."""
+        state = self._states.get(name)
+        if state is None or not state.synced or state.info is None or state.info.instance != instance:
+            return
+        known = state.statuses.get(status.id)
+        if known is None or (known.epoch, known.sequence) < (status.epoch, status.sequence):
+            state.statuses[status.id] = status
+            self._having[status.id][name] = None
 
     def discovered(self, runners: Iterable[RunnerAddress]) -> None:
         """These are all that there are now. One that is not named any more is kept while it answers, and until it was silent

@@ -20,6 +20,10 @@ _ON_RUNNER = "on runner "
 
 _BEGUN = "PodReadyToStartContainers"
 
+_OURS = frozenset(
+    (_BEGUN, "Initialized", "Ready", "ContainersReady", "PodScheduled", "PodResizePending", "PodResizeInProgress")
+)
+
 BEGUN_WITHIN = timedelta(seconds=2)
 """For so long the condition of that name may be late."""
 
@@ -115,6 +119,11 @@ def may_wait(pod: Object, observed: Observed, *, now: datetime) -> bool:
     desired = steps(pod, observed, now=now)[-1]
     rest = [item for item in desired["conditions"] if item["type"] != _BEGUN]
     return differs(live, desired) and not differs(live, {**desired, "conditions": rest})
+
+
+def of_others(live: Json) -> dict[str, str]:
+    """The conditions that others keep, as a readiness gate's: each type's status."""
+    return {item["type"]: item["status"] for item in live.get("conditions") or () if item["type"] not in _OURS}
 
 
 def patch(desired: Json) -> Json:

@@ -80,6 +80,19 @@ def raise_descriptor_limit() -> int:
     return hard
 
 
+def make_room_for_descriptors(count: int) -> None:
+    """Have the kernel make this process's table of descriptors that large at once. Before the first thread: with threads, each
+    time that it has to grow the process stands still for a grace period of RCU, 100 ms on a busy machine (Linux, fs/file.c,
+    expand_fdtable). A lower limit of descriptors counts. Raises OSError."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    last = min(count, soft) - 1
+    low = os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.close(os.dup2(low, last, inheritable=False))
+    finally:
+        os.close(low)
+
+
 def spawn(command: Sequence[str], *, stdin: Stream, stdout: Stream, stderr: Stream, pass_fds: Sequence[int]) -> Child:
     """Run a program as a process of its own: no environment, no terminal, no current folder. Raises OSError.
 
