@@ -11,16 +11,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import os
-import platform
-import sys
 import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from bench import operator_many, operator_pods, operator_starts
 from bench.operator_scene import Scene
-from bench.table import Report
+from bench.table import Report, given
 from tests.cluster.local import LocalCluster
 
 SECTIONS: dict[str, Callable[[Scene, Report], Coroutine[None, None, None]]] = {
@@ -36,21 +33,14 @@ SECTIONS: dict[str, Callable[[Scene, Report], Coroutine[None, None, None]]] = {
 
 def main() -> None:
     """Measure what was asked for and print the tables."""
-    parser = argparse.ArgumentParser(prog="python -m bench.operator")
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; default: all")
-    given = parser.parse_args()
-    if unknown := set(given.sections) - set(SECTIONS):
-        parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    wanted = given(argparse.ArgumentParser(prog="python -m bench.operator"), SECTIONS)
     report = Report()
     with tempfile.TemporaryDirectory(prefix="wherry-bench-") as folder, LocalCluster() as cluster:
         scene = Scene(cluster, Path(folder))
-        for name in given.sections or SECTIONS:
+        for name in wanted.sections:
             print(f"{name}:", flush=True)
             asyncio.run(SECTIONS[name](scene, report))
-    print(f"\n{os.cpu_count()} cores, Linux {platform.release()}, the control plane on the same ones\n")
-    print(report.markdown())
-    if report.missed:
-        sys.exit("missed:\n  " + "\n  ".join(report.missed))
+    report.conclude("the control plane on the same ones")
 
 
 if __name__ == "__main__":

@@ -12,16 +12,13 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import os
-import platform
-import sys
 import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
 from bench import runner_compute, runner_logs, runner_memory, runner_modules, runner_starts, wasmtime_cli
 from bench.scene import Scene
-from bench.table import Report
+from bench.table import Report, given
 
 SECTIONS: dict[str, Callable[[Scene, Report], Coroutine[None, None, None]]] = {
     "starts": runner_starts.measure,
@@ -35,24 +32,17 @@ SECTIONS: dict[str, Callable[[Scene, Report], Coroutine[None, None, None]]] = {
 def main() -> None:
     """Measure what was asked for and print the tables."""
     parser = argparse.ArgumentParser(prog="python -m bench.runner")
-    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(SECTIONS)}; default: all")
     parser.add_argument("--executor", choices=["native", "python"], default="native")
-    given = parser.parse_args()
-    if unknown := set(given.sections) - set(SECTIONS):
-        parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    wanted = given(parser, SECTIONS)
     wasmtime_cli.executable()
     report = Report()
     with tempfile.TemporaryDirectory(prefix="wherry-bench-") as folder, contextlib.ExitStack() as stack:
-        scene = Scene(Path(folder), executor=given.executor, stack=stack)
-        for name in given.sections or SECTIONS:
+        scene = Scene(Path(folder), executor=wanted.executor, stack=stack)
+        for name in wanted.sections:
             print(f"{name}:", flush=True)
             asyncio.run(SECTIONS[name](scene, report))
-    print(
-        f"\n{os.cpu_count()} cores, Linux {platform.release()}, wasmtime {wasmtime_cli.VERSION}, executor {given.executor}\n"
-    )
-    print(report.markdown())
-    if report.missed and given.executor == "native":
-        sys.exit("missed:\n  " + "\n  ".join(report.missed))
+    setting = f"wasmtime {wasmtime_cli.VERSION}, executor {wanted.executor}"
+    report.conclude(setting, binding=wanted.executor == "native")
 
 
 if __name__ == "__main__":

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import os
+import platform
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 
@@ -85,12 +89,29 @@ class Report:
             )
         return "\n".join(lines)
 
+    def conclude(self, setting: str, *, binding: bool = True) -> None:
+        """Print the tables and where they are from; ends the process with 1 where a promise was missed, if they are binding."""
+        print(f"\n{os.cpu_count()} cores, Linux {platform.release()}, {setting}\n")
+        print(self.markdown())
+        if binding and self.missed:
+            sys.exit("missed:\n  " + "\n  ".join(self.missed))
+
     @property
     def missed(self) -> list[str]:
         """What was promised and not kept."""
         return [_ratio_line(item) for item in self.ratios if not item.kept] + [
             _figure_line(item) for item in self.figures if not item.kept
         ]
+
+
+def given(parser: argparse.ArgumentParser, known: Collection[str]) -> argparse.Namespace:
+    """The command line, with `sections`: those that it names, or all that are known."""
+    parser.add_argument("sections", nargs="*", metavar="SECTION", help=f"of {', '.join(known)}; default: all")
+    found = parser.parse_args()
+    if unknown := set(found.sections) - set(known):
+        parser.error(f"there is no section {', '.join(sorted(unknown))}; there are {', '.join(known)}")
+    found.sections = found.sections or list(known)
+    return found
 
 
 def p50(values: Sequence[float]) -> float:

@@ -55,7 +55,13 @@ class Cluster:
         """The ControllerRevisions of the WasmWorkload with this UID, the oldest first. Raises ServerError."""
         query = {"labelSelector": f"wherry.dev/workload={uid}"}
         found = self._call("GET", REVISIONS.format(namespace=self.namespace), query=query)["items"]
-        return sorted(found, key=lambda item: int(item["revision"]))
+        # The label is no proof: a StatefulSet's revisions have the labels of its Pods.
+        own = [
+            item
+            for item in found
+            if any(owner["uid"] == uid for owner in item["metadata"].get("ownerReferences") or ())
+        ]
+        return sorted(own, key=lambda item: int(item["revision"]))
 
     def changes(self, workload: Object) -> Iterator[Object]:
         """The object as it is given, and whenever it changes after that. Raises ServerError; CliError once it is another."""

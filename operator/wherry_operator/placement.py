@@ -3,7 +3,7 @@
 Of the runners that fit, the best is the one with the fewest taints that it would rather not have there, then the one whose
 part of the cluster has the fewest of the workload's kind, then the least loaded. Of those that are as good as equal the one
 that has the module already compiled. The rules for nodes are the scheduler's (pkg/scheduler/framework/plugins): unschedulable,
-node selector, taints and tolerations.
+node selector, taints and tolerations; and a runner under pressure is left alone as a node would be.
 """
 
 from __future__ import annotations
@@ -222,6 +222,8 @@ class RunnerFacts:
     """Offered to all."""
     default_memory_bytes: int = 0
     """Kept for a container that names none."""
+    short_of: frozenset[str] = frozenset()
+    """What it says that it has too little of: memory, disk, processes."""
     node: NodeFacts = NodeFacts()
     alike: int = 0
     """Instances of the same workload that are there."""
@@ -260,6 +262,7 @@ _ELSEWHERE = _Reason("doesn't match the node selector", "don't match the node se
 _FULL = _Reason("is full", "are full")
 _MEMORY = _Reason("lacks memory", "lack memory")
 _CPU = _Reason("lacks cpu", "lack cpu")
+_SHORT = {what: _Reason(f"is short of {what}", f"are short of {what}") for what in ("disk", "processes", "memory")}
 
 
 def choose(runners: Sequence[RunnerFacts], needs: Needs = Needs()) -> str:
@@ -318,6 +321,11 @@ def _refusal(runner: RunnerFacts, needs: Needs) -> _Reason | None:
             return _Reason(f"has an untolerated taint {{{taint}}}", f"have an untolerated taint {{{taint}}}")
     if runner.workloads >= runner.max_workloads:
         return _FULL
+    for what, reason in _SHORT.items():
+        # As a node's pressure keeps Pods away; of memory only those that don't say how much they need
+        # (https://kubernetes.io/docs/concepts/scheduling-eviction/taint-and-toleration/#taint-nodes-by-condition).
+        if what in runner.short_of and (what != "memory" or not needs.demand.memory_bytes):
+            return reason
     if (
         runner.memory_with(needs.demand) > runner.memory_bytes
         and runner.memory_with(needs.demand) > runner.memory_with()

@@ -21,6 +21,9 @@ log = logging.getLogger(__name__)
 FIRST_BACKOFF_SECONDS = 0.5
 LAST_BACKOFF_SECONDS = 30.0
 
+SHORT_SECONDS = 1.0
+"""A stream that ends sooner is ended by something between us and the API server, and so will be the next."""
+
 _Kept = TypeVar("_Kept")
 
 
@@ -64,8 +67,11 @@ class Watched(Generic[_Kept]):
             try:
                 version = await self._list()
                 while True:
+                    began = self._clock.monotonic()
                     version = await self._follow(version)
                     delay = FIRST_BACKOFF_SECONDS
+                    if self._clock.monotonic() - began < SHORT_SECONDS:
+                        await self._clock.sleep(FIRST_BACKOFF_SECONDS)
             except KubeError as error:
                 # 410 is how the API server says that it has forgotten what came after our version.
                 if error.status != 410:

@@ -518,6 +518,16 @@ class RunnerCondition(Wire):
     images: Many[Image] = ()
     """The largest 50."""
 
+    @property
+    def short_of(self) -> frozenset[Literal["memory", "disk", "processes"]]:
+        """What it has too little of."""
+        said: dict[Literal["memory", "disk", "processes"], str] = {
+            "memory": self.memory_pressure,
+            "disk": self.disk_pressure,
+            "processes": self.pid_pressure,
+        }
+        return frozenset(what for what, text in said.items() if text)
+
 
 # --- refusals ---------------------------------------------------------------------------------------------------------
 

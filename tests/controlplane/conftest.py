@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +9,7 @@ import pytest
 
 from tests.cluster.local import LocalCluster
 from tests.cluster.registry import Registry
-from tests.support.installation import Installation
+from tests.support.installation import Installation, folder_of
 from tests.support.kube import Workspace
 
 MIRRORED = "registry.example"
@@ -20,23 +18,20 @@ MIRRORED = "registry.example"
 
 @pytest.fixture(scope="session")
 def installation(request: pytest.FixtureRequest, cluster: LocalCluster, registry: Registry) -> Iterator[Installation]:
-    """Operator and one runner. Its logs are kept if a test failed."""
-    directory = Path(tempfile.mkdtemp(prefix="wherry-installation-"))
-    running = Installation(
-        cluster,
-        directory,
-        registry_mirrors={MIRRORED: registry.url, "webassembly.azurecr.io": registry.url},
-        # Restarts are waited for in these tests: the kubelet's rules, in a fifth of its time.
-        runner_flags=["--back-off-initial", "2"],
-        # What is waited for here comes in minutes by default: LISTs that agree, a reference that is read again.
-        operator_flags=["--resync-seconds", "5", "--reference-ttl-seconds", "4"],
-    )
-    with running:
+    """Operator and one runner."""
+    with (
+        folder_of("installation", request.session) as directory,
+        Installation(
+            cluster,
+            directory,
+            registry_mirrors={MIRRORED: registry.url, "webassembly.azurecr.io": registry.url},
+            # Restarts are waited for in these tests: the kubelet's rules, in a fifth of its time.
+            runner_flags=["--back-off-initial", "2"],
+            # What is waited for here comes in minutes by default: LISTs that agree, a reference that is read again.
+            operator_flags=["--resync-seconds", "5", "--reference-ttl-seconds", "4"],
+        ) as running,
+    ):
         yield running
-    if request.session.testsfailed:
-        print(f"\nlogs of operator and runners kept: {running.logs}")
-    else:
-        shutil.rmtree(directory)
 
 
 @pytest.fixture

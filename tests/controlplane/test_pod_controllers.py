@@ -13,8 +13,11 @@ from tests.cluster.registry import Registry
 from tests.guests import build
 from tests.support import wat
 from tests.support.installation import Installation
-from tests.support.kube import MIRRORED, Json, Workspace, conditions, names, pod
+from tests.support.kube import MIRRORED, PATIENCE_SECONDS, Json, Workspace, conditions, names, pod
 from tests.support.runner import RunnerProcess
+
+MINUTE_SECONDS = 60.0 + PATIENCE_SECONDS
+"""A CronJob's minute begins within one, and then a Job has to run."""
 
 
 def template(space: Workspace, image: str, *, labels: Json | None = None, **spec: Any) -> Json:
@@ -123,28 +126,57 @@ def test_a_suspended_job_ends_its_pods_and_goes_on_when_resumed(space: Workspace
     space.wait(lambda: (space.get("job", "pauses") or {})["status"].get("ready") == 2, "both run again")
 
 
+def cron_job(space: Workspace, name: str, image: str, schedule: str, **spec: Any) -> None:
+    jobs = {"backoffLimit": 0, "template": template(space, image, restartPolicy="Never")}
+    body = {"schedule": schedule, "jobTemplate": {"spec": jobs}, **spec}
+    space.apply({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": name}, "spec": body})
+
+
+def jobs(space: Workspace, of: str) -> list[Json]:
+    """The Jobs whose names begin so."""
+    items: list[Json] = json.loads(space.kubectl("get", "jobs", "-o", "json"))["items"]
+    return [each for each in items if each["metadata"]["name"].startswith(of)]
+
+
+def test_a_cron_job_runs_at_its_minute_unless_the_one_before_is_still_at_it(space: Workspace) -> None:
+    cron_job(space, "minutely", space.push(wat.exits(0, says="on time")), "* * * * *")
+    cron_job(space, "busy", space.push(wat.sleeps()), "* * * * *", concurrencyPolicy="Forbid", suspend=True)
+    # The Job of the minute before, as its status has it: that minute need not be waited for too.
+    space.kubectl("create", "job", "busy-before", "--from=cronjob/busy")
+    space.wait(lambda: [each["status"].get("ready") for each in jobs(space, "busy")] == [1], "it is at it")
+    (before,) = jobs(space, "busy")
+    reference = {"apiVersion": "batch/v1", "kind": "Job", "name": "busy-before", "uid": before["metadata"]["uid"]}
+    active = json.dumps({"status": {"active": [{**reference, "namespace": space.namespace}]}})
+    space.kubectl("patch", "cronjob", "busy", "--subresource=status", "--type=merge", "-p", active)
+    space.kubectl("patch", "cronjob", "busy", "-p", '{"spec":{"suspend":false}}')
+
+    def done() -> list[Json]:
+        return [each for each in jobs(space, "minutely") if conditions(each).get("Complete")]
+
+    space.wait(done, "its minute has come, and its Job is complete", timeout=MINUTE_SECONDS)
+    ran = done()[0]["metadata"]
+    assert ran["ownerReferences"][0]["name"] == "minutely"
+    assert "batch.kubernetes.io/cronjob-scheduled-timestamp" in ran["annotations"], "the controller has made it"
+    (its,) = pods(space, "-l", f"batch.kubernetes.io/job-name={ran['name']}")
+    assert (its["status"]["phase"], its["spec"]["nodeName"]) == ("Succeeded", space.installation.node_name)
+    assert space.logs(its["metadata"]["name"]) == "on time\n"
+    space.wait(
+        lambda: "JobAlreadyActive" in {reason for reason, _ in space.events("busy")}, "the other was not started again"
+    )
+    assert [each["metadata"]["uid"] for each in jobs(space, "busy")] == [before["metadata"]["uid"]]
+
+
 def test_a_cron_job_runs_and_keeps_what_its_limits_say(space: Workspace) -> None:
     """Its hour comes by hand: kubectl makes a Job of it as the controller does."""
     for name, code in (("well", 0), ("badly", 1)):
-        body = {
-            "schedule": "0 0 1 1 *",
-            "successfulJobsHistoryLimit": 1,
-            "failedJobsHistoryLimit": 1,
-            "jobTemplate": {
-                "spec": {
-                    "backoffLimit": 0,
-                    "template": template(space, space.push(wat.exits(code)), restartPolicy="Never"),
-                }
-            },
-        }
-        space.apply({"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": name}, "spec": body})
+        limits = {"successfulJobsHistoryLimit": 1, "failedJobsHistoryLimit": 1}
+        cron_job(space, name, space.push(wat.exits(code)), "0 0 1 1 *", **limits)
         for run in ("one", "two"):
             space.kubectl("create", "job", f"{name}-{run}", f"--from=cronjob/{name}")
     for name, condition in (("well", "Complete"), ("badly", "Failed")):
 
         def only_the_last_is_left(name: str = name, condition: str = condition) -> bool:
-            jobs = json.loads(space.kubectl("get", "jobs", "-o", "json"))["items"]
-            mine = [each for each in jobs if each["metadata"]["name"].startswith(name)]
+            mine = jobs(space, name)
             return len(mine) == 1 and conditions(mine[0]).get(condition, {}).get("status") == "True"
 
         space.wait(only_the_last_is_left, f"one Job of {name} is kept")

@@ -12,11 +12,9 @@ from pathlib import Path
 import pytest
 
 from tests.cluster.local import LocalCluster
-from tests.support import wat
+from tests.support import node_monitor, wat
 from tests.support.installation import Installation
 from tests.support.kube import TOLERATIONS, Json, Workspace, conditions, pod
-
-MANAGER = "kube-controller-manager"
 
 SHORT = [
     {"key": f"node.kubernetes.io/{key}", "operator": "Exists", "effect": "NoExecute", "tolerationSeconds": 1}
@@ -37,16 +35,12 @@ def impatient(cluster: LocalCluster, installation: Installation, tmp_path: Path)
         runners=["runner-o"],
         serves_logs=False,
     )
-    cluster.stop_component(MANAGER)
-    # Longer than the 10 s between two renewals, or every node would be lost now and then.
-    cluster.start_component(MANAGER, "--node-monitor-grace-period=15s", "--node-monitor-period=1s")
-    with other:
-        yield cluster
-    if installation.operator is None:
-        installation.start_operator()
-    cluster.kubectl("delete", "node", "wherry-other")
-    cluster.stop_component(MANAGER)
-    cluster.start_component(MANAGER)
+    with node_monitor.impatient(cluster):
+        with other:
+            yield cluster
+        if installation.operator is None:
+            installation.start_operator()
+        cluster.kubectl("delete", "node", "wherry-other")
 
 
 def test_an_outage_of_the_operator_costs_only_those_pods_that_tolerate_no_longer_one(

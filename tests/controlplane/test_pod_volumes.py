@@ -51,17 +51,17 @@ def looks(
     return {name: space.logs("looks", "-c", name) for name in commands}
 
 
-def test_config_maps_and_secrets_with_items_modes_and_what_may_be_missing(space: Workspace, tool: str) -> None:
+def test_config_maps_and_secrets_with_items_and_what_may_be_missing(space: Workspace, tool: str) -> None:
     space.kubectl("create", "configmap", "settings", "--from-literal=a=one", "--from-literal=b=two")
     space.kubectl("create", "secret", "generic", "hidden", "--from-literal=key=s3cret", "--from-literal=other=x")
     seen = looks(
         space,
         tool,
         [
-            {"name": "all", "configMap": {"name": "settings", "defaultMode": 0o640}},
+            {"name": "all", "configMap": {"name": "settings"}},
             {
                 "name": "some",
-                "secret": {"secretName": "hidden", "items": [{"key": "key", "path": "deep/er/key", "mode": 0o400}]},
+                "secret": {"secretName": "hidden", "items": [{"key": "key", "path": "deep/er/key"}]},
             },
             {"name": "none", "configMap": {"name": "nobody", "optional": True}},
             {"name": "late", "secret": {"secretName": "nobody", "optional": True}},
@@ -90,12 +90,64 @@ def test_config_maps_and_secrets_with_items_modes_and_what_may_be_missing(space:
         "late": "",
         "lacks": "",
     }
-    uid = (space.get("pod", "looks") or {})["metadata"]["uid"]
-    files = [path for path in space.installation.runners["runner-a"].state.rglob("*") if uid in str(path)]
-    modes = {
-        path.name: oct(path.stat().st_mode & 0o777) for path in files if path.is_file() and path.name in ("a", "key")
+
+
+def test_files_have_the_modes_that_the_spec_names_on_every_kind_of_volume(space: Workspace, tool: str) -> None:
+    """On the runner's own files: WASI has no modes to ask for, but whoever opens a file is bound to them."""
+    space.kubectl("create", "configmap", "settings", "--from-literal=a=one", "--from-literal=b=two")
+    space.kubectl("create", "secret", "generic", "hidden", "--from-literal=key=s3cret", "--from-literal=other=x")
+
+    def label(path: str, **mode: int) -> Json:
+        return {"path": path, "fieldRef": {"fieldPath": "metadata.name"}, **mode}
+
+    sources = [
+        {"configMap": {"name": "settings", "items": [{"key": "a", "path": "all-map", "mode": 0o604}]}},
+        {"secret": {"name": "hidden", "items": [{"key": "key", "path": "all-secret"}]}},
+        {"downwardAPI": {"items": [label("all-me", mode=0o444)]}},
+    ]
+    items = [{"key": "a", "path": "map-default"}, {"key": "b", "path": "map-own", "mode": 0o755}]
+    volumes = [
+        {"name": "map", "configMap": {"name": "settings", "defaultMode": 0o640, "items": items}},
+        {
+            "name": "secret",
+            "secret": {"secretName": "hidden", "items": [{"key": "key", "path": "deep/er/own", "mode": 0o400}]},
+        },
+        {"name": "plain", "secret": {"secretName": "hidden", "items": [{"key": "other", "path": "plain"}]}},
+        {
+            "name": "me",
+            "downwardAPI": {"defaultMode": 0o600, "items": [label("me-default"), label("me-own", mode=0o4)]},
+        },
+        {"name": "all", "projected": {"defaultMode": 0o440, "sources": sources}},
+    ]
+    space.pod(
+        "holds",
+        tool,
+        args=["wait"],
+        spec={"volumes": volumes},
+        volumeMounts=[{"name": each["name"], "mountPath": f"/v/{each['name']}"} for each in volumes],
+    )
+    space.kubectl("wait", "--for=condition=Ready", "pod/holds", "--timeout=60s")
+    uid = (space.get("pod", "holds") or {})["metadata"]["uid"]
+    assert _modes(space.installation.runners["runner-a"].volumes(uid)) == {
+        "map-default": "640",
+        "map-own": "755",
+        "own": "400",
+        "plain": "644",
+        "me-default": "600",
+        "me-own": "4",
+        "all-map": "604",
+        "all-secret": "440",
+        "all-me": "444",
+        # Of the volume that admission adds.
+        "ca.crt": "644",
+        "namespace": "644",
     }
-    assert modes in ({"a": "0o640", "key": "0o400"}, {}), "files of a Pod that has ended may be gone"
+
+
+def _modes(folders: list[Path]) -> dict[str, str]:
+    """The permissions of all files below folders, in octal digits, by their names."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return {path.name: f"{path.stat().st_mode & 0o7777:o}" for path in files}
 
 
 def test_projected_and_downward_volumes(space: Workspace, tool: str) -> None:

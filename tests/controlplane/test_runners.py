@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import shutil
 import signal
-import tempfile
 import time
 import urllib.error
 import urllib.request
@@ -21,7 +19,7 @@ from tests.cluster.local import LocalCluster
 from tests.cluster.registry import Registry
 from tests.controlplane.conftest import MIRRORED
 from tests.support import slices, wat
-from tests.support.installation import Installation
+from tests.support.installation import Installation, folder_of
 from tests.support.kube import Json, Workspace
 from tests.support.relay import Relay
 
@@ -46,32 +44,28 @@ def link() -> Iterator[list[Relay]]:
 def fleet(
     request: pytest.FixtureRequest, cluster: LocalCluster, registry: Registry, link: list[Relay]
 ) -> Iterator[Installation]:
-    """An operator, and runners a and b. Its logs are kept if a test failed."""
-    directory = Path(tempfile.mkdtemp(prefix="wherry-fleet-"))
-    running = Installation(
-        cluster,
-        directory,
-        node_name=NAME,
-        class_name=NAME,
-        namespace="wherry-fleet",
-        runners=("fleet-a", "fleet-b"),
-        registry_mirrors={MIRRORED: registry.url},
-        operator_flags=["--resync-seconds", "5"],
-        serves_logs=False,
-    )
-    link.append(Relay(running.runners["fleet-b"].url.removeprefix("https://")))
-    running.routes["fleet-b"] = f"https://{link[0].address}"
-    try:
-        with running:
-            # Other tests' Pods would come here too: for the scheduler one virtual node is as good as another.
-            cluster.kubectl("cordon", NAME)
-            yield running
-    finally:
-        cluster.kubectl("delete", "node", NAME, "--ignore-not-found")
-    if request.session.testsfailed:
-        print(f"\nlogs of operator and runners kept: {running.logs}")
-    else:
-        shutil.rmtree(directory)
+    """An operator, and runners a and b."""
+    with folder_of(NAME, request.session) as directory:
+        running = Installation(
+            cluster,
+            directory,
+            node_name=NAME,
+            class_name=NAME,
+            namespace="wherry-fleet",
+            runners=("fleet-a", "fleet-b"),
+            registry_mirrors={MIRRORED: registry.url},
+            operator_flags=["--resync-seconds", "5"],
+            serves_logs=False,
+        )
+        link.append(Relay(running.runners["fleet-b"].url.removeprefix("https://")))
+        running.routes["fleet-b"] = f"https://{link[0].address}"
+        try:
+            with running:
+                # Other tests' Pods would come here too: for the scheduler one virtual node is as good as another.
+                cluster.kubectl("cordon", NAME)
+                yield running
+        finally:
+            cluster.kubectl("delete", "node", NAME, "--ignore-not-found")
 
 
 @pytest.fixture

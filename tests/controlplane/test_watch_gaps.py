@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +16,7 @@ from kubernetes.aio import client, config
 from tests.cluster.local import LocalCluster
 from tests.cluster.registry import Registry
 from tests.support import slices, wat
-from tests.support.installation import Installation
+from tests.support.installation import Installation, folder_of
 from tests.support.kube import Json, Workspace
 from tests.support.relay import Relay
 from wherry_operator.kube import Kube, KubeError
@@ -48,15 +46,11 @@ def way(cluster: LocalCluster) -> Iterator[Relay]:
 @pytest.fixture(scope="module")
 def installation(request: pytest.FixtureRequest, cluster: LocalCluster, way: Relay) -> Iterator[Installation]:
     """An operator that compares with a LIST only at its start and an hour later: till then it has nothing but watches."""
-    directory = Path(tempfile.mkdtemp(prefix="wherry-gaps-"))
-    running = Installation(cluster, directory, operator_flags=["--resync-seconds", "3600"], serves_logs=False)
-    running.api_route = f"https://{way.address}"
-    with running:
-        yield running
-    if request.session.testsfailed:
-        print(f"\nlogs of operator and runners kept: {running.logs}")
-    else:
-        shutil.rmtree(directory)
+    with folder_of("gaps", request.session) as directory:
+        running = Installation(cluster, directory, operator_flags=["--resync-seconds", "3600"], serves_logs=False)
+        running.api_route = f"https://{way.address}"
+        with running:
+            yield running
 
 
 @pytest.fixture

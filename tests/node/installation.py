@@ -12,7 +12,7 @@ from tests.cluster.node import NodeCluster
 from tests.cluster.pki import CertificateFiles
 from tests.cluster.progress import SILENT, Progress
 from tests.node.pods import PATIENCE, RESTRICTED, Space
-from tests.support.installation import CRD, RBAC
+from tests.support.installation import RBAC, establish_crd
 from tests.support.runner import Certificates
 
 Json = dict[str, Any]
@@ -36,9 +36,7 @@ def install(
     progress.step("installing Wherry")
     cluster.kubectl("label", "nodes", *(node.name for node in cluster.nodes), f"{HAS_RUNNER}=true")
     cluster.kubectl("create", "namespace", NAMESPACE)
-    cluster.apply(CRD.read_text())
-    condition = '--for=jsonpath={.status.conditions[?(@.type=="Established")].status}=True'
-    cluster.kubectl("wait", condition, "crd/wasmworkloads.wherry.dev", f"--timeout={PATIENCE}")
+    establish_crd(cluster)
     cluster.apply(RBAC.read_text().replace("${NODE_NAME}", NODE_NAME).replace("${NAMESPACE}", NAMESPACE))
     system = Space(cluster, NAMESPACE)
     certificates = Certificates(directory)

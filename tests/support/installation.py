@@ -9,12 +9,16 @@ from __future__ import annotations
 import base64
 import contextlib
 import dataclasses
+import shutil
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import pytest
+
 from tests.cluster.ports import Reservation
-from tests.cluster.processes import Process
+from tests.cluster.processes import Process, wait_for
 from tests.cluster.provider import Cluster
 from tests.support.runner import (
     RUNNER_NAME_IN_CERTIFICATE,
@@ -34,6 +38,32 @@ LOG_API = ROOT / "charts" / "wherry" / "files" / "log-api.yaml"
 
 
 API_SERVICE = "v1alpha1.subresources.wherry.dev"
+
+
+def establish_crd(cluster: Cluster) -> None:
+    """Have the API server know WasmWorkloads."""
+    cluster.apply(CRD.read_text())
+
+    def established() -> bool:
+        # Not by `kubectl wait`: it can't bear an object that has no conditions yet.
+        found = cluster.get("crd", "wasmworkloads.wherry.dev") or {}
+        conditions = found.get("status", {}).get("conditions") or []
+        return any((each["type"], each["status"]) == ("Established", "True") for each in conditions)
+
+    assert wait_for(established, timeout_seconds=START_SECONDS), "the CRD is not established"
+
+
+@contextlib.contextmanager
+def folder_of(name: str, session: pytest.Session) -> Iterator[Path]:
+    """A folder for an installation that several tests share. Its logs are kept if one of them failed."""
+    directory = Path(tempfile.mkdtemp(prefix=f"wherry-{name}-"))
+    try:
+        yield directory
+    finally:
+        if session.testsfailed:
+            print(f"\nlogs of operator and runners kept: {directory / 'logs'}")
+        else:
+            shutil.rmtree(directory)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +99,15 @@ class Installation:
         serves_logs: bool = True,
         brings_certificate: bool = True,
         brings_runners_certificates: bool = True,
+        variables: Mapping[str, str] | None = None,
     ) -> None:
         """`brings_certificate`: the kubelet endpoint's comes from the cluster's CA; else the operator is left to have one.
-        `brings_runners_certificates`: those between operator and runners are files; else the operator makes them."""
+        `brings_runners_certificates`: those between operator and runners are files; else the operator makes them.
+        `variables`: for the environments of all processes.
+        """
         self._brings_certificate = brings_certificate
         self._brings_runners_certificates = brings_runners_certificates
+        self._variables = dict(variables or {})
         self.cluster = cluster
         self.directory = directory
         self.node_name = node_name
@@ -94,7 +128,9 @@ class Installation:
         flags = [*runner_flags]
         for host, url in (registry_mirrors or {}).items():
             flags += ["--registry-mirror", f"{host}={url}"]
-        self.runners = {name: RunnerProcess(directory, self.certificates, name, flags) for name in runners}
+        self.runners = {
+            name: RunnerProcess(directory, self.certificates, name, flags, self._variables) for name in runners
+        }
         self.operator: Process | None = None
         self._kubeconfig: Path | None = None
 
@@ -118,10 +154,7 @@ class Installation:
 
     def install(self) -> None:
         """What the chart would bring: CRD, RBAC, ServiceAccount."""
-        self.cluster.apply(CRD.read_text())
-        # `kubectl wait` alone can't bear an object that has no conditions yet.
-        condition = '--for=jsonpath={.status.conditions[?(@.type=="Established")].status}=True'
-        self.cluster.kubectl("wait", condition, "crd/wasmworkloads.wherry.dev", "--timeout=30s")
+        establish_crd(self.cluster)
         if self.cluster.get("namespace", self.namespace) is None:
             self.cluster.kubectl("create", "namespace", self.namespace)
         self.cluster.apply(self.rbac())
@@ -232,7 +265,7 @@ class Installation:
             "operator",
             command,
             log=self.logs / f"{identity}.log",
-            env=environment(KUBECONFIG=str(self._routed_kubeconfig(identity))),
+            env=environment(KUBECONFIG=str(self._routed_kubeconfig(identity)), **self._variables),
         )
 
     def _routed_kubeconfig(self, identity: str) -> Path:

@@ -20,10 +20,12 @@ class FakeTime:
 
     def __init__(self) -> None:
         self.seconds = 0.0
+        self.ahead_seconds = 0.0
+        """By which the wall clock was set."""
         self._sleepers: list[tuple[float, asyncio.Event]] = []
         self.clock = Clock(
             monotonic=lambda: self.seconds,
-            now=lambda: START + timedelta(seconds=self.seconds),
+            now=lambda: START + timedelta(seconds=self.seconds + self.ahead_seconds),
             sleep=self._sleep,
         )
 

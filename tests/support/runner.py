@@ -8,7 +8,7 @@ import os
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from tests.cluster.pki import CertificateAuthority
@@ -34,8 +34,17 @@ class Certificates:
 class RunnerProcess:
     """A runner, stopped and started as wanted; its state directory stays."""
 
-    def __init__(self, directory: Path, certificates: Certificates, name: str, flags: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        certificates: Certificates,
+        name: str,
+        flags: Sequence[str] = (),
+        variables: Mapping[str, str] | None = None,
+    ) -> None:
+        """`variables`: of its environment."""
         self._certificates = certificates
+        self._variables = dict(variables or {})
         self.name = name
         self.flags = list(flags)
         self.state = directory / "runners" / name
@@ -58,6 +67,11 @@ class RunnerProcess:
         """Files and folders of its state whose names have the text. What vanishes meanwhile counts as gone."""
         return [name for _, folders, files in os.walk(self.state) for name in (*folders, *files) if text in name]
 
+    def volumes(self, workload_id: str) -> list[Path]:
+        """The folders of a workload's volumes: on its disk, and in memory, which all runners of a machine share."""
+        kept = [self.state / "volumes", *Path("/dev/shm").glob("wherry-*")]
+        return [root / workload_id for root in kept if (root / workload_id).is_dir()]
+
     def contents(self, pattern: str) -> list[str]:
         """The texts of its files that match. What vanishes meanwhile counts as gone."""
         found = []
@@ -78,7 +92,7 @@ class RunnerProcess:
             "--client-ca", str(pki.ca.cert_file), "--state-directory", str(self.state),
             "--termination-grace-seconds", "0", *executors.runner_flags(), *self.flags,
         ]  # fmt: skip
-        self.process = Process.start(f"runner {self.name}", command, log=self.log, env=environment())
+        self.process = Process.start(f"runner {self.name}", command, log=self.log, env=environment(**self._variables))
         self.process.wait_until(
             lambda: healthy(f"{self.health_url}/healthz"), what="ready", timeout_seconds=START_SECONDS
         )

@@ -378,3 +378,16 @@ def test_the_ledger_adds_up_whatever_comes_and_goes(data: st.DataObject) -> None
             assert ledger.alike(kind, name) == sum(workload_id.startswith(kind) for workload_id in there)
     for workload_id in owners:
         assert ledger.runners(workload_id) == {place[1] for place in table if place[0] == workload_id}
+
+
+def test_a_runner_under_pressure_gets_nothing_new_and_keeps_what_it_has() -> None:
+    one, two = FakeRunner("one"), FakeRunner("two")
+    to = deliveries(FakeRegistry(one, two))
+    one.state.condition = protocol.RunnerCondition(disk_pressure="3 MiB are free")
+    place = to.choose("u-1", OWNER, Needs())
+    assert place.runner == "two"
+    two.state.condition = one.state.condition
+    with pytest.raises(NoRunner, match="0/2 runners fit: 2 are short of disk"):
+        to.choose("u-2", OWNER, Needs())
+    found = to.locate("u-1")
+    assert found is not None and found.runner == "two"

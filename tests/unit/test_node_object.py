@@ -162,6 +162,8 @@ def test_images_are_listed_once_the_largest_first_and_bounded() -> None:
     ]
     assert len(listed(a=[Image(names=(f"r.example/{number}:v1",), size_bytes=number) for number in range(99)])) == 50
     assert listed(a=[Image(names=(), size_bytes=1), Image(names=("x" * 10_000,), size_bytes=1)]) == []
+    (kept,) = listed(a=[Image(names=("x" * 10_000, "short"), size_bytes=1)])
+    assert kept["names"] == ["short"]
 
 
 def test_an_image_that_went_is_no_longer_listed() -> None:
@@ -231,6 +233,7 @@ def test_status_is_written_only_when_it_differs_or_the_heartbeat_is_due() -> Non
     assert not must_write(live, state("a"), later=299)
     assert must_write(live, state("a"), later=301)
     assert must_write(live, later=1)
+    assert must_write(live, state("a"), later=-3600), "the clock was set back"
     # The node controller's word for a silent node.
     condition(live["status"], "Ready").update(status="Unknown", reason="NodeStatusUnknown")
     assert must_write(live, state("a"), later=1)
@@ -321,6 +324,9 @@ class FakeRunners:
     def client(self, name: str) -> RunnerClient | None:
         return cast("RunnerClient", _FakeClient(name, self))
 
+    def describes(self, name: str, condition: RunnerCondition) -> None:
+        next(state for state in self.now if state.name == name).condition = condition
+
 
 class _FakeClient:
     def __init__(self, name: str, runners: FakeRunners) -> None:
@@ -363,6 +369,27 @@ def test_keeper_makes_the_node_and_renews_its_lease() -> None:
         assert nodes.lease["spec"]["renewTime"] == "2026-01-02T03:04:35.678901Z"
         assert (nodes.count("replace lease"), nodes.count("patch status")) == (3, 1)
         assert keeper.complaint() == ""
+
+    keep(scenario, nodes, FakeRunners(state("a")))
+
+
+def test_renewals_of_the_lease_count_also_by_a_clock_that_was_set_back() -> None:
+    nodes = FakeNodes()
+
+    async def scenario(time: FakeTime, keeper: NodeKeeper) -> None:
+        def renewed() -> str:
+            assert nodes.lease is not None
+            return str(nodes.lease["spec"]["renewTime"])
+
+        before = [renewed()]
+        time.ahead_seconds = -3600
+        for _ in range(3):
+            await time.advance(10)
+            before.append(renewed())
+        assert before == sorted(set(before)), "each is later than the one before"
+        time.ahead_seconds = 0
+        await time.advance(10)
+        assert renewed() == "2026-01-02T03:04:45.678901Z"
 
     keep(scenario, nodes, FakeRunners(state("a")))
 

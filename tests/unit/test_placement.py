@@ -49,11 +49,25 @@ def test_the_least_loaded_runner_that_fits_is_chosen(runners: list[RunnerFacts],
     assert choose(runners) == expected
 
 
+@pytest.mark.parametrize("what", ["memory", "disk", "processes"])
+def test_a_runner_that_is_short_of_something_is_left_alone(what: str) -> None:
+    short = runner("a", short_of=frozenset({what}))
+    assert choose([short, runner("b", 9)], Needs(demand=Demand(defaults=1))) == "b"
+    if what == "memory":
+        assert choose([short, runner("b", 9)], Needs(demand=Demand(memory_bytes=MI))) == "a", "it says what it needs"
+
+
 @pytest.mark.parametrize(
     ("runners", "needs", "message"),
     [
         ([], {}, "0/0 runners fit: the operator knows of no runner"),
         ([runner("a", ready=False)], {}, "0/1 runners fit: 1 is not ready"),
+        ([runner("a", short_of=frozenset({"disk"}))], {}, "0/1 runners fit: 1 is short of disk"),
+        (
+            [runner("a", short_of=frozenset({"memory"})), runner("b", short_of=frozenset({"memory"}))],
+            {"demand": Demand(defaults=1)},
+            "0/2 runners fit: 2 are short of memory",
+        ),
         ([runner("a", 10), runner("b", 11)], {}, "0/2 runners fit: 2 are full"),
         (
             [runner("a", 10), runner("b", ready=False), runner("c", ready=False)],

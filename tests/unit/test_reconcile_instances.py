@@ -12,7 +12,8 @@ from tests.support.fake_runners import FakeRunner
 from tests.support.kstatus import verdict
 from tests.support.told import START, end
 from tests.support.workload_scene import PATH, RUNNING, Scene, container
-from wherry_operator.reconcile.workload import RETRY_SECONDS, WRITE_GAP_SECONDS
+from wherry_operator.reconcile.instances import RETRY_SECONDS
+from wherry_operator.reconcile.workload import WRITE_GAP_SECONDS
 from wherry_operator.runners.client import RunnerUnavailable
 from wherry_operator.status.containers import rfc3339
 from wherry_operator.status.workload import LISTED

@@ -6,7 +6,8 @@ import pytest
 
 from tests.support.told import end
 from tests.support.workload_scene import CONFIG, ENV, KEY, OWNER, PATH, RUNNING, Scene, container
-from wherry_operator.reconcile.workload import BEGUN_WITHIN_SECONDS, RETRY_SECONDS
+from wherry_operator.reconcile.instances import RETRY_SECONDS
+from wherry_operator.reconcile.workload import BEGUN_WITHIN_SECONDS
 from wherry_operator.runners.delivery import LOSS_SECONDS
 from wherry_runner.protocol import Phase, Waiting
 

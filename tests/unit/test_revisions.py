@@ -6,11 +6,12 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.support.workload_scene import PATH, Scene
-from wherry_operator.kube import Unavailable
+from wherry_operator.kube import Forbidden, Unavailable
 from wherry_operator.reconcile.revisions import OWNER_LABEL
 from wherry_operator.rollout.revisions import Remembered, changes
 
@@ -116,3 +117,51 @@ def test_what_can_not_be_written_down_is_tried_again_and_of_what_is_gone_nothing
     scene.store.seen(scene.kube.remove(PATH), deleted=True)
     work(scene)
     assert list(written(scene)) == [1]
+
+
+def test_a_write_whose_answer_was_lost_has_been_made() -> None:
+    scene = Scene(restartPolicy="Always").settle()
+    work(scene)
+    scene.revisions.gone("u-1")  # it knows nothing of what is there
+    for writes in (1, 0):
+        scene.kube.calls.clear()
+        scene.edit(replicas=2 - writes)
+        scene.settle()
+        work(scene)
+        assert sum(call == ("POST", COLLECTION) for call in scene.kube.calls) == writes
+        assert (list(written(scene)), scene.revisions._due) == ([1], {})
+
+
+def test_what_is_refused_is_tried_when_something_happens_and_not_before() -> None:
+    scene = Scene(restartPolicy="Always").settle()
+    scene.kube.errors[COLLECTION] = [Forbidden(403, "Forbidden", "exceeded quota: revisions")]
+    work(scene)
+    assert (written(scene), scene.revisions._due) == ({}, {})
+    scene.edit(replicas=2)
+    scene.settle()
+    work(scene)
+    assert list(written(scene)) == [1]
+
+
+@pytest.mark.parametrize(
+    ("name", "owner"),
+    [
+        ("db-7-6d8f9c", {"kind": "StatefulSet", "uid": "u-of-db"}),
+        ("hello-7-6d8f9c", {"kind": "WasmWorkload", "uid": "u-2"}),
+        ("hello-7-6d8f9c", None),
+        ("x", {"kind": "WasmWorkload", "uid": "u-1"}),
+        ("hello-x-6d8f9c", {"kind": "WasmWorkload", "uid": "u-1"}),
+    ],
+)
+def test_what_only_has_the_label_is_none_of_ours(name: str, owner: dict[str, str] | None) -> None:
+    scene = Scene(restartPolicy="Always", revisionHistoryLimit=0).settle()
+    metadata = {
+        "name": name,
+        "namespace": "boats",
+        "uid": "u-of-it",
+        "labels": {OWNER_LABEL: "u-1"},
+        "ownerReferences": [owner] if owner else [],
+    }
+    scene.kube.put(f"{COLLECTION}/{name}", {"metadata": metadata, "revision": 7})
+    work(scene)
+    assert sorted(written(scene)) == [1, 7], "it is not counted, and not deleted"

@@ -356,6 +356,8 @@ def test_at_the_deadline_runners_have_a_moment_to_end_what_they_run() -> None:
         plan.memory, finished=Finished(good=False, reason="DeadlineExceeded", message="", at=ago(5))
     )
     assert names(completions(ready(0), memory=ended, **LATE).stop) == ["b0-0"]
+    set_back = dataclasses.replace(ended.finished, at=ago(-3600)) if ended.finished else None
+    assert names(completions(ready(0), memory=dataclasses.replace(ended, finished=set_back), **LATE).stop) == ["b0-0"]
 
 
 def test_it_is_deleted_a_while_after_its_end() -> None:

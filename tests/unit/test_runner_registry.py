@@ -30,6 +30,7 @@ from wherry_runner.protocol import (
     Phase,
     Refusal,
     RefusalReason,
+    RunnerCondition,
     RunnerInfo,
     StatusEvent,
     SyncedEvent,
@@ -222,6 +223,22 @@ def test_the_answer_to_a_put_counts_until_the_watch_brings_more(pki: Pki) -> Non
         registry.answered("another", "1", status("c"))
         assert registry.find("c") == [], "what answered is no more"
         assert len(stage.changes) == told, "who asked knows"
+
+    play_registry(pki, scenario)
+
+
+def test_what_a_runner_is_short_of_is_told_when_it_changes(pki: Pki) -> None:
+    async def scenario(stage: Stage, registry: RunnerRegistry) -> None:
+        stage.runner.say(SyncedEvent(info=info()))
+        await until(lambda: registry.states()[0].synced)
+        stage.runner_changes.clear()
+        registry.describes("one", RunnerCondition(images=()))
+        assert stage.runner_changes == []
+        for text in ("9 MiB are free", "8 MiB are free", ""):
+            registry.describes("one", RunnerCondition(disk_pressure=text))
+        registry.describes("another", RunnerCondition(disk_pressure="full"))
+        assert stage.runner_changes == ["one", "one"], "when it begins, and when it is over"
+        assert registry.states()[0].condition == RunnerCondition()
 
     play_registry(pki, scenario)
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from tests.support.operator_fakes import FakeTime
-from wherry_operator.clock import second_time
 from wherry_operator.kube import Forbidden, KubeError
 from wherry_operator.models import Object, PodSpec
 from wherry_operator.reconcile.tokens import ServiceAccountTokens
@@ -37,13 +35,18 @@ class FakeApi:
         self.time = time
         self.requests: list[tuple[str, Object]] = []
         self.errors: list[KubeError] = []
+        self.longest_seconds = 365 * 86400
+        """For which a token is given (--service-account-max-token-expiration)."""
 
     async def create(self, path: str, body: Object) -> Object:
         self.requests.append((path, body))
         if self.errors:
             raise self.errors.pop(0)
-        expires = self.time.clock.now() + timedelta(seconds=body["spec"]["expirationSeconds"])
-        return {"status": {"token": f"token {len(self.requests)}", "expirationTimestamp": second_time(expires)}}
+        granted = min(body["spec"]["expirationSeconds"], self.longest_seconds)
+        return {
+            "spec": {**body["spec"], "expirationSeconds": granted},
+            "status": {"token": f"token {len(self.requests)}"},
+        }
 
 
 class Stage:
@@ -92,6 +95,28 @@ def test_a_token_is_kept_until_it_has_to_be_renewed_and_used_while_it_is_good() 
             await stage.read(body)
         stage.tokens.forget("u-1")
         assert (await stage.read(body))[0] == {wish: "token 5"}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize("ahead", [3600, 90_000, -3600])
+def test_the_wall_clock_changes_nothing_of_when_a_token_is_renewed(ahead: float) -> None:
+    async def scenario() -> None:
+        stage, body = Stage(), pod({"path": "token"})
+        await stage.read(body)
+        stage.time.ahead_seconds, stage.time.seconds = ahead, 2800
+        assert await stage.read(body) == ({TokenWish(): "token 1"}, 80)
+        stage.time.seconds = 2880
+        assert await stage.read(body) == ({TokenWish(): "token 2"}, 2880)
+
+    asyncio.run(scenario())
+
+
+def test_a_token_that_is_good_for_less_than_was_asked_for_is_renewed_in_time() -> None:
+    async def scenario() -> None:
+        stage = Stage()
+        stage.api.longest_seconds = 600
+        assert (await stage.read(pod({"path": "token"})))[1] == 480
 
     asyncio.run(scenario())
 

@@ -109,11 +109,24 @@ def test_it_lists_and_then_follows_and_tells_only_what_counts() -> None:
 
 def test_a_stream_that_ends_goes_on_where_it_was_also_after_a_bookmark() -> None:
     async def scenario(stage: Stage) -> None:
+        await stage.time.advance(300)
         stage.kube.say(("BOOKMARK", {"metadata": {"resourceVersion": "77"}}), None)
         await settle()
         assert stage.kube.watched_from == ["1", "77"]
         assert len(stage.kube.lists) == 1
         assert stage.watched.items == {"a": 1}
+
+    play(scenario, prepare=lambda kube: kube.put("a", value=1))
+
+
+def test_streams_that_end_at_once_are_not_asked_for_without_a_pause() -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.kube.say(None, None, None)
+        await settle()
+        assert len(stage.kube.watched_from) == 1
+        await stage.time.advance(1)
+        assert len(stage.kube.watched_from) == 3
+        assert (len(stage.kube.lists), stage.watched.complaint()) == (1, "")
 
     play(scenario, prepare=lambda kube: kube.put("a", value=1))
 

@@ -57,6 +57,14 @@ class NodeApi(Protocol):
         ...
 
 
+class DescribedRunners(Runners, Protocol):
+    """What of `RunnerRegistry` is used here."""
+
+    def describes(self, name: str, condition: RunnerCondition) -> None:
+        """Note how a runner says that it is."""
+        ...
+
+
 class NodeKeeper:
     """The two loops: status and Lease. Neither ends by itself, whatever the API server answers."""
 
@@ -64,7 +72,7 @@ class NodeKeeper:
         self,
         kube_as_node: NodeApi,
         kube: NodeApi,
-        registry: Runners,
+        registry: DescribedRunners,
         settings: Settings,
         port: int,
         *,
@@ -82,7 +90,6 @@ class NodeKeeper:
         self._version = wherry_version()
         self._path = f"/api/v1/nodes/{settings.node_name}"
         self._leases = "/apis/coordination.k8s.io/v1/namespaces/kube-node-lease/leases"
-        self._conditions: dict[str, RunnerCondition] = {}
         self._uid = ""
         self._known = asyncio.Event()
         self._poked = asyncio.Event()
@@ -154,15 +161,13 @@ class NodeKeeper:
 
     async def _fleet(self) -> Fleet:
         said = await survey(self._registry, "how it is", lambda client: client.condition())
+        for name, condition in said.items():
+            if condition is not None:  # of one that does not answer, what it said last is the best that is known
+                self._registry.describes(name, condition)
         states = self._registry.states()
-        # Of one that does not answer now, what it said last is the best that is known.
-        self._conditions = {
-            state.name: condition
-            for state in states
-            if (condition := said.get(state.name) or self._conditions.get(state.name)) is not None
-        }
+        conditions = {state.name: state.condition for state in states if state.condition is not None}
         reserved = {state.name: self._reserved(state.name) for state in states}
-        return Fleet(states=states, conditions=self._conditions, reserved=reserved)
+        return Fleet(states=states, conditions=conditions, reserved=reserved)
 
     async def _live(self) -> Object:
         try:
@@ -219,15 +224,17 @@ class NodeKeeper:
 
     async def _write_lease(self) -> None:
         path = f"{self._leases}/{self._settings.node_name}"
-        wanted = node_object.lease_object(self._settings, self._uid, self._clock.now())
         if self._lease is None:
             try:
                 self._lease = await self._kube.get(path)
             except NotFound:
-                self._lease = await self._kube.create(self._leases, wanted)
+                first = node_object.lease_object(self._settings, self._uid, self._clock.now())
+                self._lease = await self._kube.create(self._leases, first)
                 return
+        before = self._lease.get("spec") or {}
+        wanted = node_object.lease_object(self._settings, self._uid, self._clock.now(), before.get("renewTime"))
         metadata = {**self._lease["metadata"], **wanted["metadata"]}
-        spec = {**(self._lease.get("spec") or {}), **wanted["spec"]}
+        spec = {**before, **wanted["spec"]}
         self._lease = await self._kube.replace(path, {**wanted, "metadata": metadata, "spec": spec})
 
 

@@ -6,7 +6,7 @@ Labels and taints are Krustlet's: manifests written for it apply unchanged.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from wherry_operator.clock import micro_time
 from wherry_operator.models import Object
@@ -18,6 +18,9 @@ ARCH = "wasm32-wasi"
 
 TAINT_KEY = "kubernetes.io/arch"
 TAINT_EFFECTS = ("NoSchedule", "NoExecute")
+
+_TICK = timedelta(microseconds=1)
+"""The least by which two times of a Lease can differ."""
 
 
 def node_object(settings: Settings, owner: Object | None = None) -> Object:
@@ -85,8 +88,12 @@ def taints(settings: Settings) -> list[Object]:
     return [{"key": TAINT_KEY, "value": settings.taint_value, "effect": effect} for effect in TAINT_EFFECTS]
 
 
-def lease_object(settings: Settings, node_uid: str, now: datetime) -> Object:
-    """The Node's heartbeat, as a kubelet writes it: while it is renewed, the Node is not Unknown."""
+def lease_object(settings: Settings, node_uid: str, now: datetime, last: str | None = None) -> Object:
+    """The Node's heartbeat, as a kubelet writes it: while it is renewed, the Node is not Unknown.
+
+    :param last: its `renewTime` so far. A renewal counts only if it is later (node_lifecycle_controller.go,
+    tryUpdateNodeHealth), so it is later also by a clock that was set back: else the Node would be lost until it has caught up.
+    """
     owner = {"apiVersion": "v1", "kind": "Node", "name": settings.node_name, "uid": node_uid}
     return {
         "apiVersion": "coordination.k8s.io/v1",
@@ -95,6 +102,6 @@ def lease_object(settings: Settings, node_uid: str, now: datetime) -> Object:
         "spec": {
             "holderIdentity": settings.node_name,
             "leaseDurationSeconds": NODE_LEASE_DURATION_SECONDS,
-            "renewTime": micro_time(now),
+            "renewTime": micro_time(max(now, datetime.fromisoformat(last) + _TICK) if last else now),
         },
     }

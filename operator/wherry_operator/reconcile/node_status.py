@@ -140,8 +140,8 @@ def _images(fleet: Fleet) -> list[Object]:
         for image in condition.images if condition else ():
             names = [name for name in image.names if len(name) <= MAX_NAME]
             if names:
-                known = found.get(names[0], image)
-                all_names = sorted({*known.names, *names}, key=lambda name: ("@" not in name, name))[:MAX_NAMES]
+                known = found[names[0]].names if names[0] in found else ()
+                all_names = sorted({*known, *names}, key=lambda name: ("@" not in name, name))[:MAX_NAMES]
                 found[names[0]] = Image(names=tuple(all_names), size_bytes=image.size_bytes)
     largest = sorted(found.values(), key=lambda image: (-image.size_bytes, image.names))[:MAX_IMAGES]
     return [{"names": list(image.names), "sizeBytes": image.size_bytes} for image in largest]
@@ -159,7 +159,8 @@ def must_write(live: Object, wanted: Object, now: datetime) -> bool:
         if any(found.get(key) != condition[key] for key in ("status", "reason", "message")):
             return True
         beat = _moment(found.get("lastHeartbeatTime"))
-        if beat is None or now - beat >= HEARTBEAT:
+        # One that lies ahead is from before the clock was set back.
+        if beat is None or not timedelta(0) <= now - beat < HEARTBEAT:
             return True
     return False
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from wherry_operator.clock import Clock
-from wherry_operator.kube import Kube, KubeError
+from wherry_operator.kube import Conflict, Kube, KubeError, Unavailable
 from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
 from wherry_operator.resolve import workload as resolving
@@ -95,14 +95,13 @@ class Revisions:
         self._known.clear()
         for item in await self._kube.list_metadata(ALL_PATH, label_selector=OWNER_LABEL):
             metadata = item["metadata"]
-            *_, number, revision = metadata["name"].split("-")
-            if number.isdecimal():
-                found = Remembered(int(number), revision, metadata["name"], metadata["uid"])
-                self._known[metadata["labels"][OWNER_LABEL]].append(found)
+            uid = metadata["labels"][OWNER_LABEL]
+            if _is_of(metadata, uid) and (found := _remembered(metadata)) is not None:
+                self._known[uid].append(found)
         self._loaded = True
 
     async def write(self, workload: Object) -> None:
-        """Write down what runs, and delete what is too old. What can't be done is tried again later."""
+        """Write down what runs, and delete what is too old. What can't be done now is tried again later."""
         metadata = workload["metadata"]
         uid, revision = metadata["uid"], resolving.revision_of(workload)
         now = self._store.get(metadata["namespace"], metadata["name"])
@@ -116,14 +115,43 @@ class Revisions:
                 await self._kube.delete(f"{path}/{old.name}", uid=old.uid)
                 known.remove(old)
             if todo.number is not None:
-                made = (await self._kube.create(path, _body(workload, todo.number, revision)))["metadata"]
+                made = await self._create(path, _body(workload, todo.number, revision), uid)
                 known.append(Remembered(todo.number, revision, made["name"], made["uid"]))
         except KubeError as error:
             if error.status == 404 or (error.status == 403 and "being terminated" in error.message):
                 return  # its namespace goes, and it as well
             log.warning("%s/%s: its revision is not written down: %s", metadata["namespace"], metadata["name"], error)
-            self._due.setdefault((uid, revision), workload)
-            self._wake.set()
+            if isinstance(
+                error, Unavailable
+            ):  # else, e.g. for a quota, it is tried when something happens to the object
+                self._due.setdefault((uid, revision), workload)
+                self._wake.set()
+
+    async def _create(self, path: str, body: Object, uid: str) -> Object:
+        """The metadata of a revision that is there now. Raises KubeError."""
+        try:
+            metadata: Object = (await self._kube.create(path, body))["metadata"]
+        except Conflict:
+            metadata = (await self._kube.find(f"{path}/{body['metadata']['name']}"))["metadata"]
+            if not _is_of(metadata, uid):
+                raise
+            # Our own write, whose answer was lost.
+        return metadata
+
+
+def _is_of(metadata: Object, uid: str) -> bool:
+    """Whether a ControllerRevision is the WasmWorkload's with this UID. The label is no proof: a StatefulSet's revisions have
+    the labels of its Pods, and those are anybody's to choose."""
+    owners = metadata.get("ownerReferences") or ()
+    return any(owner["kind"] == "WasmWorkload" and owner["uid"] == uid for owner in owners)
+
+
+def _remembered(metadata: Object) -> Remembered | None:
+    """What its name says (`_body`); None: it is none of ours."""
+    parts = metadata["name"].rsplit("-", 2)
+    if len(parts) < 3 or not parts[1].isdecimal():
+        return None
+    return Remembered(int(parts[1]), parts[2], metadata["name"], metadata["uid"])
 
 
 def _limit(workload: Object) -> int:

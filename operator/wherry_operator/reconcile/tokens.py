@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Protocol
 
 from wherry_operator.clock import Clock
@@ -27,8 +26,10 @@ class TokenApi(Protocol):
 @dataclass(frozen=True)
 class _Token:
     value: str
-    renew_at: datetime
-    expires: datetime
+    renew_at: float
+    """By the monotonic clock, as"""
+    expires: float
+    """this one: the wall clock may be another than the API server's, and jump."""
 
 
 class ServiceAccountTokens:
@@ -49,15 +50,14 @@ class ServiceAccountTokens:
             return {}, None
         found = {wish: await self._one(pod, spec, wish) for wish in sorted(wanted)}
         first = min(token.renew_at for token in found.values())
-        seconds = (first - self._clock.now()).total_seconds()
-        return {wish: token.value for wish, token in found.items()}, max(1.0, seconds)
+        return {wish: token.value for wish, token in found.items()}, max(1.0, first - self._clock.monotonic())
 
     def forget(self, uid: str) -> None:
         """The Pod with this UID is gone."""
         self._tokens.pop(uid, None)
 
     async def _one(self, pod: Object, spec: PodSpec, wish: TokenWish) -> _Token:
-        mine, now = self._tokens[pod["metadata"]["uid"]], self._clock.now()
+        mine, now = self._tokens[pod["metadata"]["uid"]], self._clock.monotonic()
         known = mine.get(wish)
         if known is not None and now < known.renew_at:
             return known
@@ -72,14 +72,16 @@ class ServiceAccountTokens:
 
     async def _request(self, pod: Object, account: str, wish: TokenWish) -> _Token:
         path = f"/api/v1/namespaces/{pod['metadata']['namespace']}/serviceaccounts/{account}/token"
-        body, issued = tokens.request(pod, wish), self._clock.now()
+        body = tokens.request(pod, wish)
         for wait in (*AUTHORIZER_LAG_SECONDS, None):
+            issued = self._clock.monotonic()
             try:
-                status = (await self._kube.create(path, body))["status"]
+                answer = await self._kube.create(path, body)
                 break
             except Forbidden:
                 if wait is None:
                     raise
                 await self._clock.sleep(wait)
-        expires = datetime.fromisoformat(status["expirationTimestamp"])
-        return _Token(status["token"], tokens.renew_at(issued, expires), expires)
+        # What was granted, which may be less than what was asked for.
+        lifetime = float(answer["spec"]["expirationSeconds"])
+        return _Token(answer["status"]["token"], issued + tokens.renew_seconds(lifetime), issued + lifetime)

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
 
 from wherry_operator.models import Object, PodSpec
 
 DEFAULT_SECONDS = 3600
 """Of `expirationSeconds`, as the API server has it."""
 
-OLDEST = timedelta(hours=24)
+OLDEST_SECONDS = 24 * 3600.0
 """One of this age is renewed, however long it may still be good (kubelet: pkg/kubelet/token, maxTTL)."""
 
 
@@ -55,6 +54,6 @@ def request(pod: Object, wish: TokenWish) -> Object:
     return {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": spec}
 
 
-def renew_at(issued: datetime, expires: datetime) -> datetime:
-    """When a token is to be replaced: after 80 % of its time, as a kubelet does it."""
-    return issued + min((expires - issued) * 0.8, OLDEST)
+def renew_seconds(lifetime_seconds: float) -> float:
+    """After how long a token is to be replaced: after 80 % of its time, as a kubelet does it."""
+    return min(lifetime_seconds * 0.8, OLDEST_SECONDS)

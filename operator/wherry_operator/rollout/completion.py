@@ -11,7 +11,7 @@ from collections.abc import Collection, Sequence
 from datetime import datetime, timedelta
 from itertools import islice
 
-from wherry_operator.rollout.instances import Instance, Slot, State, keep_order
+from wherry_operator.rollout.instances import Instance, Slot, State, elapsed_seconds, keep_order
 from wherry_operator.rollout.plan import Finished, Memory, Plan, Soonest, Wanted, back_off_seconds, latest
 from wherry_runner.protocol import RestartPolicy
 
@@ -19,7 +19,7 @@ KEPT = 200
 """Ended instances that stay on their runners, for their logs: of more the oldest are forgotten, for runners are to have room
 for others."""
 
-RUNNERS_TURN = timedelta(seconds=5)
+RUNNERS_TURN_SECONDS = 5.0
 """At the deadline runners end their instances themselves, and keep their logs; after this much more we do it."""
 
 
@@ -156,7 +156,7 @@ def _over(wanted: Wanted, memory: Memory, newest: Collection[Instance], stop: li
     assert memory.finished is not None
     soonest = Soonest()
     running: list[Instance] = [item for item in newest if not item.ended]
-    patience = (memory.finished.at + RUNNERS_TURN - now).total_seconds()
+    patience = RUNNERS_TURN_SECONDS - elapsed_seconds(memory.finished.at, now)
     if memory.finished.reason == "DeadlineExceeded" and running and patience > 0:
         soonest.after(patience)
     else:

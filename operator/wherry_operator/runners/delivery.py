@@ -369,6 +369,7 @@ class Deliveries:
             memory_bytes=info.memory_bytes,
             cpu_millicores=info.cpu_millicores,
             default_memory_bytes=info.default_memory_request_bytes,
+            short_of=state.condition.short_of if state.condition is not None else frozenset(),
             node=self._nodes.facts(info.node),
             alike=self._ledger.alike(kind, state.name) if kind else 0,
             has_module=bool(module) and self._ledger.has_module(state.name, module),

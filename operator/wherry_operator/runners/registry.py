@@ -22,6 +22,7 @@ from wherry_runner.protocol import (
     GoneEvent,
     HeartbeatEvent,
     Owner,
+    RunnerCondition,
     RunnerInfo,
     StatusEvent,
     SyncedEvent,
@@ -57,6 +58,8 @@ class RunnerState:
     """Where discovery says it is; `info.node` is what it says itself."""
     info: RunnerInfo | None = None
     """None until it answered for the first time."""
+    condition: RunnerCondition | None = None
+    """What it said last of how it is; None: nothing yet."""
     connected: bool = False
     """Its watch is open, and it is the runner that it should be."""
     synced: bool = False
@@ -139,6 +142,15 @@ class RunnerRegistry:
         """Where a workload is, with its newest known status: on silent runners too (see their
         `connected`)."""
         return [(name, self._states[name].statuses[workload_id]) for name in self._having.get(workload_id, ())]
+
+    def describes(self, name: str, condition: RunnerCondition) -> None:
+        """Note how a runner says that it is; told on if it is short of other things than before."""
+        state = self._states.get(name)
+        if state is None:
+            return
+        before, state.condition = state.condition or RunnerCondition(), condition
+        if before.short_of != condition.short_of:
+            self._tell_runner(name)
 
     def answered(self, name: str, instance: str, status: WorkloadStatus) -> None:
         """Take the answer to a PUT, without telling who asked for it. The watch brings the same, but later; what it has brought

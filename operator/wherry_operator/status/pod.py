@@ -114,7 +114,8 @@ def may_wait(pod: Object, observed: Observed, *, now: datetime) -> bool:
     """
     live = pod.get("status") or {}
     started = live.get("startTime")
-    if started is None or now - datetime.fromisoformat(started) >= BEGUN_WITHIN:
+    # A time that lies ahead is from before the clock was set back.
+    if started is None or not timedelta(0) <= now - datetime.fromisoformat(started) < BEGUN_WITHIN:
         return False
     desired = steps(pod, observed, now=now)[-1]
     rest = [item for item in desired["conditions"] if item["type"] != _BEGUN]
