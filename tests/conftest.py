@@ -15,7 +15,7 @@ pytest_plugins = ["tests.cluster.fixtures"]
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slowest first, for several workers; those marked `last` last: they read what the session left behind."""
-    order = {"node": 0, "controlplane": 1, "cluster": 2, "runner": 3}
+    order = {"node": 0, "controlplane": 1, "chart": 2, "cluster": 3, "runner": 4}
 
     def rank(item: pytest.Item) -> tuple[bool, int]:
         folder = item.path.relative_to(item.config.rootpath).parts[1]
