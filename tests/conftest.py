@@ -5,12 +5,18 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 
+import hypothesis
 import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
 from tests.support import executors
 
 pytest_plugins = ["tests.cluster.fixtures"]
+
+# No test is about time, on a busy machine least of all. In CI Hypothesis has a profile of its own that says so too.
+hypothesis.settings.register_profile("busy", deadline=None)
+if not os.environ.get("CI"):
+    hypothesis.settings.load_profile("busy")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
