@@ -128,6 +128,10 @@ runner: venv go executor ## Run the runner's tests: real wasmtime, real registry
 controlplane: venv go executor ## Run the tests against a real Kubernetes control plane on loopback (built once: minutes).
 	$(PY) -m pytest tests/controlplane $(ARGS)
 
+.PHONY: chart
+chart: venv go ## Run the Helm chart's tests: what it renders, and its life on a real API server (Helm is built once: minutes).
+	$(PY) -m pytest tests/chart $(ARGS)
+
 .PHONY: binaries
 binaries: venv go ## Build what tests and demo run: Kubernetes and a registry (once: about ten minutes; later: nothing).
 	@$(PY) -m tests.cluster build >/dev/null

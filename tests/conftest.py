@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator
 
+import hypothesis
 import pytest
 from xdist.scheduler.loadscope import LoadScopeScheduling
 
@@ -12,10 +13,15 @@ from tests.support import executors
 
 pytest_plugins = ["tests.cluster.fixtures"]
 
+# No test is about time, on a busy machine least of all. In CI Hypothesis has a profile of its own that says so too.
+hypothesis.settings.register_profile("busy", deadline=None)
+if not os.environ.get("CI"):
+    hypothesis.settings.load_profile("busy")
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The slowest first, for several workers; those marked `last` last: they read what the session left behind."""
-    order = {"node": 0, "controlplane": 1, "cluster": 2, "runner": 3}
+    order = {"node": 0, "controlplane": 1, "chart": 2, "cluster": 3, "runner": 4}
 
     def rank(item: pytest.Item) -> tuple[bool, int]:
         folder = item.path.relative_to(item.config.rootpath).parts[1]

@@ -27,6 +27,7 @@ from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
 from wherry_operator.queue import Fatal, Key, WorkQueue
 from wherry_operator.reconcile import node_object, pod, workload
+from wherry_operator.reconcile.issuing import Issuing
 from wherry_operator.reconcile.node import NodeKeeper
 from wherry_operator.reconcile.resync import Collection, Resync
 from wherry_operator.reconcile.revisions import Revisions
@@ -89,11 +90,13 @@ class Operator:
             groups=("system:nodes", "system:authenticated"),
         )
         self._certificate = ServingCertificate(settings, self._kube_as_node)
+        self._issuing = Issuing(settings, self._kube)
+        self._runner_tls = RunnerTls(settings.runner_tls)
         self._pods = ObjectStore("Pod", accepts=self._is_our_pod, on_change=self._object_changed)
         self._workloads = ObjectStore("WasmWorkload", accepts=self._is_our_workload, on_change=self._object_changed)
         self._registry = RunnerRegistry(
             settings.runners,
-            RunnerTls(settings.runner_tls),
+            self._runner_tls,
             on_change=self._workload_changed,
             on_runner_change=self._runner_changed,
             loss_seconds=settings.runner_loss_seconds,
@@ -190,12 +193,17 @@ class Operator:
             return
         self._checked = True
         self._certificate.prepare()
+        if not await _unless(stop, self._issuing.prepare()):
+            return
+        self._runner_tls.context()  # files that can't be used end us here, and not in a task
         port = await self._kubelet.start()
         api = await self._aggregated.start()
         self._registry.start()
         self._following = [asyncio.create_task(self._nodes.run(), name="nodes")]
         if self._settings.kubelet.certificate != "files":
             self._following.append(asyncio.create_task(self._certificate.run(), name="serving certificate"))
+        if self._settings.certificates == "own":
+            self._following.append(asyncio.create_task(self._issuing.run(), name="certificates of runners"))
         if self._discovery is not None:
             self._following.append(asyncio.create_task(self._discovery.run(), name="discovery of runners"))
         log.info("kubelet API on port %d, aggregated API on port %d, health on port %d", port, api, health)

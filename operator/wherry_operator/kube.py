@@ -38,6 +38,7 @@ class PatchKind(StrEnum):
 
     MERGE = "application/merge-patch+json"
     STRATEGIC = "application/strategic-merge-patch+json"
+    APPLY = "application/apply-patch+yaml"
 
 
 class KubeError(Expected):
@@ -169,6 +170,12 @@ class Kube:
     async def patch(self, path: str, body: Object, kind: PatchKind = PatchKind.MERGE) -> Object:
         """Change some fields of an object."""
         return await self._call("PATCH", path, body=body, headers={"Content-Type": kind.value})
+
+    async def apply(self, path: str, body: Object, *, manager: str) -> Object:
+        """Create an object, or set these fields of it. The right to create may then be one for this name only, other than with
+        `create`. Raises Conflict where another manager has set one of them to something else."""
+        query, headers = [("fieldManager", manager)], {"Content-Type": PatchKind.APPLY.value}
+        return await self._call("PATCH", path, query=query, body=body, headers=headers)
 
     async def delete(
         self, path: str, *, uid: str, resource_version: str = "", grace_seconds: int | None = None

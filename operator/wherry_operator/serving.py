@@ -9,19 +9,14 @@ from __future__ import annotations
 
 import base64
 import logging
-import os
-import stat
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Protocol
 
-from wherry_operator import certificates
+from wherry_operator import certificates, private_files
 from wherry_operator.certificates import Facts, Subject
 from wherry_operator.clock import Clock
 from wherry_operator.kube import KubeError, NotFound
 from wherry_operator.models import Object
 from wherry_operator.settings import Settings
-from wherry_operator.tls import TlsError
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +61,7 @@ class ServingCertificate:
         """See to it that there is a certificate to begin with. Raises TlsError."""
         if self._of.certificate == "files":
             return
-        _private_directory(self._of.cert_file.parent)
+        private_files.make_directory(self._of.cert_file.parent)
         facts = self._facts()
         if facts is None or facts.renew_at <= self._clock.now() or (facts.own and self._of.certificate == "csr"):
             self._make()
@@ -138,8 +133,7 @@ class ServingCertificate:
         self._write(certificates.self_signed(self._subject, key, now=self._clock.now()), certificates.key_pem(key))
 
     def _write(self, certificate: bytes, key: bytes) -> None:
-        # One after the other: who reads in between finds that they don't fit, and keeps what it has.
-        _replace({self._of.key_file: key, self._of.cert_file: certificate})
+        private_files.replace({self._of.key_file: key, self._of.cert_file: certificate})
 
     def _facts(self) -> Facts | None:
         try:
@@ -147,23 +141,3 @@ class ServingCertificate:
         except OSError:
             return None
         return certificates.facts(certificate, key, self._subject)
-
-
-def _private_directory(path: Path) -> None:
-    """Raises TlsError where others could write to it: in a shared /tmp anybody may have made it before."""
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = path.lstat()
-    except OSError as error:
-        raise TlsError(f"can't make {path} for the serving certificate: {error}") from error
-    if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.geteuid() or found.st_mode & 0o022:
-        raise TlsError(f"{path} is no directory of ours alone: give another with --kubelet-cert-dir")
-
-
-def _replace(files: Mapping[Path, bytes]) -> None:
-    for path, content in files.items():
-        new = path.with_suffix(".new")
-        new.unlink(missing_ok=True)
-        with open(os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(content)
-        new.replace(path)

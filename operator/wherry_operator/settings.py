@@ -49,6 +49,14 @@ class ClientTls:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CertificateFiles:
+    """A server's certificate and its key."""
+
+    cert_file: Path
+    key_file: Path
+
+
+@dataclass(frozen=True, kw_only=True)
 class KubeletSettings:
     """The virtual node's HTTPS endpoint."""
 
@@ -78,6 +86,7 @@ class Settings:
     runners: tuple[RunnerAddress, ...]
     """Named one by one; none where `runner_service` finds them."""
     runner_tls: ClientTls
+    """Files that are brought, or that are made here: `certificates`."""
     kubelet: KubeletSettings
     health_listen: str
     health_port: int
@@ -93,6 +102,11 @@ class Settings:
     api_listen: str = "0.0.0.0"
     api_port: int = 8443
     """Of the aggregated API, which the API server calls; 0: any free one."""
+    api_certificate: CertificateFiles | None = None
+    """None: the kubelet endpoint's."""
+    certificates: Literal["files", "own"] = "files"
+    """Who brings the certificates between operator and runners: somebody else, or `reconcile/issuing.py`, which makes them and
+    keeps Secrets with the runners' in `namespace`."""
     resync_seconds: float = 60.0
     """Pause between two metadata-only LISTs that find what a watch missed (kopf never synthesises a deletion)."""
     reference_ttl_seconds: float = 60.0
@@ -117,13 +131,12 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
     given = _parser().parse_args(argv)
     listed = given.runner or os.environ.get("WHERRY_RUNNERS", "").split(",")
     runners = tuple(_static_runner(text.strip()) for text in listed if text.strip())
+    brought = {"--runner-ca": given.runner_ca, "--runner-cert": given.runner_cert, "--runner-key": given.runner_key}
     missing = [
         flag
         for flag, value in {
             "--runner or --runner-service": runners or given.runner_service,
-            "--runner-ca": given.runner_ca,
-            "--runner-cert": given.runner_cert,
-            "--runner-key": given.runner_key,
+            **({} if given.certificates == "own" else brought),
             "--address": given.address,
         }.items()
         if not value
@@ -146,6 +159,12 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         raise SettingsError(f"--runner: each name only once, not {', '.join(names)}")
     if bool(given.kubelet_cert) != bool(given.kubelet_key):
         raise SettingsError("--kubelet-cert and --kubelet-key: give both, or none to have one made")
+    if given.certificates not in ("files", "own"):
+        raise SettingsError(f"--certificates must be files or own, not {given.certificates!r}")
+    if given.certificates == "own" and (any(brought.values()) or given.api_cert):
+        raise SettingsError(f"--certificates own: they are made, so give none of {', '.join(brought)}, --api-cert")
+    if bool(given.api_cert) != bool(given.api_key):
+        raise SettingsError("--api-cert and --api-key: give both, or none")
     if given.kubelet_certificate not in ("self-signed", "csr"):
         raise SettingsError(f"--kubelet-certificate must be self-signed or csr, not {given.kubelet_certificate!r}")
     if given.kubelet_certificate == "csr" and len(given.node_name) > LONGEST_NODE_NAME:
@@ -158,6 +177,7 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         ip_address(given.address)
     except ValueError:
         raise SettingsError(f"--address must be an IP address, not {given.address!r}") from None
+    made = Path(given.certificate_dir)
     return Settings(
         node_name=given.node_name,
         class_name=given.class_name,
@@ -165,17 +185,17 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         identity=given.identity,
         runners=runners,
         runner_tls=ClientTls(
-            ca_file=Path(given.runner_ca),
-            cert_file=Path(given.runner_cert),
-            key_file=Path(given.runner_key),
+            ca_file=Path(given.runner_ca or made / "runners-ca.crt"),
+            cert_file=Path(given.runner_cert or made / "runners.crt"),
+            key_file=Path(given.runner_key or made / "runners.key"),
             server_name=given.runner_server_name,
         ),
         kubelet=KubeletSettings(
             address=given.address,
             listen=given.kubelet_listen,
             port=given.kubelet_port,
-            cert_file=Path(given.kubelet_cert or os.path.join(given.kubelet_cert_dir, "tls.crt")),
-            key_file=Path(given.kubelet_key or os.path.join(given.kubelet_cert_dir, "tls.key")),
+            cert_file=Path(given.kubelet_cert or made / "tls.crt"),
+            key_file=Path(given.kubelet_key or made / "tls.key"),
             certificate="files" if given.kubelet_cert else given.kubelet_certificate,
             client_ca_file=Path(given.kubelet_client_ca) if given.kubelet_client_ca else None,
         ),
@@ -188,11 +208,21 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         runner_loss_seconds=given.runner_loss_seconds,
         api_listen=given.api_listen,
         api_port=given.api_port,
+        api_certificate=_api_certificate(given, made),
+        certificates=given.certificates,
         resync_seconds=given.resync_seconds,
         reference_ttl_seconds=given.reference_ttl_seconds,
         service_account_tokens=given.service_account_tokens == "allow",
         log_level=given.log_level.upper(),
     )
+
+
+def _api_certificate(given: argparse.Namespace, made: Path) -> CertificateFiles | None:
+    if given.certificates == "own":
+        return CertificateFiles(cert_file=made / "api.crt", key_file=made / "api.key")
+    if given.api_cert:
+        return CertificateFiles(cert_file=Path(given.api_cert), key_file=Path(given.api_key))
+    return None
 
 
 def _static_runner(text: str) -> RunnerAddress:
@@ -239,16 +269,24 @@ def _parser() -> argparse.ArgumentParser:
         "the one that is made: self-signed, or csr: an administrator approves it",
     )
     flag(
-        "--kubelet-cert-dir",
+        "--certificate-dir",
         # Not tempfile's: where nothing can be written it finds no folder, and most need none.
         os.path.join(os.environ.get("TMPDIR") or "/tmp", f"wherry-operator-{os.getpid()}"),
-        "where that one is kept",
+        "where certificates that are made here are kept",
     )
     flag("--kubelet-client-ca", "", "CA of client certificates (PEM); without it the cluster's own is read")
     flag("--api-listen", "0.0.0.0", "address of the aggregated API (logs of WasmWorkloads)")
-    flag("--api-port", 8443, "its port; 0 picks a free one. It shows the kubelet endpoint's certificate")
+    flag("--api-port", 8443, "its port; 0 picks a free one")
+    flag("--api-cert", "", "its serving certificate (PEM); without it, it shows the kubelet endpoint's")
+    flag("--api-key", "", "its key (PEM)")
     flag("--runner-service", "", "headless Service, in --namespace, whose EndpointSlices say where runners are")
     flag("--runner-loss-seconds", 60.0, "silence of a runner after which what it has is started elsewhere")
+    flag(
+        "--certificates",
+        "files",
+        "files: certificates between operator and runners, and the aggregated API's, are brought; own: they are made, and "
+        "Secrets in --namespace kept with the runners'",
+    )
     flag("--runner-ca", "", "CA of the runners' certificate (PEM)")
     flag("--runner-cert", "", "client certificate shown to runners (PEM)")
     flag("--runner-key", "", "its key (PEM)")

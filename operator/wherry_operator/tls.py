@@ -128,17 +128,21 @@ class ServerTls:
 class RunnerTls:
     """The operator's side towards runners: our certificate, their CA, and the one name that they all have.
 
-    Raises TlsError when the files can't be loaded at first.
+    The files are first looked at when it is first used: they may be made only after this.
     """
 
     def __init__(self, files: settings.ClientTls) -> None:
         self._files = files
         self.server_name = files.server_name
         """What to verify instead of the URL's host, which is an IP (aiohttp: `server_hostname`)."""
-        self._reloaded = _Reloaded((files.ca_file, files.cert_file, files.key_file), self._build)
+        self._reloaded: _Reloaded | None = None
 
     def context(self) -> ssl.SSLContext:
-        """The context to connect with: the same object until a file changes."""
+        """The context to connect with: the same object until a file changes. Raises TlsError when the files can't be loaded at
+        first."""
+        if self._reloaded is None:
+            of = self._files
+            self._reloaded = _Reloaded((of.ca_file, of.cert_file, of.key_file), self._build)
         return self._reloaded.refresh()
 
     def _build(self) -> ssl.SSLContext:

@@ -250,7 +250,7 @@ def test_its_certificate_is_signed_by_the_cluster_once_an_administrator_approves
     space: Workspace, tmp_path: Path
 ) -> None:
     folder = tmp_path / "serving"
-    flags = ["--kubelet-certificate", "csr", "--kubelet-cert-dir", str(folder)]
+    flags = ["--kubelet-certificate", "csr", "--certificate-dir", str(folder)]
     with _another(space, tmp_path, "signed", "signed-a", brings_certificate=False, operator_flags=flags) as here:
         here.pod("talks", here.push(wat.sleeps("hello")))
         here.wait_phase("talks", "Running")

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import http.client
 import json
 import re
 import ssl
+import tomllib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ import pytest
 
 from tests.cluster.client import http_status
 from tests.cluster.images import dockerfile
+from tests.cluster.images.dockerfile import REPOSITORY
 from tests.cluster.processes import wait_for
 from tests.node.pods import PATIENCE_SECONDS, RESTRICTED, Space, pod
 from tests.support import executors, wat
@@ -27,6 +30,9 @@ COMPILERS = "gcc cc clang rustc cargo go make ld as"
 API_PORT, HEALTH_PORT = 8443, 8080
 
 EXECUTOR = "wherry-executor"
+
+LARGEST_BYTES = {"operator": 120_000_000, "runner": 150_000_000}
+"""To be pulled, over the base."""
 
 GREETING = b"hello from a restricted Pod\n"
 
@@ -191,10 +197,63 @@ def test_an_image_has_no_compiler_and_no_pip(restricted: Space, runner_image: st
 
 
 @pytest.mark.parametrize("name", dockerfile.IMAGES)
+def test_an_image_lists_what_it_is_made_of(
+    restricted: Space, operator_image: str, runner_image: str, name: str
+) -> None:
+    image = operator_image if name == "operator" else runner_image
+    text = runs_to_its_end(restricted, "lists", image, command=["cat", "/opt/wherry/sbom.cdx.json"])
+    listed = {each["purl"].removeprefix("pkg:") for each in json.loads(text)["components"]}
+    locked = dict(re.findall(r"^([a-z0-9-]+)==([^ ;]+)", (REPOSITORY / f"locks/{name}.txt").read_text(), re.MULTILINE))
+    installed = {each.removeprefix("pypi/") for each in listed if each.startswith("pypi/")}
+    assert f"wherry@{_version()}" in installed
+    assert installed - {f"wherry@{_version()}"} <= {f"{name}@{version}" for name, version in locked.items()}
+    assert {f"pydantic@{locked['pydantic']}", f"aiohttp@{locked['aiohttp']}"} <= installed
+    assert any(each.startswith("cargo/wasmtime@") for each in listed) == (name == "runner")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """An image of ours on disk."""
+
+    config: dict[str, Any]
+    pulled_bytes: int
+    """Without the base's layer, as a registry has it: compressed."""
+    unpacked_bytes: int
+
+
+def _layout(name: str) -> Layout:
+    blobs = dockerfile.layout(name) / "blobs" / "sha256"
+
+    def blob(entry: dict[str, Any]) -> Path:
+        return blobs / str(entry["digest"]).removeprefix("sha256:")
+
+    (entry,) = json.loads((blobs.parent.parent / "index.json").read_text())["manifests"]
+    manifest = json.loads(blob(entry).read_text())
+    _, *ours = manifest["layers"]
+    unpacked = 0
+    for layer in ours:
+        with gzip.open(blob(layer)) as file:
+            while part := file.read(1 << 20):
+                unpacked += len(part)
+    return Layout(
+        config=json.loads(blob(manifest["config"]).read_text())["config"],
+        pulled_bytes=sum(layer["size"] for layer in ours),
+        unpacked_bytes=unpacked,
+    )
+
+
+@pytest.mark.parametrize("name", dockerfile.IMAGES)
 def test_an_image_is_nobodys_and_execs_its_program(nodes_possible: None, name: str) -> None:
-    layout = dockerfile.layout(name)
-    (entry,) = json.loads((layout / "index.json").read_text())["manifests"]
-    manifest = json.loads((layout / "blobs" / "sha256" / entry["digest"].removeprefix("sha256:")).read_text())
-    blob = layout / "blobs" / "sha256" / manifest["config"]["digest"].removeprefix("sha256:")
-    config = json.loads(blob.read_text())["config"]
-    assert (config["User"], config["Entrypoint"]) == ("65532:65532", [f"wherry-{name}"])
+    found = _layout(name)
+    assert (found.config["User"], found.config["Entrypoint"]) == ("65532:65532", [f"wherry-{name}"])
+    labels = {key.removeprefix("org.opencontainers.image."): value for key, value in found.config["Labels"].items()}
+    assert (labels["title"], labels["licenses"], labels["version"]) == (f"wherry-{name}", "Apache-2.0", _version())
+    mb = 1e6
+    print(
+        f"wherry-{name}, over its base: {found.pulled_bytes / mb:.0f} MB, {found.unpacked_bytes / mb:.0f} MB unpacked"
+    )
+    assert found.pulled_bytes <= LARGEST_BYTES[name]
+
+
+def _version() -> str:
+    return str(tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["version"])

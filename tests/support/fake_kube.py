@@ -23,6 +23,7 @@ class FakeKube:
         self.errors: dict[str, list[KubeError]] = {}
         """By path: raised one by one instead of an answer."""
         self._version = 0
+        self._managers: dict[str, str] = {}
 
     def put(self, path: str, body: Object) -> Object:
         """Have this object, as a watch would show it."""
@@ -69,6 +70,14 @@ class FakeKube:
             raise Conflict(409, "AlreadyExists", f"{name} already exists")
         return self.put(f"{path}/{name}", {**body, "metadata": {"uid": f"uid-of-{name}", **body["metadata"]}})
 
+    async def apply(self, path: str, body: Object, *, manager: str) -> Object:
+        """As for one that sets all fields, which others then may not."""
+        self._call("APPLY", path)
+        if path in self.objects and self._managers.get(path) != manager and body != self.objects[path]:
+            raise Conflict(409, "Conflict", "Apply failed with 1 conflict")
+        self._managers[path] = manager
+        return self.put(path, {**body, "metadata": {"uid": f"uid-of-{path}", **body["metadata"]}})
+
     async def patch(self, path: str, body: Object, kind: PatchKind = PatchKind.MERGE) -> Object:
         self._call("PATCH", path)
         self.patches.append((path, copy.deepcopy(body)))
@@ -77,6 +86,11 @@ class FakeKube:
         uid = body.get("metadata", {}).get("uid")
         if uid not in (None, before["metadata"].get("uid")):
             raise Conflict(409, "Conflict", "the UID in the precondition does not match the UID in record")
+        version = body.get("metadata", {}).get("resourceVersion")
+        if version not in (None, before["metadata"]["resourceVersion"]):
+            raise Conflict(
+                409, "Conflict", "the object has been modified; please apply your changes to the latest version"
+            )
         merge = merge_strategic if kind is PatchKind.STRATEGIC else merge_json
         after = merge(before, body)
         addresses = [item["ip"] for item in after.get("status", {}).get("hostIPs", ())]

@@ -32,6 +32,7 @@ from tests.support.runner import (
 ROOT = Path(__file__).resolve().parents[2]
 CRD = ROOT / "crds" / "wasmworkloads.wherry.dev.yaml"
 RBAC = ROOT / "charts" / "wherry" / "files" / "operator-rbac.yaml"
+CERTIFICATES_RBAC = ROOT / "charts" / "wherry" / "files" / "certificates-rbac.yaml"
 NODE_RBAC = ROOT / "charts" / "wherry" / "files" / "node-rbac.yaml"
 LOG_API = ROOT / "charts" / "wherry" / "files" / "log-api.yaml"
 
@@ -100,12 +101,15 @@ class Installation:
         registry_mirrors: Mapping[str, str] | None = None,
         serves_logs: bool = True,
         brings_certificate: bool = True,
+        brings_runners_certificates: bool = True,
         variables: Mapping[str, str] | None = None,
     ) -> None:
         """`brings_certificate`: the kubelet endpoint's comes from the cluster's CA; else the operator is left to have one.
+        `brings_runners_certificates`: those between operator and runners are files; else the operator makes them.
         `variables`: for the environments of all processes.
         """
         self._brings_certificate = brings_certificate
+        self._brings_runners_certificates = brings_runners_certificates
         self._variables = dict(variables or {})
         self.cluster = cluster
         self.directory = directory
@@ -157,6 +161,8 @@ class Installation:
         if self.cluster.get("namespace", self.namespace) is None:
             self.cluster.kubectl("create", "namespace", self.namespace)
         self.cluster.apply(self.rbac())
+        if not self._brings_runners_certificates:
+            self.cluster.apply(self._filled(CERTIFICATES_RBAC))
 
     def rbac(self) -> str:
         """The chart's RBAC file, filled in."""
@@ -249,8 +255,10 @@ class Installation:
             *(["--kubelet-cert", str(kubelet.cert), "--kubelet-key", str(kubelet.key)] if self._brings_certificate else []),
             "--health-listen", "127.0.0.1", "--health-port", str(health.port),
             "--api-listen", "127.0.0.1", "--api-port", str(api.port),
-            "--runner-ca", str(mine.ca.cert_file),
-            "--runner-cert", str(mine.operator.cert), "--runner-key", str(mine.operator.key),
+            *([
+                "--runner-ca", str(mine.ca.cert_file),
+                "--runner-cert", str(mine.operator.cert), "--runner-key", str(mine.operator.key),
+            ] if self._brings_runners_certificates else ["--certificates", "own"]),
             "--runner-server-name", RUNNER_NAME_IN_CERTIFICATE,
             *self.operator_flags,
         ]  # fmt: skip

@@ -199,5 +199,5 @@ def test_a_folder_that_others_can_write_to_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "shared"
     folder.mkdir()
     folder.chmod(0o777)
-    with pytest.raises(TlsError, match="--kubelet-cert-dir"):
+    with pytest.raises(TlsError, match="--certificate-dir"):
         Scene(folder, "self-signed").keeper.prepare()

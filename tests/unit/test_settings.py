@@ -37,6 +37,21 @@ def test_an_operator_with_what_it_needs_has_the_documented_defaults() -> None:
     assert (found.log_level, found.max_pods) == ("INFO", 1000)
 
 
+def test_an_operator_that_makes_its_certificates_is_given_none() -> None:
+    arguments = ["--runner-service", "runners", "--address", "10.0.0.7", "--certificate-dir", "/made"]
+    found = operator.parse([*arguments, "--certificates", "own"])
+    assert found.certificates == "own"
+    assert found.api_certificate is not None
+    files = (
+        found.runner_tls.ca_file,
+        found.runner_tls.key_file,
+        found.api_certificate.key_file,
+        found.kubelet.key_file,
+    )
+    assert {file.parent for file in files} == {Path("/made")}
+    assert len(set(files)) == len(files)
+
+
 def test_a_runner_with_what_it_needs_has_the_documented_defaults() -> None:
     found = runner.parse(RUNNER)
     assert (found.name, found.node, found.port, found.health_port) == ("one", "n", 8443, 8080)
@@ -65,6 +80,9 @@ def test_a_runner_with_what_it_needs_has_the_documented_defaults() -> None:
         ([*OPERATOR, "--runner-loss-seconds", "0"], "--runner-loss-seconds must be above 0"),
         ([*OPERATOR, "--resync-seconds", "0"], "--resync-seconds and --reference-ttl-seconds must be above 0"),
         ([*OPERATOR, "--kubelet-key", ""], "--kubelet-cert and --kubelet-key: give both"),
+        ([*OPERATOR, "--api-cert", "x"], "--api-cert and --api-key: give both"),
+        ([*OPERATOR, "--certificates", "x"], "--certificates must be files or own, not 'x'"),
+        ([*OPERATOR, "--certificates", "own"], "--certificates own: they are made, so give none of --runner-ca"),
         ([*OPERATOR, "--kubelet-certificate", "x"], "--kubelet-certificate must be self-signed or csr, not 'x'"),
         ([*OPERATOR, "--kubelet-certificate", "csr", "--node-name", "n" * 53], "--node-name must have at most 52"),
         ([*OPERATOR, "--log-level", "loud"], "--log-level must be one of DEBUG, INFO, WARNING, ERROR, not 'loud'"),

@@ -74,8 +74,8 @@ class AggregatedServer:
 
         :return: the bound port.
         """
-        # The same certificate as the kubelet endpoint's: one process, one name.
-        tls = ServerTls(self._settings.kubelet.cert_file, self._settings.kubelet.key_file)
+        of = self._settings.api_certificate or self._settings.kubelet
+        tls = ServerTls(of.cert_file, of.key_file)
 
         async def read() -> None:
             front_proxy = FrontProxy.of(await self._kube.get(AUTHENTICATION_CONFIG_MAP))

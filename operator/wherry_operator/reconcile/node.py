@@ -17,7 +17,7 @@ from typing import Protocol
 from wherry_operator.clock import Clock
 from wherry_operator.kube import Conflict, Forbidden, KubeError, NotFound, PatchKind
 from wherry_operator.models import Object
-from wherry_operator.reconcile import node_object, node_status
+from wherry_operator.reconcile import node_object, node_status, release
 from wherry_operator.reconcile.node_status import Fleet
 from wherry_operator.runners.ledger import Reserved
 from wherry_operator.runners.survey import Runners, survey
@@ -208,15 +208,8 @@ class NodeKeeper:
         return live
 
     async def _owner(self) -> Object | None:
-        """The object that the Node is to go with, if the settings name one, and it is there."""
-        name = self._settings.node_owner
-        if not name:
-            return None
-        try:
-            return await self._own_kube.get(f"/apis/{node_object.OWNER_API}/clusterroles/{name}")
-        except (NotFound, Forbidden) as error:
-            log.warning("the Node %s will outlive its release: %s", self._settings.node_name, error)
-            return None
+        """The object that the Node is to go with."""
+        return await release.owner(self._own_kube, self._settings, f"the Node {self._settings.node_name}")
 
     async def _renew(self) -> None:
         started = self._clock.monotonic()

@@ -10,6 +10,7 @@ from datetime import datetime, timedelta
 
 from wherry_operator.clock import micro_time
 from wherry_operator.models import Object
+from wherry_operator.reconcile import release
 from wherry_operator.settings import NODE_LEASE_DURATION_SECONDS, Settings
 
 ARCH = "wasm32-wasi"
@@ -20,9 +21,6 @@ TAINT_EFFECTS = ("NoSchedule", "NoExecute")
 
 _TICK = timedelta(microseconds=1)
 """The least by which two times of a Lease can differ."""
-
-OWNER_API = "rbac.authorization.k8s.io/v1"
-OWNER_KIND = "ClusterRole"
 
 
 def node_object(settings: Settings, owner: Object | None = None) -> Object:
@@ -36,7 +34,7 @@ def node_object(settings: Settings, owner: Object | None = None) -> Object:
     """
     metadata: Object = {"name": settings.node_name, "labels": labels(settings)}
     if owner:
-        metadata["ownerReferences"] = [_reference(owner)]
+        metadata["ownerReferences"] = [release.reference(owner)]
     return {"apiVersion": "v1", "kind": "Node", "metadata": metadata, "spec": {"taints": taints(settings)}}
 
 
@@ -53,18 +51,13 @@ def correction(live: Object, settings: Settings, owner: Object | None) -> Object
         change["spec"] = {"taints": [*others, *taints(settings)]}
     if owner is not None:
         have: list[Object] = metadata.get("ownerReferences") or []
-        wanted = [*(each for each in have if each["kind"] != OWNER_KIND), _reference(owner)]
+        wanted = [*(each for each in have if each["kind"] != release.OWNER_KIND), release.reference(owner)]
         if [each["uid"] for each in wanted] != [each["uid"] for each in have]:
             change["metadata"] = {"ownerReferences": wanted}
     if not change:
         return None
     versioned = {**change.get("metadata", {}), "resourceVersion": metadata.get("resourceVersion")}
     return {**change, "metadata": versioned}
-
-
-def _reference(owner: Object) -> Object:
-    metadata = owner["metadata"]
-    return {"apiVersion": OWNER_API, "kind": OWNER_KIND, "name": metadata["name"], "uid": metadata["uid"]}
 
 
 def _ours() -> set[tuple[str, str]]:

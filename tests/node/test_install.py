@@ -1,0 +1,218 @@
+"""The chart on a real node, with the images of our own Dockerfiles, in a namespace that admits nothing unusual."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.chart.helm import CHART, Helm, Json
+from tests.cluster.images.archive import MANIFEST_TYPE
+from tests.cluster.node import NodeCluster
+from tests.cluster.processes import wait_for
+from tests.node.pods import PATIENCE_SECONDS, Space
+from tests.support import wat
+from tests.support.images import CNCF
+from tests.support.kube import pod, workload
+
+SYSTEM = "wherry-system"
+
+PULL_PATIENCE = "300s"
+"""For Pods whose images have to be pulled and unpacked first, on a busy machine."""
+
+FILES_PATIENCE_SECONDS = 240.0
+"""A kubelet looks at a Pod's volumes every 60 to 90 s."""
+
+CRD = "wasmworkloads.wherry.dev"
+
+LOGS = "/apis/subresources.wherry.dev/v1alpha1/namespaces"
+
+
+@dataclass(frozen=True)
+class Release:
+    """The chart, installed."""
+
+    helm: Helm
+    cluster: NodeCluster
+    values: Json
+
+    def upgrade(self, part: str, **changed: object) -> None:
+        """Upgrade it with further values of the operator or the runner, and wait until all is as wanted."""
+        values = {**self.values, part: {**self.values[part], **changed}}
+        self.helm.run("upgrade", "wherry", str(CHART), f"--namespace={SYSTEM}", values=values)
+        self.wait()
+
+    def wait(self) -> None:
+        """Wait for its Pods, and for the virtual node."""
+        for what in ("deployment/wherry-operator", "daemonset/wherry-runner"):
+            self.cluster.kubectl("rollout", "status", what, "-n", SYSTEM, f"--timeout={PULL_PATIENCE}", timeout=320)
+        self.cluster.kubectl("wait", "--for=create", "node/wherry", f"--timeout={PULL_PATIENCE}", timeout=320)
+        self.cluster.kubectl("wait", "--for=condition=Ready", "node/wherry", f"--timeout={PULL_PATIENCE}", timeout=320)
+
+
+@pytest.fixture(scope="module")
+def release(
+    node_cluster: NodeCluster,
+    operator_image: str,
+    runner_image: str,
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[Release]:
+    cluster = node_cluster
+    helm = Helm(cluster.helm_program(), tmp_path_factory.mktemp("helm"), cluster.kubeconfig)
+    operator, runner = (image.rpartition(":") for image in (operator_image, runner_image))
+    values: Json = {
+        "operator": {"image": {"repository": operator[0], "tag": operator[2]}},
+        "runner": {
+            "image": {"repository": runner[0], "tag": runner[2]},
+            "registries": {"insecure": [cluster.registry.address]},
+        },
+    }
+    cluster.kubectl("create", "namespace", SYSTEM)
+    cluster.kubectl("label", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce=restricted")
+    try:
+        helm.run("install", "wherry", str(CHART), f"--namespace={SYSTEM}", values=values)
+        running = Release(helm, cluster, values)
+        running.wait()
+        yield running
+    finally:
+        if "wherry" in helm.run("list", "--short", f"--namespace={SYSTEM}"):
+            helm.run("uninstall", "wherry", f"--namespace={SYSTEM}")
+        cluster.kubectl("delete", "node", "wherry", "--ignore-not-found", "--wait=false")
+        cluster.kubectl("delete", "crd", CRD, "--ignore-not-found", "--wait=false")
+        cluster.kubectl("delete", "namespace", SYSTEM, "--wait=false")
+
+
+def test_helm_test_is_content(release: Release) -> None:
+    assert "Phase:          Succeeded" in release.helm.run("test", "wherry", f"--namespace={SYSTEM}")
+
+
+def test_a_wasmworkload_runs_and_its_log_is_served(release: Release, node_space: Space) -> None:
+    node_space.create(workload("hello", module={"inline": wat.sleeps("hello from a release")}))
+    node_space.wait("wasmworkload/hello", "jsonpath={.status.phase}=Running")
+    log = f"{LOGS}/{node_space.namespace}/wasmworkloads/hello/log"
+
+    def shown() -> bool:
+        done = release.cluster.kubectl("get", "--raw", log, check=False)
+        return done.stdout == "hello from a release\n"
+
+    assert wait_for(shown, timeout_seconds=PATIENCE_SECONDS)
+
+
+def test_a_pod_runs_as_webassembly(release: Release, node_space: Space, tmp_path: Path) -> None:
+    image = release.cluster.push(_layout(wat.sleeps(), tmp_path), "hello-wasm:1")
+    node_space.create(pod("hello", image))
+    node_space.wait("pod/hello", "condition=Ready")
+    found = release.cluster.get("pod", "hello", node_space.namespace)
+    assert found is not None
+    assert found["spec"]["nodeName"] == "wherry"
+    (container,) = found["status"]["containerStatuses"]
+    assert container["containerID"].startswith("wherry://node-1/")
+
+
+def test_an_upgrade_of_the_operator_leaves_guests_alone(release: Release, node_space: Space) -> None:
+    node_space.create(workload("stays", module={"inline": wat.sleeps()}))
+    node_space.wait("wasmworkload/stays", "jsonpath={.status.phase}=Running")
+    release.upgrade("operator", logLevel="DEBUG")
+    node_space.create(workload("after", module={"inline": wat.sleeps()}))
+    node_space.wait("wasmworkload/after", "jsonpath={.status.phase}=Running")
+    (instance,) = json.loads(node_space.kubectl("get", "ww", "stays", "-o", "json").stdout)["status"]["instances"]
+    assert instance["state"] == "Running"
+    assert instance.get("restarts", 0) == 0
+
+
+def test_an_upgrade_of_the_runners_loses_no_workload(release: Release, node_space: Space, tmp_path: Path) -> None:
+    image = release.cluster.push(_layout(wat.sleeps(), tmp_path), "stays-wasm:1")
+    node_space.create(workload("stays", module={"inline": wat.sleeps()}))
+    node_space.create(pod("stays", image))
+    node_space.wait("wasmworkload/stays", "jsonpath={.status.phase}=Running")
+    node_space.wait("pod/stays", "condition=Ready")
+
+    def restarts() -> tuple[int, int]:
+        (instance,) = json.loads(node_space.kubectl("get", "ww", "stays", "-o", "json").stdout)["status"]["instances"]
+        (container,) = json.loads(node_space.kubectl("get", "pod", "stays", "-o", "json").stdout)["status"][
+            "containerStatuses"
+        ]
+        return instance.get("restarts", 0), container["restartCount"]
+
+    assert restarts() == (0, 0)
+    release.upgrade("runner", logLevel="DEBUG")
+    assert wait_for(lambda: restarts() == (1, 1), timeout_seconds=PATIENCE_SECONDS), restarts()
+    node_space.wait("wasmworkload/stays", "jsonpath={.status.phase}=Running")
+    node_space.wait("pod/stays", "condition=Ready")
+
+
+def test_certificates_are_replaced_while_all_runs(release: Release, node_space: Space) -> None:
+    """Down to the CA, as after somebody has seen its key; a kubelet takes a minute or two to bring files."""
+    cluster = release.cluster
+    node_space.create(workload("stays", module={"inline": wat.sleeps("still here")}))
+    node_space.wait("wasmworkload/stays", "jsonpath={.status.phase}=Running")
+
+    def loaded() -> int:
+        logs = cluster.kubectl("logs", "-n", SYSTEM, "daemonset/wherry-runner", "--tail=-1").stdout
+        return logs.count("loaded again: /certificates/")
+
+    before = loaded()
+    cluster.kubectl("delete", "secret", "wherry-ca", "-n", SYSTEM)
+    # A handshake makes it look; so does its readiness probe.
+    assert wait_for(lambda: loaded() > before, timeout_seconds=FILES_PATIENCE_SECONDS)
+    node_space.create(workload("after", module={"inline": wat.sleeps()}))
+    node_space.wait("wasmworkload/after", "jsonpath={.status.phase}=Running")
+    log = f"{LOGS}/{node_space.namespace}/wasmworkloads/stays/log"
+    shown = "still here\n"
+    assert wait_for(
+        lambda: cluster.kubectl("get", "--raw", log, check=False).stdout == shown, timeout_seconds=PATIENCE_SECONDS
+    )
+    pods = json.loads(cluster.kubectl("get", "pods", "-n", SYSTEM, "-o", "json").stdout)["items"]
+    assert {each["status"]["containerStatuses"][0]["restartCount"] for each in pods} == {0}
+    (instance,) = json.loads(node_space.kubectl("get", "ww", "stays", "-o", "json").stdout)["status"]["instances"]
+    assert instance.get("restarts", 0) == 0
+
+
+def test_nothing_is_left_but_the_crd(release: Release) -> None:
+    """The last of this file: it removes what the others use."""
+    release.helm.run("uninstall", "wherry", f"--namespace={SYSTEM}")
+    cluster = release.cluster
+
+    def pods() -> str:
+        return cluster.kubectl("get", "pods", "-n", SYSTEM, "-o", "name").stdout
+
+    assert wait_for(lambda: not pods(), timeout_seconds=PATIENCE_SECONDS), pods()
+    selector = "app.kubernetes.io/part-of=wherry"
+    kinds = (
+        "deploy,ds,svc,cm,secret,sa,netpol,pdb,role,rolebinding,clusterrole,clusterrolebinding,priorityclass,apiservice"
+    )
+
+    def left() -> str:
+        return cluster.kubectl("get", kinds, "-A", "-l", selector, "-o", "name").stdout
+
+    # What the operator made is the garbage collector's.
+    assert wait_for(lambda: not left() and cluster.get("node", "wherry") is None, timeout_seconds=PATIENCE_SECONDS), (
+        left()
+    )
+    assert cluster.get("crd", CRD) is not None
+
+
+def _layout(module: str, folder: Path) -> Path:
+    """An OCI layout of a module, as the CNCF's Wasm artifact."""
+    layer_type, config_type = CNCF
+    blobs = folder / "layout" / "blobs" / "sha256"
+    blobs.mkdir(parents=True)
+
+    def blob(content: bytes, media_type: str) -> Json:
+        digest = hashlib.sha256(content).hexdigest()
+        (blobs / digest).write_bytes(content)
+        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
+
+    manifest = {
+        "schemaVersion": 2,
+        "mediaType": MANIFEST_TYPE,
+        "config": blob(b'{"architecture": "wasm", "os": "wasip1"}', config_type),
+        "layers": [blob(wat.write(module, folder / "module.wasm").read_bytes(), layer_type)],
+    }
+    entry = blob(json.dumps(manifest).encode(), MANIFEST_TYPE)
+    (folder / "layout" / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
+    return folder / "layout"
