@@ -215,6 +215,40 @@ class ContainerPort(Model):
     """None: TCP."""
 
 
+class HttpHeader(Model):
+    """A header of a probe's request."""
+
+    name: str
+    value: str = ""
+
+
+class HttpGet(Model):
+    """What a probe asks for by HTTP."""
+
+    port: int | str
+    path: str | None = None
+    http_headers: tuple[HttpHeader, ...] | None = None
+
+
+class TcpSocket(Model):
+    """Where a probe connects to."""
+
+    port: int | str
+
+
+class Probe(Model):
+    """What is read of a container's probe; its defaults are written by the API server."""
+
+    http_get: HttpGet | None = None
+    tcp_socket: TcpSocket | None = None
+    initial_delay_seconds: int | None = None
+    period_seconds: int | None = None
+    timeout_seconds: int | None = None
+    success_threshold: int | None = None
+    failure_threshold: int | None = None
+    termination_grace_period_seconds: int | None = None
+
+
 class Container(Model):
     """What is read of a Pod's container."""
 
@@ -231,6 +265,9 @@ class Container(Model):
     stdin: bool | None = None
     stdin_once: bool | None = None
     ports: tuple[ContainerPort, ...] | None = None
+    startup_probe: Probe | None = None
+    liveness_probe: Probe | None = None
+    readiness_probe: Probe | None = None
     restart_policy: str | None = None
     """Of an init container: `Always` makes it a sidecar."""
 

@@ -193,6 +193,30 @@ class HttpServer(Wire):
     """For a request, until the guest is done with it."""
 
 
+class ProbeHeader(Wire):
+    """A header of a probe's request."""
+
+    name: Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$", max_length=256)]
+    value: Annotated[str, Field(pattern=r"^[^\x00-\x08\x0a-\x1f\x7f]*$", max_length=8192)]
+
+
+class Probe(Wire):
+    """How a container is asked whether it is well; fields and meanings of `v1.Probe`, with the defaults applied."""
+
+    port: Annotated[int, Field(ge=1, le=65_535)]
+    """The container's own; any other refuses."""
+    path: Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$", max_length=8192)] | None = None
+    """Asked for by HTTP. None: it is enough that connections are taken."""
+    headers: Annotated[Many[ProbeHeader], Field(max_length=100)] = ()
+    initial_delay_seconds: Annotated[int, Field(ge=0, le=2**31)] = 0
+    period_seconds: Annotated[int, Field(ge=1, le=2**31)] = 10
+    timeout_seconds: Annotated[int, Field(ge=1, le=2**31)] = 1
+    success_threshold: Annotated[int, Field(ge=1, le=2**31)] = 1
+    failure_threshold: Annotated[int, Field(ge=1, le=2**31)] = 3
+    grace_seconds: Annotated[int, Field(ge=0)] | None = None
+    """To end, when it failed; None: the workload's."""
+
+
 class Container(Wire):
     """One container, everything in it resolved."""
 
@@ -213,6 +237,9 @@ class Container(Wire):
     """Close that input when the first request that wrote to it ends."""
     http: HttpServer | None = None
     """Without it, a module that serves is refused by name: nothing is reached that nobody named. A command makes no use of it."""
+    startup_probe: Probe | None = None
+    liveness_probe: Probe | None = None
+    readiness_probe: Probe | None = None
 
 
 class InitContainer(Container):
@@ -353,6 +380,8 @@ class ContainerStatus(Wire):
     """Of the newest run, without a scheme; empty before the first."""
     restart_count: int = 0
     ready: bool = False
+    started: bool | None = None
+    """It runs, and its startup probe, if it has one, has succeeded. None: a runner that knows nothing of probes."""
     port: int | None = None
     """Of a server: where it is reached on the runner's address, while that port is open."""
     image: str = ""

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import socket
+from typing import Any
 
 import httpx
 import pytest
@@ -99,3 +100,27 @@ def test_http_is_for_what_has_no_end(space: Workspace) -> None:
         done = space.try_apply(workload("bad", module={"inline": SERVER}, **spec))
         assert done.returncode != 0
         assert words in done.stderr
+
+
+def test_probes_decide_who_is_ready_and_who_runs_again(space: Workspace) -> None:
+    image = space.push(SERVER)
+
+    def web(name: str, **probes: Any) -> None:
+        space.pod(name, image, ports=[{"name": "http", "containerPort": free_port()}], **probes)
+
+    every = {"periodSeconds": 1, "failureThreshold": 1}
+    well, ill = ({"httpGet": {"port": "http", "path": path}, **every} for path in ("/", "/trap"))
+    taken = {"tcpSocket": {"port": "http"}, "periodSeconds": 1}
+    patient = {**taken, "failureThreshold": 60}
+    web("well", startupProbe=patient, readinessProbe=well, livenessProbe=taken)
+    web("unready", readinessProbe=ill)
+    web("ill", livenessProbe=ill)
+    space.kubectl("wait", "--for=condition=Ready", "pod/well", "--timeout=60s")
+    space.wait(lambda: space.container("ill").get("restartCount", 0) >= 1, "it was run again")
+    last = space.container("ill")["lastState"]["terminated"]
+    assert (last["exitCode"], last["reason"]) == (0, "Completed"), "it drained"
+    assert last["message"] == "Container main failed liveness probe, will be restarted: HTTP status 500"
+    unready = space.container("unready")
+    assert (unready["ready"], unready["started"], unready["restartCount"]) == (False, True, 0)
+    well_status = space.container("well")
+    assert (well_status["ready"], well_status["started"], well_status["restartCount"]) == (True, True, 0)

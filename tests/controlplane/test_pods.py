@@ -213,11 +213,11 @@ def test_what_a_module_cannot_have_is_refused_by_name(space: Workspace) -> None:
         "greedy",
         image,
         spec={"volumes": [{"name": "far", "nfs": {"server": "nfs.example", "path": "/"}}]},
-        readinessProbe={"tcpSocket": {"port": 80}},
+        readinessProbe={"exec": {"command": ["true"]}},
     )
     space.wait(lambda: space.waiting("greedy").get("reason") == "CreateContainerConfigError", "it is refused")
     message = space.waiting("greedy")["message"]
-    assert "spec.containers[0].readinessProbe" in message
+    assert "spec.containers[0].readinessProbe.exec" in message
     assert "spec.volumes[0].nfs" in message
 
 

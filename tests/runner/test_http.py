@@ -367,9 +367,9 @@ def test_who_waits_in_the_queue_when_a_server_drains_is_answered(play: Play) -> 
     play(scenario)
 
 
-def test_connections_beyond_the_bound_wait_their_turn(play: Play) -> None:
+def test_connections_beyond_the_bound_take_the_place_of_idle_ones(play: Play) -> None:
     async def scenario(opened: Bench) -> None:
-        bounds = dataclasses.replace(BOUNDS, max_connections=4, idle_seconds=1.0)
+        bounds = dataclasses.replace(BOUNDS, max_connections=4)
         async with served(opened, bounds=bounds) as server:
             idle = [await server.connect() for _ in range(20)]
             await until(lambda: server.counts.connections == 4)

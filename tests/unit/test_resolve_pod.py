@@ -152,6 +152,44 @@ def test_a_containers_port_is_where_it_serves() -> None:
     assert resolve(pod({"ports": ports})).containers[0].http == protocol.HttpServer(port=8080)
 
 
+@pytest.mark.parametrize(
+    ("probe", "expected"),
+    [
+        ({"httpGet": {"port": 8080}}, protocol.Probe(port=8080, path="/")),
+        ({"httpGet": {"port": "http", "path": "/ready?full", "scheme": "HTTP"}}, protocol.Probe(port=8080, path="/ready?full")),
+        ({"httpGet": {"port": 1, "path": "x", "httpHeaders": [{"name": "A", "value": "b"}]}},
+         protocol.Probe(port=1, path="/x", headers=(protocol.ProbeHeader(name="A", value="b"),))),
+        ({"tcpSocket": {"port": "http"}, "periodSeconds": 3, "timeoutSeconds": 2, "initialDelaySeconds": 5,
+          "successThreshold": 4, "failureThreshold": 6, "terminationGracePeriodSeconds": 7},
+         protocol.Probe(port=8080, period_seconds=3, timeout_seconds=2, initial_delay_seconds=5, success_threshold=4,
+                        failure_threshold=6, grace_seconds=7)),
+    ],
+)  # fmt: skip
+def test_a_probe_reaches_the_wire_with_the_kubelets_defaults(probe: Json, expected: protocol.Probe) -> None:
+    spec = {"ports": [{"name": "http", "containerPort": 8080}]}
+    found = resolve(pod({**spec, "livenessProbe": probe})).containers[0]
+    assert (found.startup_probe, found.liveness_probe, found.readiness_probe) == (None, expected, None)
+
+
+@pytest.mark.parametrize(
+    ("probe", "message"),
+    [
+        ({"httpGet": {"port": "web"}}, 'a probe names the port "web", and no port has that name'),
+        ({"httpGet": {"port": 0}}, "a probe's port: "),
+        ({"httpGet": {"port": 1, "path": "/a b"}}, "a probe's path: "),
+        ({"httpGet": {"port": 1, "httpHeaders": [{"name": "a b", "value": ""}]}}, "a probe's name: "),
+        ({}, "a probe must have httpGet or tcpSocket"),
+        ({"exec": {"command": ["true"]}}, "spec.containers[0].livenessProbe.exec: "),
+        ({"grpc": {"port": 1}}, "spec.containers[0].livenessProbe.grpc: "),
+        ({"httpGet": {"port": 1, "host": "example.com"}}, "spec.containers[0].livenessProbe.httpGet.host: "),
+        ({"httpGet": {"port": 1, "scheme": "HTTPS"}}, "spec.containers[0].livenessProbe.httpGet.scheme: "),
+        ({"tcpSocket": {"port": 1, "host": "10.0.0.1"}}, "spec.containers[0].livenessProbe.tcpSocket.host: "),
+    ],
+)
+def test_a_probe_that_asks_for_something_else_is_refused_by_name(probe: Json, message: str) -> None:
+    assert message in refused(pod({"livenessProbe": probe}))
+
+
 def test_a_sub_path_may_name_variables_that_there_are() -> None:
     def mounts(expression: str) -> Json:
         mount = {"name": "v", "mountPath": "/v", "subPathExpr": expression}

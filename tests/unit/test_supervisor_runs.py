@@ -100,6 +100,7 @@ class Lone:
         self.engine, self.modules = self._runner.engine, self._runner.modules
         self.id, self.owner, self.room = ID, OWNER, self._runner.room
         self.journal = self._runner.journals.open(ID)
+        self.grace_seconds = 30.0
         self.volumes: tuple[Volume, ...] = ()
         self.credentials: tuple[RegistryCredential, ...] = ()
         self.told: list[str] = []

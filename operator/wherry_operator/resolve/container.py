@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pydantic import SecretStr
+from pydantic import SecretStr, ValidationError
 
-from wherry_operator.models import Container, VolumeMount
+from wherry_operator.models import Container, Probe, VolumeMount
 from wherry_operator.resolve import environment, quantity
 from wherry_operator.resolve.downward import Downward
 from wherry_operator.resolve.objects import Objects, ResolveError
@@ -64,8 +64,47 @@ def _fields(spec: Container, namespace: str, objects: Objects, downward: Downwar
         "resources": resources,
         "stdin": bool(spec.stdin),
         "stdin_once": bool(spec.stdin_once),
+        **{kind: _probe(getattr(spec, kind), spec) for kind in ("startup_probe", "liveness_probe", "readiness_probe")},
         "http": None if (port := serving_port(spec)) is None else protocol.HttpServer(port=port),
     }
+
+
+def _probe(probe: Probe | None, spec: Container) -> protocol.Probe | None:
+    """A probe, with the kubelet's defaults (pkg/apis/core/v1/defaults.go). Raises ResolveError."""
+    if probe is None:
+        return None
+    asked = probe.http_get or probe.tcp_socket
+    if asked is None:
+        raise ResolveError(f"containers: {spec.name}: a probe must have httpGet or tcpSocket")
+    port = asked.port
+    if isinstance(port, str):
+        found = next((each.container_port for each in spec.ports or () if each.name == port), None)
+        if found is None:
+            raise ResolveError(f'containers: {spec.name}: a probe names the port "{port}", and no port has that name')
+        port = found
+    path = None
+    if probe.http_get is not None:
+        given = probe.http_get.path or "/"
+        path = given if given.startswith("/") else f"/{given}"
+    try:
+        return protocol.Probe(
+            port=port,
+            path=path,
+            headers=tuple(
+                protocol.ProbeHeader(name=each.name, value=each.value)
+                for each in (probe.http_get.http_headers if probe.http_get else None) or ()
+            ),
+            initial_delay_seconds=probe.initial_delay_seconds or 0,
+            period_seconds=probe.period_seconds or 10,
+            timeout_seconds=probe.timeout_seconds or 1,
+            success_threshold=probe.success_threshold or 1,
+            failure_threshold=probe.failure_threshold or 3,
+            grace_seconds=probe.termination_grace_period_seconds,
+        )
+    except ValidationError as error:
+        (first, *_) = error.errors(include_input=False, include_url=False)
+        where = ".".join(map(str, first["loc"]))
+        raise ResolveError(f"containers: {spec.name}: a probe's {where}: {first['msg']}") from None
 
 
 def serving_port(spec: Container) -> int | None:

@@ -79,9 +79,6 @@ POD = _table(
 """Fields of `PodSpec`."""
 
 REFUSED_OF_CONTAINER = {
-    "livenessProbe": "probes are not supported",
-    "readinessProbe": "probes are not supported",
-    "startupProbe": "probes are not supported",
     "lifecycle": "lifecycle hooks are not supported",
     "volumeDevices": "block devices can't be given to modules",
     "restartPolicyRules": "restartPolicyRules is not supported",
@@ -93,6 +90,17 @@ REFUSED_OF_PORT = {
     "hostIP": "a module has no address of its node",
 }
 """Why, by field of a container's `ports`."""
+
+PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
+
+REFUSED_OF_PROBE = {
+    "exec": "a module has no other program to run; ask it by httpGet or tcpSocket",
+    "grpc": "gRPC probes are not supported; ask it by httpGet or tcpSocket",
+    "httpGet.host": "a probe asks its own container",
+    "httpGet.scheme": "a server has no TLS; HTTP is asked",
+    "tcpSocket.host": "a probe asks its own container",
+}
+"""Why, by field of a probe."""
 
 REFUSED_OF_MAIN_CONTAINER = {
     "restartPolicy": "a container's own restartPolicy is not supported; that of the Pod counts",
@@ -107,12 +115,15 @@ CONTAINER = _table(
     envFrom=_HONOURED,
     image=_HONOURED,
     imagePullPolicy=_HONOURED,
+    livenessProbe=_HONOURED,
     name=_HONOURED,
     ports=_HONOURED,
+    readinessProbe=_HONOURED,
     resizePolicy=_HONOURED,
     resources=_HONOURED,
     restartPolicy=_HONOURED,
     securityContext=_IGNORED,
+    startupProbe=_HONOURED,
     stdin=_HONOURED,
     stdinOnce=_HONOURED,
     terminationMessagePath=_IGNORED,

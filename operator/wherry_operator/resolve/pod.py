@@ -28,6 +28,9 @@ def refusals(pod: Object) -> list[str]:
         refused = fields.REFUSED_OF_CONTAINER | (fields.REFUSED_OF_MAIN_CONTAINER if kind == "containers" else {})
         for index, item in enumerate(spec.get(kind) or ()):
             found += [f"spec.{kind}[{index}].{field}: {why}" for field, why in refused.items() if item.get(field)]
+            for probe in fields.PROBES:
+                where = f"spec.{kind}[{index}].{probe}"
+                found += [f"{where}.{field}: {why}" for field, why in _refused_of_probe(item.get(probe) or {})]
             for number, port in enumerate(item.get("ports") or ()):
                 where = f"spec.{kind}[{index}].ports[{number}]"
                 found += [f"{where}.{field}: {why}" for field, why in fields.REFUSED_OF_PORT.items() if port.get(field)]
@@ -36,6 +39,15 @@ def refusals(pod: Object) -> list[str]:
             why = f"volumes of this kind are not supported; {', '.join(KINDS[:-1])} and {KINDS[-1]} are"
             found.append(f"spec.volumes[{index}].{field}: {fields.REFUSED_VOLUMES.get(field, why)}")
     return found
+
+
+def _refused_of_probe(probe: Object) -> list[tuple[str, str]]:
+    def asks(field: str) -> bool:
+        kind, _, inner = field.partition(".")
+        value = (probe.get(kind) or {}).get(inner) if inner else probe.get(kind)
+        return value is not None and value not in ("", "HTTP")
+
+    return [(field, why) for field, why in fields.REFUSED_OF_PROBE.items() if asks(field)]
 
 
 def check(pod: Object) -> None:

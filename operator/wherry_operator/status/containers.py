@@ -75,7 +75,7 @@ def container_status(status: protocol.ContainerStatus, runner: str, spec: Json) 
         "image": spec["image"],
         "imageID": status.image_digest or status.module_digest if began else "",
         "ready": status.ready,
-        "started": isinstance(status.state, protocol.Running),
+        "started": isinstance(status.state, protocol.Running) and status.started is not False,
         "restartCount": status.restart_count,
         "state": state(status.state, runner),
         "lastState": {"terminated": terminated(status.last_terminated, runner)} if status.last_terminated else {},

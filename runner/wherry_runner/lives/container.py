@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import hashlib
 import logging
 import secrets
@@ -38,6 +39,7 @@ from wherry_runner.lives.backoff import BackOff
 from wherry_runner.lives.listeners import Listener, PortError
 from wherry_runner.lives.order import Role
 from wherry_runner.lives.packed import Packed
+from wherry_runner.lives.probing import Probes, Target
 from wherry_runner.lives.surroundings import Surroundings
 from wherry_runner.logs import folders as log_folders
 from wherry_runner.modules.errors import ModuleError
@@ -91,6 +93,7 @@ class ContainerLife:
         "_listener",
         "_module_back_off",
         "_policy",
+        "_probes",
         "_restart_back_off",
         "_restart_count",
         "_run",
@@ -103,6 +106,7 @@ class ContainerLife:
         "_version",
         "_waiting",
         "_waiting_state",
+        "_why",
         "begun",
         "finished",
         "log_slot",
@@ -152,6 +156,10 @@ class ContainerLife:
         """Of a server: open from before its first run until it is to be reached no more."""
         self._serves = False
         """The run that there is takes connections."""
+        self._probes: Probes | None = None
+        """Of the run that there is, if its spec has any."""
+        self._why = ""
+        """Why the run that there is was asked to end."""
         self._stopping = False
         self._held = False
         self._waiting: asyncio.Future[Any] | None = None
@@ -178,6 +186,7 @@ class ContainerLife:
             container_id=self._container_id,
             restart_count=self._restart_count,
             ready=self.succeeded if self.role is Role.INIT else self._ready,
+            started=self._started,
             port=self._listener.port if self._listener is not None else None,
             image=self._image,
             module_digest=self._digest,
@@ -189,7 +198,11 @@ class ContainerLife:
         """Of a command: it runs. Of a server: it takes connections."""
         if not isinstance(self._state, protocol.Running):
             return False
-        return self._listener is None or self._serves
+        return (self._listener is None or self._serves) and (self._probes is None or self._probes.ready)
+
+    @property
+    def _started(self) -> bool:
+        return isinstance(self._state, protocol.Running) and (self._probes is None or self._probes.started)
 
     @property
     def succeeded(self) -> bool:
@@ -376,7 +389,7 @@ class ContainerLife:
         self._set(protocol.Running(started_at=guest.started_at))
         if self._stopping:
             guest.kill()
-        watching = asyncio.create_task(self._watch_serving(guest)) if self._listener is not None else None
+        accompanying = self._accompany(guest)
         try:
             end = await guest.wait()
         except EngineLost:
@@ -384,11 +397,45 @@ class ContainerLife:
         finally:
             self._run = None
             self._serves = False
-            if watching is not None:
-                watching.cancel()
+            self._probes = None
+            for task in accompanying:
+                task.cancel()
+        if self._why and not end.message:
+            end = dataclasses.replace(end, message=self._why)
+        self._why = ""
         if end.http is not None:
             self._around.room.metrics.served(end.http)
         return await self._ended(end, started_at=guest.started_at)
+
+    def _accompany(self, guest: Guest) -> list[asyncio.Task[None]]:
+        """What goes on beside a run, and ends with it."""
+        spec, tasks = self._unpacked(), []
+        if self._listener is not None:
+            tasks.append(asyncio.create_task(self._watch_serving(guest)))
+        if spec.startup_probe or spec.liveness_probe or spec.readiness_probe:
+            target = Target(
+                address=self._around.room.listeners.address,
+                port=lambda: self._listener.port if self._listener is not None else None,
+                serves=lambda: self._serves,
+            )
+
+            def on_failure(why: str, grace_seconds: float | None) -> None:
+                seconds = self._around.grace_seconds if grace_seconds is None else grace_seconds
+                self._end_run(guest, f"Container {self.name} {why}", seconds)
+
+            self._probes = Probes(spec=spec, target=target, on_change=self._around.on_change, on_failure=on_failure)
+            tasks.append(asyncio.create_task(self._probes.run()))
+        return tasks
+
+    def _end_run(self, guest: Guest, message: str, grace_seconds: float) -> None:
+        """End a run that another may follow: a server has its time to finish what it has."""
+        log.info("workload %s: %s", self._around.id, message)
+        self._why = message
+        if self._serves and grace_seconds > 0:
+            guest.drain()
+            asyncio.get_running_loop().call_later(grace_seconds, functools.partial(guest.kill, message=message))
+        else:
+            guest.kill(message=message)
 
     async def _watch_serving(self, guest: Guest) -> None:
         if await guest.serving():

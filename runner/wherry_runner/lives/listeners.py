@@ -61,6 +61,11 @@ class Listeners:
         self._ports = ports
         self._last = ports.last
 
+    @property
+    def address(self) -> str:
+        """Where ports are opened."""
+        return self._address
+
     def open(self, wanted: int | None) -> Listener:
         """Open a port: the one that is wanted, or any free one of the range. Raises PortError."""
         if wanted is not None:

@@ -87,6 +87,7 @@ class Room:
     back_off: BackOffSettings
     defaults: LimitDefaults
     listeners: Listeners
+    """Also: where their ports are asked (`lives/probing.py`)."""
     http: HttpBounds
     """Of servers whose spec says nothing else."""
     metrics: Metrics
@@ -110,6 +111,10 @@ class Surroundings(Protocol):
     @property
     def owner(self) -> protocol.Owner:
         """For messages."""
+
+    @property
+    def grace_seconds(self) -> float:
+        """For what it has to end by itself."""
 
     @property
     def volumes(self) -> tuple[protocol.Volume, ...]:

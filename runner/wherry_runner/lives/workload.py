@@ -169,6 +169,11 @@ class WorkloadLife:
         return self._shared.unpack().volumes if self._shared is not None else ()
 
     @property
+    def grace_seconds(self) -> float:
+        """For what it has to end by itself."""
+        return self._grace_seconds
+
+    @property
     def credentials(self) -> tuple[protocol.RegistryCredential, ...]:
         """For pulls."""
         return self._shared.unpack().credentials if self._shared is not None else ()

@@ -13,7 +13,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use wasmtime::{Engine, Store, UpdateDeadline};
 use wasmtime_wasi_http::p2::bindings::ProxyPre;
@@ -34,6 +34,9 @@ use crate::wasi;
 /// After an error that more connections would only repeat: no descriptor or no memory is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
+/// While connections wait for their turn, those without a request are looked through so often.
+const CROWD_PAUSE: Duration = Duration::from_millis(250);
+
 /// Ticks of the engine's clock that an instance may compute before others have their turn.
 const TURN_TICKS: u64 = 1;
 
@@ -45,6 +48,8 @@ pub struct Server {
     /// One permit for each request that may be worked on.
     pub(super) requests: Arc<Semaphore>,
     connections: Arc<Semaphore>,
+    /// Told while there are as many connections as there may be.
+    pub(super) crowded: Notify,
     engine: Engine,
     /// What each instance is given.
     payload: Payload,
@@ -81,6 +86,7 @@ impl Server {
             log: log.clone(),
             requests: Arc::new(Semaphore::new(settings.max_requests)),
             connections: Arc::new(Semaphore::new(settings.max_connections)),
+            crowded: Notify::new(),
             engine: engine.clone(),
             memory: Arc::new(Pool::new(payload.memory_bytes)),
             payload,
@@ -134,10 +140,10 @@ impl Server {
     }
 
     async fn accept(self: Arc<Self>, listener: TcpListener, termination: &AsyncFd<OwnedFd>) {
-        while let Some(permit) = unless(termination, self.connections.clone().acquire_owned()).await {
+        while let Some(permit) = unless(termination, self.room_for_one()).await {
             match unless(termination, listener.accept()).await {
                 None => break,
-                Some(Ok((client, _))) => self.spawn(client, false, permit.ok()),
+                Some(Ok((client, _))) => self.spawn(client, false, Some(permit)),
                 // The client was gone before we came to it.
                 Some(Err(error)) if error.kind() == io::ErrorKind::ConnectionAborted => {}
                 Some(Err(_)) => sleep(ACCEPT_PAUSE).await,
@@ -150,6 +156,19 @@ impl Server {
         }
         drop(listener);
         self.draining.closed().await;
+    }
+
+    /// Wait until there may be another connection. Those that have no request make room for it.
+    async fn room_for_one(&self) -> OwnedSemaphorePermit {
+        loop {
+            if let Ok(permit) = self.connections.clone().try_acquire_owned() {
+                return permit;
+            }
+            self.crowded.notify_waiters();
+            if let Ok(Ok(permit)) = timeout(CROWD_PAUSE, self.connections.clone().acquire_owned()).await {
+                return permit;
+            }
+        }
     }
 
     fn spawn(self: &Arc<Self>, client: TcpStream, last: bool, permit: Option<OwnedSemaphorePermit>) {

@@ -4,7 +4,7 @@
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,22 +17,49 @@ const HEAD: u8 = 1;
 const WORKING: u8 = 2;
 
 /// Where a connection is: waiting for a request, reading a request's head, working on a request.
-#[derive(Clone, Default)]
-pub struct Phase(Arc<AtomicU8>);
+#[derive(Clone)]
+pub struct Phase(Arc<Shared>);
+
+struct Shared {
+    phase: AtomicU8,
+    /// When the connection was opened.
+    opened: Instant,
+    /// Since when it waits for a request, in milliseconds from then on.
+    waiting_since: AtomicU64,
+}
 
 impl Phase {
+    pub fn new() -> Phase {
+        Phase(Arc::new(Shared {
+            phase: AtomicU8::new(WAITING),
+            opened: Instant::now(),
+            waiting_since: AtomicU64::new(0),
+        }))
+    }
+
     /// A request is there: from here on it has a time of its own.
     pub fn working(&self) {
-        self.0.store(WORKING, Relaxed);
+        self.0.phase.store(WORKING, Relaxed);
     }
 
     /// Its answer is over.
     pub fn waiting(&self) {
-        self.0.store(WAITING, Relaxed);
+        self.0.waiting_since.store(self.milliseconds(), Relaxed);
+        self.0.phase.store(WAITING, Relaxed);
     }
 
-    fn is(&self, phase: u8) -> bool {
-        self.0.load(Relaxed) == phase
+    /// Whether it has been waiting for a request for so long.
+    pub fn is_idle_for(&self, time: Duration) -> bool {
+        let waited = self.milliseconds() - self.0.waiting_since.load(Relaxed);
+        self.get() == WAITING && u128::from(waited) >= time.as_millis()
+    }
+
+    fn get(&self) -> u8 {
+        self.0.phase.load(Relaxed)
+    }
+
+    fn milliseconds(&self) -> u64 {
+        self.0.opened.elapsed().as_millis() as u64
     }
 }
 
@@ -94,13 +121,13 @@ impl AsyncRead for Stream {
         let this = self.get_mut();
         let read = Pin::new(&mut this.client).poll_read(context, buffer);
         if read.is_ready() {
-            if this.phase.is(WAITING) {
-                this.phase.0.store(HEAD, Relaxed);
+            if this.phase.get() == WAITING {
+                this.phase.0.phase.store(HEAD, Relaxed);
                 this.reading.end();
             }
             return read;
         }
-        let phase = this.phase.0.load(Relaxed);
+        let phase = this.phase.get();
         let timeout = match phase {
             WAITING => this.idle_timeout,
             HEAD => this.head_timeout,

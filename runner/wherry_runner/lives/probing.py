@@ -1,0 +1,164 @@
+"""Probes: how a container is asked, and when what it answers counts. By the kubelet's rules (pkg/kubelet/prober).
+
+A container asks itself only: its own port, on the address on which its runner opened it. A TCP probe needs no connection: the
+port is ours, and whether somebody takes connections from it is known (a held socket would always answer).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
+
+from wherry_runner import protocol
+
+MAX_HEAD_BYTES = 64 << 10
+"""Of an answer to a probe: its first line is all that is read of it."""
+
+NOBODY = "connection refused"
+
+
+@dataclass(kw_only=True)
+class Count:
+    """Results that follow one another: only so many of a kind change anything."""
+
+    success_threshold: int
+    failure_threshold: int
+    _last: bool | None = field(default=None, init=False)
+    _run: int = field(default=0, init=False)
+
+    def note(self, succeeded: bool) -> bool | None:
+        """Take note of a result; what it means, or None if it means nothing yet."""
+        self._run = self._run + 1 if succeeded == self._last else 1
+        self._last = succeeded
+        enough = self._run >= (self.success_threshold if succeeded else self.failure_threshold)
+        return succeeded if enough else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """Who is asked."""
+
+    address: str
+    port: Callable[[], int | None]
+    """Where it is reached now; None: nowhere."""
+    serves: Callable[[], bool]
+    """Whether it takes connections."""
+
+
+@dataclass(kw_only=True)
+class Probes:
+    """The probes of one run of a container, and what they have found so far."""
+
+    spec: protocol.Container
+    target: Target
+    on_change: Callable[[], None]
+    on_failure: Callable[[str, float | None], None]
+    """It is to be run anew: a sentence, and the seconds that it has to end (None: its workload's grace period)."""
+    started: bool = field(init=False)
+    ready: bool = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.started = self.spec.startup_probe is None
+        self.ready = self.spec.readiness_probe is None
+
+    async def run(self) -> None:
+        """Ask until cancelled; first the startup probe alone."""
+        begun = asyncio.get_running_loop().time()
+        if (startup := self.spec.startup_probe) is not None:
+            await self._ask(startup, begun, self._on_startup)
+            if not self.started:
+                return
+        async with asyncio.TaskGroup() as both:
+            if (liveness := self.spec.liveness_probe) is not None:
+                both.create_task(self._ask(liveness, begun, self._on_liveness))
+            if (readiness := self.spec.readiness_probe) is not None:
+                both.create_task(self._ask(readiness, begun, self._on_readiness))
+
+    async def _ask(self, probe: protocol.Probe, begun: float, on_result: Callable[[bool, str], bool]) -> None:
+        """Ask once in a period, until a result ends it."""
+        loop = asyncio.get_running_loop()
+        count = Count(success_threshold=probe.success_threshold, failure_threshold=probe.failure_threshold)
+        await asyncio.sleep(begun + probe.initial_delay_seconds - loop.time())
+        while True:
+            next_at = loop.time() + probe.period_seconds
+            failure = await attempt(probe, self.target)
+            meaning = count.note(not failure)
+            if meaning is not None and on_result(meaning, failure):
+                return
+            await asyncio.sleep(next_at - loop.time())
+
+    def _on_startup(self, succeeded: bool, failure: str) -> bool:
+        if succeeded:
+            self.started = True
+            self.on_change()
+        else:
+            assert self.spec.startup_probe is not None
+            self.on_failure(
+                f"failed startup probe, will be restarted: {failure}", self.spec.startup_probe.grace_seconds
+            )
+        return True
+
+    def _on_liveness(self, succeeded: bool, failure: str) -> bool:
+        if succeeded:
+            return False
+        assert self.spec.liveness_probe is not None
+        self.on_failure(f"failed liveness probe, will be restarted: {failure}", self.spec.liveness_probe.grace_seconds)
+        return True
+
+    def _on_readiness(self, succeeded: bool, _: str) -> bool:
+        if succeeded != self.ready:
+            self.ready = succeeded
+            self.on_change()
+        return False
+
+
+async def attempt(probe: protocol.Probe, target: Target) -> str:
+    """Ask once. Why that failed; empty: it did not."""
+    port = target.port()
+    if port is None or port != probe.port:
+        return NOBODY
+    if probe.path is None:
+        return "" if target.serves() else NOBODY
+    return await _in_time(_get(probe, target.address, port), probe.timeout_seconds)
+
+
+async def _in_time(what: Awaitable[str], seconds: float) -> str:
+    try:
+        async with asyncio.timeout(seconds):
+            return await what
+    except TimeoutError:
+        return f"no answer within {seconds:g} s"
+
+
+async def _get(probe: protocol.Probe, address: str, port: int) -> str:
+    """Ask by HTTP: what is neither a success nor a redirection is a failure."""
+    try:
+        reader, writer = await asyncio.open_connection(address, port, limit=MAX_HEAD_BYTES)
+    except OSError as error:
+        return error.strerror or NOBODY
+    try:
+        writer.write(_request(probe, address, port))
+        words = (await reader.readline()).split(maxsplit=2)
+    except (OSError, ValueError) as error:
+        return str(error)
+    finally:
+        # At once: who does not read must not keep it.
+        writer.transport.abort()
+    if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
+        return "no HTTP answer"
+    status = int(words[1])
+    return "" if 200 <= status < 400 else f"HTTP status {status}"
+
+
+def _request(probe: protocol.Probe, address: str, port: int) -> bytes:
+    host = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
+    headers = {"host": ("Host", host), "user-agent": ("User-Agent", "kube-probe/wherry"), "accept": ("Accept", "*/*")}
+    for each in probe.headers:
+        headers[each.name.lower()] = (each.name, each.value)
+    lines = [
+        f"GET {probe.path} HTTP/1.1",
+        *(f"{name}: {value}" for name, value in headers.values()),
+        "Connection: close",
+    ]
+    return "".join(f"{line}\r\n" for line in [*lines, ""]).encode()
