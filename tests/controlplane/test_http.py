@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import Any
 
 import httpx
@@ -14,6 +13,7 @@ import pytest
 from tests.guests.servers import SERVER
 from tests.support import executors, wat
 from tests.support.kube import Workspace, conditions, workload
+from tests.support.ports import free_port
 
 GREETING = "hello over HTTP\n"
 
@@ -22,12 +22,6 @@ GREETING = "hello over HTTP\n"
 def _native() -> None:
     if reason := executors.why_not("native"):
         pytest.skip(reason)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
 
 
 def test_a_pod_serves_on_its_containers_port_until_it_is_deleted(space: Workspace) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.runner_scene import ALWAYS, AT_ONCE, Runner, container, holds, run
 from wherry_runner.execution.engine import ModuleKind
 from wherry_runner.lives.probing import Count, Target, attempt
@@ -112,12 +112,6 @@ def test_a_path_can_not_hold_a_line_of_its_own(path: str) -> None:
 def test_a_header_can_not_hold_a_line_of_its_own(name: str, value: str) -> None:
     with pytest.raises(ValueError):
         ProbeHeader(name=name, value=value)
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
 
 
 def serving_runner(folder: Path) -> Runner:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from pathlib import Path
 
 import pytest
 
+from tests.support.ports import free_port
 from tests.support.runner_scene import ALWAYS, AT_ONCE, STUCK, TOLD, Runner, container, holds, run
 from wherry_runner.execution.engine import ModuleKind
 from wherry_runner.lives.listeners import Listeners, PortError, PortRange
@@ -20,12 +20,6 @@ def serving_runner(folder: Path, **how: object) -> Runner:
     runner = Runner(folder, **how)  # type: ignore[arg-type]
     runner.modules.kind = ModuleKind.HTTP
     return runner
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as found:
-        port: int = found.getsockname()[1]
-        return port
 
 
 async def is_open(port: int) -> bool:
