@@ -277,6 +277,11 @@ def test_an_operator_alone_has_no_disruption_budget(helm: Helm, default: list[Js
 
 def test_runners_have_no_way_to_the_api_server(helm: Helm) -> None:
     policy = find(helm.template(ALL), "NetworkPolicy", "wherry-runner")["spec"]
+    operators, everybody = policy["ingress"]
+    assert "from" in operators
+    assert "from" not in everybody
+    own = (8080, 8443)  # the runner's health and its API
+    assert not any(each["port"] <= port <= each["endPort"] for each in everybody["ports"] for port in own)
     blocks = {peer["ipBlock"]["cidr"]: peer["ipBlock"]["except"] for peer in policy["egress"][1]["to"]}
     assert blocks == {
         "0.0.0.0/0": ["10.96.0.1/32", "169.254.0.0/16"],

@@ -14,7 +14,9 @@ from tests.chart.helm import CHART, Helm, Json
 from tests.cluster.images.archive import MANIFEST_TYPE
 from tests.cluster.node import NodeCluster
 from tests.cluster.processes import wait_for
+from tests.guests.servers import SERVER
 from tests.node.pods import PATIENCE_SECONDS, Space
+from tests.node.pods import pod as container_pod
 from tests.support import wat
 from tests.support.images import CNCF
 from tests.support.kube import pod, workload
@@ -111,6 +113,25 @@ def test_a_pod_runs_as_webassembly(release: Release, node_space: Space, tmp_path
     assert found["spec"]["nodeName"] == "wherry"
     (container,) = found["status"]["containerStatuses"]
     assert container["containerID"].startswith("wherry://node-1/")
+
+
+def test_a_container_calls_a_module_by_the_name_of_its_service(
+    release: Release, node_space: Space, base_image: str, tmp_path: Path
+) -> None:
+    image = release.cluster.push(_layout(SERVER, tmp_path), "web-wasm:1")
+    # Below 1024, which the runner may open without a privilege.
+    web = pod("web", image, ports=[{"name": "http", "containerPort": 80}])
+    web["metadata"]["labels"] = {"app": "web"}
+    service = {"selector": {"app": "web"}, "ports": [{"port": 80, "targetPort": "http"}]}
+    node_space.create(
+        web,
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": service},
+        container_pod("asks", base_image, ["sleep", "3600"]),
+    )
+    node_space.wait("pod/web", "condition=Ready")
+    node_space.wait("pod/asks", "condition=Ready")
+    script = "import urllib.request; print(urllib.request.urlopen('http://web/', timeout=5).read().decode(), end='')"
+    assert node_space.eventually("asks", "python3", "-c", script) == "hello over HTTP\n"
 
 
 def test_an_upgrade_of_the_operator_leaves_guests_alone(release: Release, node_space: Space) -> None:
