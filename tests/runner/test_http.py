@@ -18,7 +18,7 @@ from tests.guests.servers import SERVER
 from tests.runner.conftest import SCENARIO_SECONDS, Play, children
 from tests.runner.harness import Bench, Running, bench, until
 from tests.support import executors
-from wherry_runner.execution.engine import HttpBounds, HttpServing, Limits, ModuleKind, StartRefused
+from wherry_runner.execution.engine import HttpBounds, HttpServing, Limits, ModuleKind, Preopen, StartRefused
 from wherry_runner.http_counts import HttpCounts
 
 GREETING = "hello over HTTP\n"
@@ -78,12 +78,15 @@ class Server:
 
 
 @asynccontextmanager
-async def served(opened: Bench, *, bounds: HttpBounds = BOUNDS, limits: Limits | None = None) -> AsyncIterator[Server]:
+async def served(
+    opened: Bench, *, bounds: HttpBounds = BOUNDS, limits: Limits | None = None, preopens: tuple[Preopen, ...] = ()
+) -> AsyncIterator[Server]:
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     listener.setblocking(False)
     port = listener.getsockname()[1]
     serving = HttpServing(listener=listener.fileno(), bounds=bounds)
-    running = await opened.start(SERVER, limits=limits or Limits(memory_bytes=256 << 20), http=serving)
+    limits = limits or Limits(memory_bytes=256 << 20)
+    running = await opened.start(SERVER, limits=limits, http=serving, preopens=preopens)
     listener.close()
     try:
         assert await running.guest.serving(), (await opened.end(running)).exit
@@ -132,6 +135,23 @@ def test_each_request_has_an_instance_of_its_own_and_all_are_worked_on_at_once(p
             await until(lambda: server.counts.requests == 20)
             assert await server.get() == (200, GREETING)
             assert [await each for each in waiting] == [(200, GREETING)] * 20
+
+    play(scenario)
+
+
+def test_each_instance_has_the_containers_folders_and_none_is_left_open(play: Play, tmp_path: Path) -> None:
+    async def scenario(opened: Bench) -> None:
+        folders = []
+        for number in range(10):
+            (folder := tmp_path / f"folder-{number}").mkdir()
+            folders.append(Preopen(host_path=folder, guest_path=f"/{number}", writable=number % 2 == 0))
+        async with served(opened, preopens=tuple(folders)) as server:
+            answers = await asyncio.gather(*(server.get() for _ in range(100)))
+            assert set(answers) == {(200, GREETING)}
+            await server.client.close()
+            await until(lambda: server.counts.connections == 0)
+            opens = [link.readlink() for link in Path(f"/proc/{server.running.guest.pid}/fd").iterdir()]
+            assert len([path for path in opens if path.is_relative_to(tmp_path) and "folder-" in path.name]) == 10
 
     play(scenario)
 
