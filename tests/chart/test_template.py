@@ -280,7 +280,7 @@ def test_runners_have_no_way_to_the_api_server(helm: Helm) -> None:
     operators, everybody = policy["ingress"]
     assert "from" in operators
     assert "from" not in everybody
-    own = (8080, 8443)  # the runner's health and its API
+    own = (19080, 19443)  # the runner's health and its API
     assert not any(each["port"] <= port <= each["endPort"] for each in everybody["ports"] for port in own)
     blocks = {peer["ipBlock"]["cidr"]: peer["ipBlock"]["except"] for peer in policy["egress"][1]["to"]}
     assert blocks == {
