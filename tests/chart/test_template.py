@@ -39,7 +39,6 @@ FIELDS = {
     "metadata.name": "wherry-operator-0",
     "spec.nodeName": "node-1",
     "status.podIP": "10.0.0.7",
-    "status.hostIP": "192.0.2.1",
 }
 """What the kubelet fills in."""
 
@@ -157,7 +156,7 @@ def test_the_defaults_arrive(default: list[Json], machine: Path) -> None:
     assert (operator.runner_service, operator.runners) == ("wherry-runner", ())
     assert (operator.max_pods, operator.runner_loss_seconds) == (1000, 60)
     runner = runner_of(default, machine)
-    assert (runner.name, runner.node, runner.address) == ("node-1", "node-1", "192.0.2.1")
+    assert (runner.name, runner.node, runner.address) == ("node-1", "node-1", "10.0.0.7")
     assert (runner.modules.quota_bytes, runner.log_budget_bytes) == (5 * GIB, 2 * GIB)
     # Of 2 GiB: 192 MiB for the runner, a quarter for a compiler.
     assert runner.memory_bytes == 2 * GIB - runner_settings.OVERHEAD_BYTES - GIB // 2
