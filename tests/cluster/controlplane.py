@@ -14,7 +14,7 @@ from tests.cluster.pki import CertificateFiles
 LOOPBACK = "127.0.0.1"
 
 ENVIRONMENT = {"GOGC": "200"}
-"""Of a control plane that was just started the heap is so small that collecting it takes a third of all its CPU time; of one in
+"""Of a control plane that was just started the heap is so small that collecting it takes a fifth of all its CPU time; of one in
 use it is many times as large, and seldom collected."""
 
 AUTHORIZATION = "Node,RBAC"
