@@ -18,7 +18,7 @@ from typing import Literal, Protocol
 from aiohttp import WSMsgType, web
 from multidict import MultiMapping
 
-from wherry_operator.kubelet.spdy import SpdyConnection, Stream
+from wherry_operator.kubelet.spdy import SpdyConnection, Stream, accept
 from wherry_operator.models import Object
 from wherry_operator.runners.client import RunnerClient, RunnerError
 from wherry_runner.protocol import LogOptions
@@ -175,21 +175,7 @@ class _Session:
 
 
 async def _spdy(request: web.Request, session: _Session, takes_input: bool) -> web.StreamResponse:
-    offered = [
-        name.strip() for line in request.headers.getall("X-Stream-Protocol-Version", []) for name in line.split(",")
-    ]
-    if SPDY not in offered:
-        raise web.HTTPForbidden(
-            text=f"unable to negotiate protocol: client supports {offered}, server accepts [{SPDY}]"
-        )
-    transport = request.transport
-    if transport is None:
-        raise ConnectionResetError("the client has gone")
-    connection = SpdyConnection(transport)
-    transport.write(
-        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
-        b"X-Stream-Protocol-Version: " + SPDY.encode() + b"\r\n\r\n"
-    )
+    connection = accept(request, SPDY)
     wanted = session.wanted
     names = {"error", *wanted.outputs, *(["stdin"] if wanted.input else []), *(["resize"] if wanted.tty else [])}
     try:

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from wherry_operator.kubelet.spdy import SpdyConnection, Stream
+from wherry_operator.kubelet.spdy import SpdyConnection, Stream, accept
 from wherry_operator.models import Object
 
 log = logging.getLogger(__name__)
@@ -57,21 +57,7 @@ async def serve(request: web.Request, pod: Object, to: Connect) -> web.StreamRes
     """Forward what the client opens until it goes. Raises BadRequest."""
     if request.headers.get("Upgrade", "").lower() != "spdy/3.1":
         raise BadRequest("Upgrade request required: port-forward needs SPDY/3.1")
-    offered = [
-        name.strip() for line in request.headers.getall("X-Stream-Protocol-Version", []) for name in line.split(",")
-    ]
-    if PROTOCOL not in offered:
-        raise web.HTTPForbidden(
-            text=f"unable to negotiate protocol: client supports {offered}, server accepts [{PROTOCOL}]"
-        )
-    transport = request.transport
-    if transport is None:
-        raise ConnectionResetError("the client has gone")
-    connection = SpdyConnection(transport, max_streams=2 * MAX_CONNECTIONS)
-    transport.write(
-        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
-        b"X-Stream-Protocol-Version: " + PROTOCOL.encode() + b"\r\n\r\n"
-    )
+    connection = accept(request, PROTOCOL, max_streams=2 * MAX_CONNECTIONS)
     try:
         await _Forwarding(connection, pod["metadata"], to).run()
     except ConnectionError:

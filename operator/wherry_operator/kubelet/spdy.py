@@ -13,6 +13,8 @@ import zlib
 from collections import deque
 from collections.abc import AsyncIterator
 
+from aiohttp import web
+
 VERSION = 3
 
 MAX_CONTROL_BYTES = 16 << 10
@@ -336,3 +338,26 @@ class SpdyConnection(asyncio.Protocol):
     def _check(self) -> None:
         if self._lost.is_set():
             raise ConnectionResetError("the client has gone")
+
+
+def accept(request: web.Request, protocol: str, *, max_streams: int = MAX_STREAMS) -> SpdyConnection:
+    """Take over the connection of a request that asks for SPDY. `protocol`: what is spoken inside.
+
+    Raises HTTPForbidden (the client speaks another), ConnectionResetError.
+    """
+    offered = [
+        name.strip() for line in request.headers.getall("X-Stream-Protocol-Version", []) for name in line.split(",")
+    ]
+    if protocol not in offered:
+        raise web.HTTPForbidden(
+            text=f"unable to negotiate protocol: client supports {offered}, server accepts [{protocol}]"
+        )
+    transport = request.transport
+    if transport is None:
+        raise ConnectionResetError("the client has gone")
+    connection = SpdyConnection(transport, max_streams=max_streams)
+    transport.write(
+        b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: SPDY/3.1\r\n"
+        b"X-Stream-Protocol-Version: " + protocol.encode() + b"\r\n\r\n"
+    )
+    return connection
