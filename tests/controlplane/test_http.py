@@ -102,7 +102,8 @@ def test_probes_decide_who_is_ready_and_who_runs_again(space: Workspace) -> None
     def web(name: str, **probes: Any) -> None:
         space.pod(name, image, ports=[{"name": "http", "containerPort": free_port()}], **probes)
 
-    every = {"periodSeconds": 1, "failureThreshold": 1}
+    # Long enough for a server that is still starting on a busy machine: what has not begun to serve has nothing to drain.
+    every = {"periodSeconds": 1, "failureThreshold": 1, "timeoutSeconds": 30}
     well, ill = ({"httpGet": {"port": "http", "path": path}, **every} for path in ("/", "/trap"))
     taken = {"tcpSocket": {"port": "http"}, "periodSeconds": 1}
     patient = {**taken, "failureThreshold": 60}

@@ -94,15 +94,17 @@ class Gap:
 WORKLOADS = "/apis/wherry.dev/v1alpha1/wasmworkloads"
 
 
-def watches(installation: Installation) -> int:
-    """How often the operator has asked to watch WasmWorkloads."""
+def asked(installation: Installation, verb: str) -> int:
+    """How often the operator has asked to list, or to watch, all WasmWorkloads."""
     cluster = installation.cluster
     assert isinstance(cluster, LocalCluster)
     user = f"system:serviceaccount:{installation.namespace}:wherry-operator"
+    # A watch's end may be far away.
+    stage = "ResponseStarted" if verb == "watch" else "ResponseComplete"
     requests = map(json.loads, cluster.audit_log.read_text().splitlines())
     return sum(
-        each["verb"] == "watch"
-        and each["stage"] == "ResponseStarted"
+        each["verb"] == verb
+        and each["stage"] == stage
         and each["user"]["username"] == user
         and each["objectRef"]["resource"] == "wasmworkloads"
         for each in requests
@@ -122,14 +124,16 @@ def test_what_was_made_and_changed_meanwhile_is_seen(space: Workspace, way: Rela
     space.workload("changed", module=SLEEPS)
     ready(space, "changed", "1/1")
     before = _status(space, "changed")["instances"][0]["containerID"]
-    asked = watches(space.installation)
+    listed, watched = (asked(space.installation, verb) for verb in ("list", "watch"))
     with Gap(space, way, WORKLOADS):
         space.workload("made", module=SLEEPS)
         space.kubectl("scale", "ww/changed", "--replicas=3")
     ready(space, "made", "1/1")
     ready(space, "changed", "3/3")
     assert before in [item["containerID"] for item in _status(space, "changed")["instances"]]
-    assert watches(space.installation) == asked + 2, "from where it was, which is refused, and from a new LIST"
+    # More often where a busy machine answers one of them too late.
+    assert asked(space.installation, "watch") >= watched + 2, "from where it was, which is refused, and from a new LIST"
+    assert asked(space.installation, "list") > listed, "everything was read again"
 
 
 def test_the_operators_own_client_tells_of_it(space: Workspace, way: Relay) -> None:
