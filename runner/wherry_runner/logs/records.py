@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import functools
 import logging
 import os
 import re
@@ -207,11 +208,16 @@ def _pieces(file: BinaryIO, output: _Output, limit: int | None) -> Iterator[byte
         if not block:
             file.seek(-len(rest), os.SEEK_CUR)
             return
-        *lines, rest = (rest + block).split(b"\n")
+        data = rest + block if rest else block
+        shown, start = [], 0
+        while (end := data.find(b"\n", start)) >= 0:
+            shown.append(output.show(data, start, end))
+            start = end + 1
+        rest = data[start:]
         if len(rest) > _MAX_RECORD_BYTES:
             rest = b""
-        if shown := b"".join(filter(None, map(output.show, lines))):
-            yield shown
+        if piece := b"".join(shown):
+            yield piece
         if output.full:
             return
 
@@ -228,17 +234,17 @@ class _Output:
         self.full = False
         """The limit of bytes is reached: nothing more is shown."""
 
-    def show(self, line: bytes) -> bytes:
-        """What a record (without its newline) shows: nothing for one that is skipped or damaged."""
-        record = Record.parse(line)
-        if record is None or self.full:
+    def show(self, data: bytes, start: int, end: int) -> bytes:
+        """What the record up to the newline at `end` shows: nothing for one that is skipped or damaged."""
+        header = _HEADER.match(data, start, end)
+        if header is None or self.full or (seconds := _seconds(header[1], header[3])) is None:
             return b""
-        content = record.content
+        content = data[header.end() : end + (not _is_partial(header))]
         at_line_start, self._at_line_start = self._at_line_start, content.endswith(b"\n") or not content
-        if self._stream not in (None, record.stream) or record.nanoseconds < self._since:
+        if self._stream not in (None, header[4]) or (self._since and _nanoseconds(seconds, header) < self._since):
             return b""
         if self._timestamps and at_line_start:
-            content = b"%s %s" % (record.time, content)
+            content = b"%s %s" % (_time(header), content)
         if self._remaining is not None:
             content = content[: self._remaining]
             self._remaining -= len(content)
@@ -246,7 +252,8 @@ class _Output:
         return content
 
 
-_TIME = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d)")
+_HEADER = re.compile(rb"(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.(\d{1,9}))?(Z|[+-]\d\d:\d\d) (stdout|stderr) ([^ \n]*) ")
+"""What stands before a record's content: time (seconds, fraction, zone), stream, tags."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,24 +271,41 @@ class Record:
     @classmethod
     def parse(cls, line: bytes) -> Record | None:
         """A line without its newline; None if it isn't a record."""
-        parts = line.split(b" ", 3)
-        if len(parts) != 4 or parts[1] not in (b"stdout", b"stderr"):
+        header = _HEADER.match(line)
+        if header is None or (seconds := _seconds(header[1], header[3])) is None:
             return None
-        match = _TIME.fullmatch(parts[0])
-        if match is None:
-            return None
-        whole, fraction, zone = match[1], (match[2] or b"").ljust(9, b"0"), match[3]
-        try:
-            seconds = datetime.fromisoformat((whole + zone).decode()).timestamp()
-        except ValueError:
-            return None
-        partial = parts[2].split(b":", 1)[0] == b"P"
         return cls(
-            stream=parts[1],
-            time=whole + b"." + fraction + zone,
-            nanoseconds=int(seconds) * 1_000_000_000 + int(fraction),
-            content=parts[3] + (b"" if partial else b"\n"),
+            stream=header[4],
+            time=_time(header),
+            nanoseconds=_nanoseconds(seconds, header),
+            content=line[header.end() :] + (b"" if _is_partial(header) else b"\n"),
         )
+
+
+@functools.lru_cache(maxsize=16)
+def _seconds(whole: bytes, zone: bytes) -> int | None:
+    """Since 1970; None: there is no such time. Thousands of records have the same."""
+    try:
+        return int(datetime.fromisoformat((whole + zone).decode()).timestamp())
+    except ValueError:
+        return None
+
+
+def _nanoseconds(seconds: int, header: re.Match[bytes]) -> int:
+    return seconds * 1_000_000_000 + int(_fraction(header))
+
+
+def _time(header: re.Match[bytes]) -> bytes:
+    return b"%s.%s%s" % (header[1], _fraction(header), header[3])
+
+
+def _fraction(header: re.Match[bytes]) -> bytes:
+    return (header[2] or b"").ljust(9, b"0")
+
+
+def _is_partial(header: re.Match[bytes]) -> bool:
+    tags: bytes = header[5]
+    return tags != b"F" and tags.split(b":", 1)[0] == b"P"
 
 
 def _since(options: LogOptions) -> int:
