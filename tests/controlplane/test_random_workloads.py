@@ -32,7 +32,7 @@ SEED = int(os.environ.get("WHERRY_SEED") or random.randrange(2**32))
 AT_ONCE = 25
 """Objects that are there side by side."""
 
-STEPS_BETWEEN_KILLS = 20
+STEPS_BETWEEN_KILLS = 20 if OBJECTS <= 60 else 50
 
 SLEEPS = {"inline": wat.sleeps()}
 
@@ -82,9 +82,9 @@ class Chaos:
             choice = self.random.random()
             if len(self.objects) < AT_ONCE // 2 or (choice < 0.35 and len(self.objects) < AT_ONCE):
                 self.make()
-            elif choice < 0.5:
+            elif choice < 0.45:
                 self.refuse()
-            elif choice < 0.85:
+            elif choice < 0.7:
                 self.change(self.random.choice(list(self.objects)))
             else:
                 self.delete(self.random.choice(list(self.objects)))
@@ -161,8 +161,10 @@ class Chaos:
         assert self.installation.operator is not None
         assert self.installation.operator.running, self.installation.operator.tail(40)
         if self.random.random() < 0.5:
+            # The one before it may still be starting: things change while nobody looks, but not for ever.
+            self.installation.wait_operator_ready()
             self.installation.kill_operator()
-            self.installation.start_operator()
+            self.installation.start_operator(wait=False)
             self.did["operator killed"] += 1
         else:
             runner = self.random.choice(list(self.installation.runners.values()))
