@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import itertools
 import json
 import os
 import ssl
 import time
 from collections import defaultdict
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +31,9 @@ Json = dict[str, Any]
 
 WORKLOADS = ("/apis/wherry.dev/v1alpha1", "wasmworkloads")
 PODS = ("/api/v1", "pods")
+WRITERS = 32
+"""Requests that a burst has open at once."""
+
 TIMEOUT_SECONDS = 300.0
 """For anything that is waited for: far more than it takes."""
 
@@ -83,13 +87,17 @@ class Scene:
         self.cluster.kubectl(
             "wait", "--for=create", "serviceaccount/default", f"--namespace={namespace}", "--timeout=30s"
         )
-        assert self.cluster.pki is not None
-        admin = self.cluster.pki.issue("bench", ["system:masters"], client=True)
+        who = ("--clusterrole=cluster-admin", f"--serviceaccount={namespace}:default", f"--namespace={namespace}")
+        self.cluster.kubectl("create", "rolebinding", "bench", *who)
+        # Not a certificate, whose signature an API server verifies anew with each request.
+        token = self.cluster.kubectl("create", "token", "default", f"--namespace={namespace}", "--duration=3h").stdout
+        headers = {"Authorization": f"Bearer {token.strip()}"}
         context = ssl.create_default_context(cafile=str(self.cluster.ca_file))
-        context.load_cert_chain(admin.cert, admin.key)
         connector = aiohttp.TCPConnector(limit=64, ssl=context)
         timeout = aiohttp.ClientTimeout(total=None)
-        async with aiohttp.ClientSession(self.cluster.server, connector=connector, timeout=timeout) as session:
+        async with aiohttp.ClientSession(
+            self.cluster.server, connector=connector, timeout=timeout, headers=headers
+        ) as session:
             try:
                 yield Api(session, namespace, kind)
             finally:
@@ -142,15 +150,14 @@ class Api:
         body = {"apiVersion": "wherry.dev/v1alpha1", "kind": "WasmWorkload", "metadata": {"name": name}, "spec": spec}
         await self.ask("POST", self.path(), body)
 
-    async def create_many(self, names: list[str], *, at_once: int = 32, **spec: Any) -> None:
+    async def create_many(self, names: list[str], **spec: Any) -> None:
         """WasmWorkloads, as fast as they are taken."""
-        slots = asyncio.Semaphore(at_once)
+        await _at_once(functools.partial(self.create, name, **spec) for name in names)
 
-        async def one(name: str) -> None:
-            async with slots:
-                await self.create(name, **spec)
-
-        await asyncio.gather(*map(one, names))
+    async def set_status_of_many(self, names: list[str], status: Json) -> None:
+        """Give all the same status, as fast as it is taken."""
+        paths = [self.path(name, subresource="status") for name in names]
+        await _at_once(functools.partial(self.ask, "PATCH", path, {"status": status}) for path in paths)
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:
@@ -220,6 +227,16 @@ class Api:
         """Events of the namespace, each as often as it is counted."""
         found = await self.ask("GET", f"/api/v1/namespaces/{self.namespace}/events")
         return sum(item.get("count") or 1 for item in found["items"])
+
+
+async def _at_once(calls: Iterable[Callable[[], Awaitable[Any]]]) -> None:
+    slots = asyncio.Semaphore(WRITERS)
+
+    async def one(call: Callable[[], Awaitable[Any]]) -> None:
+        async with slots:
+            await call()
+
+    await asyncio.gather(*map(one, calls))
 
 
 def processes() -> dict[int, str]:

@@ -69,6 +69,19 @@ async def burst(scene: Scene, report: Report) -> None:
             report.figure("status writes for each of them", sum(writes) / BURST, "", at_most=2)
             report.figure("status writes, at most", max(writes), "")
             report.figure("Events for each of them", await api.events() / BURST, "")
+            status = api.seen[names[0]].newest["status"]
+    bare = await _bare_writes(scene, names, status)
+    report.ratio("the same, against their bare writes with nobody beside them", BURST / took, bare, "/s")
+
+
+async def _bare_writes(scene: Scene, names: list[str], status: dict[str, Any]) -> float:
+    """What a burst can't do without: each object and its status, by as many writers at once; seen per second."""
+    async with scene.api() as api, api.watching():
+        began = now_ms()
+        await api.create_many(names, **spec(className=NOBODY))
+        await api.set_status_of_many(names, status)
+        await api.when(lambda: api.running() == len(names))
+        return len(names) / (now_ms() - began) * 1e3
 
 
 async def scale(scene: Scene, report: Report) -> None:

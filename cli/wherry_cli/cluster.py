@@ -35,6 +35,7 @@ class Cluster:
             raise CliError(f"error: {error}") from error
         configuration.retries = False
         self._api = client.ApiClient(configuration)
+        self._api.user_agent = "kubectl-wherry/1"
         used = next((item for item in contexts if item["name"] == context), None) if context else current
         self.namespace = namespace or (used or {}).get("context", {}).get("namespace") or "default"
 

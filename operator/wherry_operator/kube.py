@@ -24,6 +24,8 @@ from wherry_operator.models import Object
 REQUEST_TIMEOUT_SECONDS = 30.0
 """No single call of ours needs longer; a stuck connection must not hold a reconcile for ever."""
 
+USER_AGENT = "wherry-operator/1"
+
 WATCH_SECONDS = 600
 """A watch is opened again after this, as all clients do it: so that load evens out after an API server came back."""
 
@@ -79,6 +81,8 @@ class Kube:
 
     def __init__(self, configuration: client.Configuration, *, user: str = "", groups: tuple[str, ...] = ()) -> None:
         self._api = client.ApiClient(configuration)
+        # Up to the slash it is the manager of the fields that are written (`kubectl get --show-managed-fields`).
+        self._api.user_agent = USER_AGENT
         # Impersonate-Group is repeated, one line per group: a plain mapping of headers can't say that.
         self._identity = (
             [("Impersonate-User", user), *(("Impersonate-Group", group) for group in groups)] if user else []

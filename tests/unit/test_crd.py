@@ -140,8 +140,9 @@ def test_the_schema_is_structural_and_bounded() -> None:
         if below["type"] == "string" and "enum" not in below:
             assert "maxLength" in below, path
         for rule in below.get("x-kubernetes-validations", ()):
-            assert rule["message"], path
-            assert not rule["message"].endswith("."), path
+            message = rule.get("message") or rule["messageExpression"]
+            assert message, path
+            assert not message.rstrip("'").endswith("."), path
         for key in below.get("x-kubernetes-list-map-keys", ()):
             assert key in below["items"].get("required", ()), path
 
