@@ -25,19 +25,25 @@ class RunnerApi:
     url: str
     _sequence: int = 0
 
-    async def put(self, workload_id: str, module: bytes, *, policy: str = "Always") -> None:
+    async def put(
+        self, workload_id: str, module: bytes, *, policy: str = "Always", http: protocol.HttpServer | None = None
+    ) -> None:
         """Start a workload of one container that runs an inline module."""
-        await self.send(workload_id, self.body(workload_id, module, policy=policy))
+        await self.send(workload_id, self.body(workload_id, module, policy=policy, http=http))
 
-    def body(self, workload_id: str, module: bytes, *, policy: str = "Always") -> bytes:
+    def body(
+        self, workload_id: str, module: bytes, *, policy: str = "Always", http: protocol.HttpServer | None = None
+    ) -> bytes:
         """What `put` sends."""
-        return self._body(workload_id, protocol.InlineModule(data=base64.b64encode(module)), policy)
+        return self._body(workload_id, protocol.InlineModule(data=base64.b64encode(module)), policy, http)
 
     async def put_image(self, workload_id: str, reference: str) -> None:
         """The same of a module in a registry."""
         await self.send(workload_id, self._body(workload_id, protocol.ImageModule(reference=reference), "Always"))
 
-    def _body(self, workload_id: str, module: protocol.Module, policy: str) -> bytes:
+    def _body(
+        self, workload_id: str, module: protocol.Module, policy: str, http: protocol.HttpServer | None = None
+    ) -> bytes:
         self._sequence += 1
         body = protocol.WorkloadPut(
             epoch=1,
@@ -45,7 +51,7 @@ class RunnerApi:
             template_hash="t",
             workload=protocol.Workload(
                 owner=protocol.Owner(kind="Bench", namespace="bench", name=workload_id, uid=workload_id),
-                containers=(protocol.Container(name="main", module=module),),
+                containers=(protocol.Container(name="main", module=module, http=http),),
                 restart_policy=protocol.RestartPolicy(policy),
             ),
         )

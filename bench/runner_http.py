@@ -1,0 +1,173 @@
+"""Requests per second and memory of a server, against `wasmtime serve` with the same component.
+
+Both have one core, wrk has another. Both make an instance for each request with the on-demand allocator, and interrupt what
+computes by epochs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench import wasmtime_cli
+from bench.runner_client import RunnerApi
+from bench.scene import Scene, pss_bytes
+from bench.table import Report, p50
+from tests.guests.servers import SERVER
+from tests.support import wat
+from tests.support.ports import free_port
+from wherry_runner import protocol
+
+CLIENTS = {1: 0.85, 8: 1.0, 32: 1.0}
+"""How many at once, and the least ratio to the peer."""
+
+SECONDS = 4
+ROUNDS = 3
+APPS = 20
+"""Of whose memory the middle is taken."""
+
+SERVERS_CORE, CLIENTS_CORE = 0, 1
+
+
+async def measure(scene: Scene, report: Report) -> None:
+    """In turns, the middle of some rounds each."""
+    if shutil.which("wrk") is None:
+        sys.exit("error: wrk is missing, which makes the requests: apt-get install wrk")
+    if (os.cpu_count() or 1) < 2:
+        sys.exit("error: server and clients need a core each")
+    module = wat.binary(SERVER)
+    file = scene.folder / "server.wasm"
+    file.write_bytes(module)
+    async with scene.runner() as (process, api):
+        assert process.process is not None
+        supervisor = process.process.pid
+        await api.put("web", module, http=protocol.HttpServer())
+        ours = Server(await _port(api, "web"), [_newest(supervisor)])
+        with _wasmtime_serve(file) as peer:
+            for each in (ours, peer):
+                await each.ask_once()
+                each.pin()
+                await each.ask(clients=8, seconds=1)
+            for clients, at_least in CLIENTS.items():
+                rounds = [(await ours.ask(clients=clients), await peer.ask(clients=clients)) for _ in range(ROUNDS)]
+                rates = [p50([each[side].per_second for each in rounds]) for side in (0, 1)]
+                latencies = [p50([each[side].p99_ms for each in rounds]) for side in (0, 1)]
+                report.ratio(f"requests per second, c={clients}", rates[0], rates[1], "/s", at_least=at_least)
+                report.ratio(f"p99, c={clients}", latencies[0], latencies[1], "ms", at_most=1.1)
+        await _memory(scene, report, module, file)
+
+
+async def _memory(scene: Scene, report: Report, module: bytes, file: Path) -> None:
+    """Of servers that have answered once."""
+    async with scene.runner() as (process, api):
+        assert process.process is not None
+        for number in range(APPS):
+            await api.put(f"app-{number}", module, http=protocol.HttpServer())
+            await Server(await _port(api, f"app-{number}"), []).ask_once()
+        (executor,) = _children(process.process.pid)
+        ours = p50([pss_bytes(pid) for pid in _children(executor)])
+    with contextlib.ExitStack() as stack:
+        peers = [stack.enter_context(_wasmtime_serve(file)) for _ in range(APPS)]
+        for each in peers:
+            await each.ask_once()
+        peer = p50([pss_bytes(each.processes[0]) for each in peers])
+    report.ratio("idle server after its first request, PSS", ours / 1024, peer / 1024, "KiB", at_most=0.25)
+
+
+class Asked:
+    """What wrk tells of one round."""
+
+    def __init__(self, text: str) -> None:
+        if "Non-2xx" in text or "Socket errors" in text:
+            raise RuntimeError(f"not every request was answered:\n{text}")
+        value, unit = _found(r"99%\s+([\d.]+)(us|ms|s)\b", text)
+        self.p99_ms = float(value) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit]
+        self.per_second = float(_found(r"Requests/sec:\s+([\d.]+)", text)[0])
+
+
+class Server:
+    """One that serves, ours or the peer."""
+
+    def __init__(self, port: int, processes: list[int]) -> None:
+        self._url = f"http://127.0.0.1:{port}/"
+        self._port = port
+        self.processes = processes
+
+    def pin(self) -> None:
+        """Keep all its threads on the servers' core."""
+        for process in self.processes:
+            for thread in Path(f"/proc/{process}/task").iterdir():
+                os.sched_setaffinity(int(thread.name), {SERVERS_CORE})
+
+    async def ask(self, *, clients: int, seconds: int = SECONDS) -> Asked:
+        """Let wrk make requests over so many connections. Raises RuntimeError where one fails."""
+        command = ["wrk", "--threads=1", f"--connections={clients}", f"--duration={seconds}s", "--latency", self._url]
+        wrk = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, preexec_fn=_to_the_clients_core)
+        output, _ = await wrk.communicate()
+        if wrk.returncode:
+            raise RuntimeError(f"wrk ended with {wrk.returncode}")
+        return Asked(output.decode())
+
+    async def ask_once(self) -> None:
+        """One request. Raises RuntimeError where the answer is none, OSError, TimeoutError."""
+        async with asyncio.timeout(60):
+            reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+            writer.write(b"GET / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\n\r\n")
+            answer = await reader.read()
+            writer.close()
+        if not answer.startswith(b"HTTP/1.1 200"):
+            raise RuntimeError(f"it answered {answer[:200]!r}")
+
+
+@contextmanager
+def _wasmtime_serve(file: Path) -> Iterator[Server]:
+    port = free_port()
+    options = [f"--addr=127.0.0.1:{port}", "-Wtimeout=60s", "-Opooling-allocator=n", "-Scli"]
+    command = [str(wasmtime_cli.executable()), "serve", *options, str(file)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            words = process.stderr.readline()
+            if not words.startswith("Serving HTTP"):
+                raise RuntimeError(f"wasmtime serve: {words}{process.stderr.read()}")
+            yield Server(port, [process.pid])
+        finally:
+            process.kill()
+
+
+async def _port(api: RunnerApi, name: str) -> int:
+    """Where it serves, once it is ready."""
+    async with asyncio.timeout(60):
+        while True:
+            container = (await api.status(name)).containers[0]
+            if container.ready and container.port is not None:
+                return container.port
+            await asyncio.sleep(0.05)
+
+
+def _newest(supervisor: int) -> int:
+    (executor,) = _children(supervisor)
+    return max(_children(executor))
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _to_the_clients_core() -> None:
+    os.sched_setaffinity(0, {CLIENTS_CORE})
+
+
+def _found(pattern: str, text: str) -> tuple[str, ...]:
+    match = re.search(pattern, text)
+    if match is None:
+        raise RuntimeError(f"wrk's words were not understood:\n{text}")
+    return match.groups()
