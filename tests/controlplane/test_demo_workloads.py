@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import pytest
 
+from tests.guests import build
 from tests.support.images import push
 from tests.support.installation import ROOT
 from tests.support.kube import Json, Workspace
+from tests.support.ports import free_port
 
 DEMOS = ROOT / "demos"
 
@@ -61,3 +64,27 @@ def test_a_rolling_update_that_can_be_watched(space: Workspace) -> None:
     rolling = [item for item in seen if item["observedGeneration"] == 2]
     assert {item["updatedReplicas"] for item in rolling} & set(range(1, 10)), "it went step by step"
     assert all(item["replicas"] <= 12 and item["availableReplicas"] >= 10 for item in rolling)
+
+
+def test_an_http_api_in_python(space: Workspace, tmp_path: Path) -> None:
+    component = tmp_path / "app.wasm"
+    component.write_bytes(build.python_in(DEMOS / "http-python", "app", world="app"))
+    push(space.registry.address, "demos/http-python", [component], tag="v1")
+    _apply(space, DEMOS / "http-python" / "workload.yaml")
+    # Beside others on this machine: on a port that is free.
+    port, pod = free_port(), tmp_path / "pod.yaml"
+    pod.write_text(
+        (DEMOS / "http-python" / "pod.yaml").read_text().replace("containerPort: 8080", f"containerPort: {port}")
+    )
+    _apply(space, pod)
+    for kind in ("ww", "pod"):
+        space.kubectl("wait", "--for=condition=Ready", f"{kind}/greeter", "--timeout=240s", timeout=250)
+    address = _status(space, "greeter")["instances"][0]["address"]
+    answer = httpx.get(f"http://{address}/greet", params={"name": "Ada"})
+    assert (answer.status_code, answer.json()) == (200, {"greeting": "Good morning, Ada!"})
+    assert answer.headers["content-type"] == "application/json"
+    unknown = httpx.get(f"http://{address}/elsewhere")
+    assert (unknown.status_code, list(unknown.json())) == (404, ["error"])
+    pod_ip = (space.get("pod", "greeter") or {})["status"]["podIP"]
+    assert httpx.get(f"http://{pod_ip}:{port}/greet").json() == {"greeting": "Hello, world!"}
+    assert "200 /greet" in space.kubectl("logs", "greeter")

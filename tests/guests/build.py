@@ -36,9 +36,13 @@ def go(name: str) -> bytes:
 
 def python(name: str) -> bytes:
     """The WASI 0.2 component of `tests/guests/python/<name>.py`, 18 MB with an interpreter in it; made in ten seconds."""
-    folder = SOURCES / "python"
+    return python_in(SOURCES / "python", name, world="program")
+
+
+def python_in(folder: Path, name: str, *, world: str) -> bytes:
+    """The component of `<folder>/<name>.py` for a world in `<folder>/wit`."""
     program = "import componentize_py; componentize_py.script()"
-    command = [sys.executable, "-c", program, "--quiet", "-d", "wit", "-w", "program"]
+    command = [sys.executable, "-c", program, "--quiet", "-d", "wit", "-w", world]
     command += ["componentize", "-p", ".", name, "-o", "{output}"]
     toolchain = importlib.metadata.version("componentize-py") + "".join(
         path.read_text() for path in sorted(folder.rglob("*.wit"))
