@@ -116,8 +116,21 @@ def way_back(workload: Object, revision: Object) -> list[Object]:
     now, then = _template(workload, revision), revision["data"]["spec"]
     gone: list[Object] = [{"op": "remove", "path": f"/spec/{field}"} for field in sorted(now.keys() - then.keys())]
     other = [field for field in sorted(then) if now.get(field) != then[field]]
-    return [*gone, *({"op": "add", "path": f"/spec/{field}", "value": then[field]} for field in other)]
+    values = {field: then[field] for field in other}
+    for field, value in values.items():
+        if stays := _outside(revision, field) & (workload["spec"].get(field) or {}).keys():
+            values[field] = {**value, **{each: workload["spec"][field][each] for each in stays}}
+    return [*gone, *({"op": "add", "path": f"/spec/{field}", "value": value} for field, value in values.items())]
 
 
 def _template(workload: Object, revision: Object) -> Object:
-    return {field: value for field, value in workload["spec"].items() if field not in revision["data"]["outside"]}
+    found = {field: value for field, value in workload["spec"].items() if field not in revision["data"]["outside"]}
+    for field, value in found.items():
+        if outside := _outside(revision, field):
+            found[field] = {each: inner for each, inner in value.items() if each not in outside}
+    return found
+
+
+def _outside(revision: Object, field: str) -> set[str]:
+    """What of a field is no part of a revision: it is named as `FIELD.NAME`."""
+    return {name.removeprefix(f"{field}.") for name in revision["data"]["outside"] if name.startswith(f"{field}.")}

@@ -31,6 +31,7 @@ from wherry_operator.reconcile.issuing import Issuing
 from wherry_operator.reconcile.node import NodeKeeper
 from wherry_operator.reconcile.resync import Collection, Resync
 from wherry_operator.reconcile.revisions import Revisions
+from wherry_operator.reconcile.services import Services
 from wherry_operator.reconcile.tokens import ServiceAccountTokens
 from wherry_operator.references import References
 from wherry_operator.runners.delivery import Deliveries
@@ -135,6 +136,7 @@ class Operator:
             ttl_seconds=settings.reference_ttl_seconds,
             on_change=self._reference_changed,
         )
+        self._services = Services(self._kube, node_name=settings.node_name, on_change=self._service_changed)
         self._pod_reconciler = pod.PodReconciler(
             kube_as_node=self._kube_as_node,
             store=self._pods,
@@ -153,6 +155,8 @@ class Operator:
             deliveries=self._deliveries,
             events=self._workload_events,
             revisions=self._revisions,
+            services=self._services,
+            unpublish_seconds=settings.unpublish_seconds,
         )
         self._metrics = Metrics()
         self._metrics.follow(self._state)
@@ -176,6 +180,7 @@ class Operator:
                 "leader": self._leadership.complaint,
                 "discovery": lambda: self._discovery.complaint() if self._discovery else "",
                 "nodes": self._nodes.complaint,
+                "services": lambda: self._services.complaint() if self._started else "",
                 "resync": self._resync_complaint,
                 "kubelet": self._kubelet.complaint,
                 "node": self._node_complaint,
@@ -219,6 +224,7 @@ class Operator:
             port,
             reserved=self._deliveries.reserved,
         )
+        self._following.append(asyncio.create_task(self._services.run(), name="services"))
         await self._know_runners()
         tasks = [
             *self._following,
@@ -293,6 +299,7 @@ class Operator:
                 await self._nodes.synced.wait()
                 if self._discovery is not None:
                     await self._discovery.synced.wait()
+                await self._services.wait_synced()
         await self._registry.wait_first_sync(FIRST_SYNC_SECONDS)
 
     # --- wiring -------------------------------------------------------------------------------------------------------
@@ -319,6 +326,9 @@ class Operator:
         if owner is not None:
             self._deliveries.observe(owner, workload_id)
             self._queue.add(Key(owner.kind, owner.namespace, owner.name))
+
+    def _service_changed(self, key: Key) -> None:
+        self._queue.add(key)
 
     def _reference_changed(self, key: Key) -> None:
         self._queue.add(key)

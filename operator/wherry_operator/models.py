@@ -16,6 +16,15 @@ from wherry_runner.protocol import PullPolicy, RestartPolicy
 Object = dict[str, Any]
 """One object of Kubernetes, as its JSON has it."""
 
+
+def resource_version(body: Object) -> int:
+    """resourceVersion as a number: comparable since Kubernetes 1.35 (KEP-5504), and in fact before (etcd's revision)."""
+    try:
+        return int(body["metadata"].get("resourceVersion") or 0)
+    except ValueError:
+        return 0
+
+
 Quantity = str | int | float
 """`resource.Quantity` as JSON may have it: `500m`, `64Mi`, `2`."""
 
@@ -353,9 +362,19 @@ class WorkloadResources(Model):
     fuel: int | None = None
 
 
+class WorkloadService(Model):
+    """The Service of a WasmWorkload."""
+
+    name: str | None = None
+    type: Literal["ClusterIP", "NodePort", "LoadBalancer"] | None = None
+    annotations: dict[str, str] | None = None
+
+
 class WorkloadHttp(Model):
     """How a WasmWorkload's instances serve."""
 
+    port: int | None = None
+    service: WorkloadService | None = None
     max_requests: int | None = None
     request_timeout_seconds: int | None = None
 

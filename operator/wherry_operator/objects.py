@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from wherry_operator.kube import Kube, NotFound
-from wherry_operator.models import Object
+from wherry_operator.models import Object, resource_version
 from wherry_operator.queue import Key
 
 log = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ class ObjectStore:
         known = self._objects.get(place)
         key = Key(self.kind, *place)
         other = known is not None and known["metadata"]["uid"] != metadata["uid"]
-        if known is not None and _version(known) > _version(body):
+        if known is not None and resource_version(known) > resource_version(body):
             if other:
                 self._on_change(key, metadata["uid"])  # late word of one that had the name before: it is gone
             return
@@ -80,7 +80,11 @@ class ObjectStore:
         metadata = body["metadata"]
         place = metadata["namespace"], metadata["name"]
         known = self._objects.get(place)
-        if known is None or not _differ_by_status_alone(known, body) or _version(known) > _version(body):
+        if (
+            known is None
+            or not _differ_by_status_alone(known, body)
+            or resource_version(known) > resource_version(body)
+        ):
             self.seen(body)
         else:
             self._objects[place] = body
@@ -117,7 +121,7 @@ class ObjectStore:
             for place in {*there, *self._objects}
             if place not in there
             or place not in self._objects
-            or _version(there[place]) > _version(self._objects[place])
+            or resource_version(there[place]) > resource_version(self._objects[place])
         ]
 
 
@@ -133,11 +137,3 @@ def _differ_by_status_alone(one: Object, other: Object) -> bool:
 def _but_status(body: Object) -> tuple[Object, Object]:
     of_writes = ("resourceVersion", "managedFields")
     return body["spec"], {key: value for key, value in body["metadata"].items() if key not in of_writes}
-
-
-def _version(body: Object) -> int:
-    """resourceVersion as a number: comparable since Kubernetes 1.35 (KEP-5504), and in fact before (etcd's revision)."""
-    try:
-        return int(body["metadata"].get("resourceVersion") or 0)
-    except ValueError:
-        return 0

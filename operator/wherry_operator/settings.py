@@ -99,6 +99,9 @@ class Settings:
     """The headless Service, in `namespace`, whose EndpointSlices say where runners are; empty: `runners` says it."""
     runner_loss_seconds: float = 60.0
     """How long a runner is silent before what it has is started elsewhere (design §3.7)."""
+    unpublish_seconds: float = 2.0
+    """Between the moment when no new client is led to an instance of a WasmWorkload, and its end: as long as a proxy on a node
+    takes to hear of it, and to follow (kube-proxy's minSyncPeriod is 1 s)."""
     api_listen: str = "0.0.0.0"
     api_port: int = 8443
     """Of the aggregated API, which the API server calls; 0: any free one."""
@@ -147,6 +150,8 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         raise SettingsError("--runner and --runner-service: runners are either named or found, give one of the two")
     if given.runner_loss_seconds <= 0:
         raise SettingsError("--runner-loss-seconds must be above 0")
+    if given.unpublish_seconds < 0:
+        raise SettingsError("--unpublish-seconds must not be below 0")
     if given.resync_seconds <= 0 or given.reference_ttl_seconds <= 0:
         raise SettingsError("--resync-seconds and --reference-ttl-seconds must be above 0")
     for flag, value in {"--node-name": given.node_name, "--class-name": given.class_name}.items():
@@ -206,6 +211,7 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         node_owner=given.node_owner,
         runner_service=given.runner_service,
         runner_loss_seconds=given.runner_loss_seconds,
+        unpublish_seconds=given.unpublish_seconds,
         api_listen=given.api_listen,
         api_port=given.api_port,
         api_certificate=_api_certificate(given, made),
@@ -281,6 +287,7 @@ def _parser() -> argparse.ArgumentParser:
     flag("--api-key", "", "its key (PEM)")
     flag("--runner-service", "", "headless Service, in --namespace, whose EndpointSlices say where runners are")
     flag("--runner-loss-seconds", 60.0, "silence of a runner after which what it has is started elsewhere")
+    flag("--unpublish-seconds", 2.0, "between a Service leading to an instance of a WasmWorkload no more, and its end")
     flag(
         "--certificates",
         "files",

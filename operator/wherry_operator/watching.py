@@ -1,7 +1,7 @@
 """A small collection of the API server, followed: a LIST, then a WATCH from there, and again from the start after any error.
 
 kopf watches what users make; it watches the whole cluster or nothing, and not before we lead. This is for what is ours to know
-besides: the nodes, and where runners are. Of each object only what is asked of it is kept.
+besides: the nodes, where runners are, and Services. Of each object only what is asked of it is kept.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Generic, TypeVar
 
 from wherry_operator.clock import Clock
 from wherry_operator.kube import Kube, KubeError
-from wherry_operator.models import Object
+from wherry_operator.models import Object, resource_version
 
 log = logging.getLogger(__name__)
 
@@ -27,8 +27,18 @@ SHORT_SECONDS = 1.0
 _Kept = TypeVar("_Kept")
 
 
+def name_of(body: Object) -> str:
+    """The name of an object; unique in a collection of one namespace, or of objects without one."""
+    return str(body["metadata"]["name"])
+
+
+def path_of(body: Object) -> str:
+    """`NAMESPACE/NAME`, for collections of all namespaces."""
+    return f"{body['metadata']['namespace']}/{body['metadata']['name']}"
+
+
 class Watched(Generic[_Kept]):
-    """Objects by their names, which are unique: of one namespace, or of none.
+    """Objects by their names.
 
     `keep` says what is remembered of an object; `on_change` is called with the names for which that has changed, on the event
     loop, and must not block.
@@ -42,15 +52,19 @@ class Watched(Generic[_Kept]):
         keep: Callable[[Object], _Kept],
         on_change: Callable[[set[str]], None],
         label_selector: str = "",
+        name: Callable[[Object], str] = name_of,
         clock: Clock | None = None,
     ) -> None:
         self._kube = kube
+        self._name = name
         self._path = path
         self._keep = keep
         self._on_change = on_change
         self._labels = label_selector
         self._clock = clock or Clock()
         self._trouble = "not read yet"
+        self._written: dict[str, int] = {}
+        """The version of what we wrote ourselves, until the watch has it as well."""
         self.items: dict[str, _Kept] = {}
         """As they are now; while there is trouble, as they were last."""
         self.synced = asyncio.Event()
@@ -60,12 +74,36 @@ class Watched(Generic[_Kept]):
         """For a health check: why what is known may be old, "" if it is not."""
         return self._trouble
 
+    def wrote(self, body: Object) -> None:
+        """Take the answer to a write of ours: what the watch brings later may be older."""
+        name = self._name(body)
+        self._written[name] = resource_version(body)
+        self.items[name] = self._keep(body)
+
+    def removed(self, name: str) -> None:
+        """Take note of a deletion of ours."""
+        self.items.pop(name, None)
+
+    async def load(self) -> str:
+        """Read all of them; the version that they have together. Raises KubeError."""
+        bodies, version = await self._kube.list_objects(self._path, label_selector=self._labels)
+        found = {self._name(body): self._keep(body) for body in bodies}
+        changed = {name for name in found.keys() | self.items.keys() if found.get(name) != self.items.get(name)}
+        first = not self.synced.is_set()
+        self.items = found
+        self._written.clear()
+        self._trouble = ""
+        self.synced.set()
+        if changed or first:
+            self._on_change(changed)
+        return version
+
     async def run(self) -> None:
         """Follow until cancelled."""
         delay = FIRST_BACKOFF_SECONDS
         while True:
             try:
-                version = await self._list()
+                version = await self.load()
                 while True:
                     began = self._clock.monotonic()
                     version = await self._follow(version)
@@ -84,25 +122,16 @@ class Watched(Generic[_Kept]):
             await self._clock.sleep(delay * random.uniform(0.5, 1.0))
             delay = min(2 * delay, LAST_BACKOFF_SECONDS)
 
-    async def _list(self) -> str:
-        bodies, version = await self._kube.list_objects(self._path, label_selector=self._labels)
-        found = {body["metadata"]["name"]: self._keep(body) for body in bodies}
-        changed = {name for name in found.keys() | self.items.keys() if found.get(name) != self.items.get(name)}
-        first = not self.synced.is_set()
-        self.items = found
-        self._trouble = ""
-        self.synced.set()
-        if changed or first:
-            self._on_change(changed)
-        return version
-
     async def _follow(self, version: str) -> str:
         """One stream, to its end; the version up to which everything is known."""
         async for kind, body in self._kube.watch(self._path, version, label_selector=self._labels):
             version = body["metadata"]["resourceVersion"]
             if kind == "BOOKMARK":
                 continue
-            name = body["metadata"]["name"]
+            name = self._name(body)
+            if resource_version(body) < self._written.get(name, 0):
+                continue
+            self._written.pop(name, None)
             before = self.items.get(name)
             if kind == "DELETED":
                 self.items.pop(name, None)

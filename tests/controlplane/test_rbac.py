@@ -15,6 +15,7 @@ from tests.cluster.local import LocalCluster
 from tests.support import slices, wat
 from tests.support.installation import Installation
 from tests.support.kube import Workspace, pod, workload
+from wherry_operator.services.slices import Endpoint
 
 Json = dict[str, Any]
 
@@ -139,6 +140,7 @@ def test_every_rule_was_used_by_some_test(cluster: LocalCluster, installation: I
     installation.stop_operator()
     installation.start_operator()
     asyncio.run(_discover_nobody(installation))
+    _lead_to_nobody(space)
 
     user = f"system:serviceaccount:{installation.namespace}:wherry-operator"
 
@@ -186,6 +188,18 @@ async def _discover_nobody(installation: Installation) -> None:
         slices.put(installation, "runners-1", "192.0.2.1", "n-1")
         await found.until(n_1="192.0.2.1")
     slices.remove(installation, "runners-1")
+
+
+def _lead_to_nobody(space: Workspace) -> None:
+    """Have a Service whose slices come, change and go: this installation's runners are on loopback, which no slice takes."""
+    space.workload("serves", module={"inline": wat.sleeps()}, http={})
+    space.wait(lambda: space.get("service", "serves") is not None, "it has a Service")
+    space.kubectl("patch", "ww", "serves", "--type=merge", "-p", '{"spec": {"http": {"port": 81}}}')
+    space.wait(lambda: (space.get("service", "serves") or {})["spec"]["ports"][0]["port"] == 81, "with another port")
+    one, other = (Endpoint(address=f"192.0.2.{number}", ports=(("http", 20_000),)) for number in (1, 2))
+    asyncio.run(slices.lead(space.installation, space.get("ww", "serves") or {}, [one], [other], []))
+    space.kubectl("patch", "ww", "serves", "--type=merge", "-p", '{"spec": {"http": null}}')
+    space.wait(lambda: space.get("service", "serves") is None, "it goes")
 
 
 def _wait_for_revision(space: Workspace, name: str) -> None:

@@ -57,6 +57,18 @@ class FakeKube:
             if name.split("/")[-2] == plural
         ]
 
+    async def list_objects(self, path: str, *, label_selector: str = "") -> tuple[list[Object], str]:
+        self._call("LIST", path)
+        *_, plural = path.split("/")
+        label, _, value = label_selector.partition("=")
+        found = [
+            copy.deepcopy(body)
+            for name, body in self.objects.items()
+            if name.split("/")[-2] == plural
+            and (not label or (body["metadata"].get("labels") or {}).get(label) == value)
+        ]
+        return found, str(self._version)
+
     async def each(self, path: str, *, field_selector: str = "") -> AsyncIterator[Object]:
         self._call("LIST", path)
         for name, body in list(self.objects.items()):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from typing import Any
 
 from kubernetes.aio import client, config
@@ -15,7 +15,11 @@ from kubernetes.aio import client, config
 from tests.support.installation import Installation
 from tests.support.relay import Relay
 from wherry_operator.kube import Kube
+from wherry_operator.models import Object
+from wherry_operator.queue import Key
+from wherry_operator.reconcile.services import Services
 from wherry_operator.runners.discovery import Discovery
+from wherry_operator.services.slices import Endpoint
 
 SERVICE = "runners"
 
@@ -60,10 +64,7 @@ class Found:
 @contextlib.asynccontextmanager
 async def discovering(installation: Installation) -> AsyncIterator[tuple[Found, Relay]]:
     """Follow the slices of `SERVICE`, as an operator does; and the way to the API server."""
-    configuration = client.Configuration()
-    await config.load_kube_config(
-        str(installation.operator_kubeconfig), client_configuration=configuration, persist_config=False
-    )
+    configuration = await _as_the_operator(installation)
     way = Relay(configuration.host.removeprefix("https://"))
     configuration.host = f"https://{way.address}"
     kube, found = Kube(configuration), Found()
@@ -81,3 +82,26 @@ async def discovering(installation: Installation) -> AsyncIterator[tuple[Found, 
         await asyncio.gather(task, return_exceptions=True)
         await kube.close()
         way.close()
+
+
+async def lead(installation: Installation, workload: Object, *answers: Iterable[Endpoint]) -> None:
+    """Have a WasmWorkload's Service lead to some endpoints, and then to others, as an operator does: another one, that the
+    installation's own does not put right."""
+    kube = Kube(await _as_the_operator(installation))
+    try:
+        found = Services(kube, node_name="another", on_change=lambda _: None)
+        await found.load()
+        key = Key("WasmWorkload", workload["metadata"]["namespace"], workload["metadata"]["name"])
+        for endpoints in answers:
+            published = await found.publish(key, workload, endpoints, frozenset())
+            assert published.exposure is not None and published.exposure.ready, published
+    finally:
+        await kube.close()
+
+
+async def _as_the_operator(installation: Installation) -> client.Configuration:
+    configuration = client.Configuration()
+    await config.load_kube_config(
+        str(installation.operator_kubeconfig), client_configuration=configuration, persist_config=False
+    )
+    return configuration

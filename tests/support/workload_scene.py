@@ -14,6 +14,7 @@ from wherry_operator.kube import Kube
 from wherry_operator.objects import ObjectStore
 from wherry_operator.queue import Key
 from wherry_operator.reconcile.revisions import Revisions
+from wherry_operator.reconcile.services import Services
 from wherry_operator.reconcile.workload import WorkloadReconciler, path_of
 from wherry_operator.references import References
 from wherry_runner import protocol
@@ -63,6 +64,9 @@ class Scene:
         kube = cast("Kube", self.kube)
         self.deliveries = deliveries(self.registry, nodes=self.nodes, clock=self.time.clock)
         self.revisions = Revisions(kube, self.store, clock=self.time.clock)
+        self.services = Services(kube, node_name="wherry", on_change=lambda _: None)
+        asyncio.run(self.services.load())
+        self.kube.calls.clear()
         self.reconciler = WorkloadReconciler(
             kube=kube,
             store=self.store,
@@ -70,6 +74,7 @@ class Scene:
             deliveries=self.deliveries,
             events=Recorder(kube, self.events),
             revisions=self.revisions,
+            services=self.services,
             clock=self.time.clock,
         )
         for workload_id in self.ids:

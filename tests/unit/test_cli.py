@@ -213,6 +213,16 @@ def test_the_way_back_replaces_whole_fields_and_keeps_what_is_no_part_of_a_revis
     assert rollout.way_back(live(module={"image": "i"}), HISTORY[1]) == []
 
 
+def test_the_way_back_keeps_that_part_of_a_field_that_is_no_part_of_a_revision() -> None:
+    then = revised(1, module={"image": "i"}, http={"maxRequests": 5})
+    then["data"]["outside"] += ["http.port", "http.service"]
+    now = {"port": 8080, "service": {"name": "other"}}
+    assert rollout.way_back(live(module={"image": "i"}, http={"maxRequests": 5, **now}), then) == []
+    assert rollout.way_back(live(module={"image": "i"}, http=now), then) == [
+        {"op": "add", "path": "/spec/http", "value": {"maxRequests": 5, **now}}
+    ]
+
+
 @pytest.mark.parametrize(
     ("spec", "number", "chosen"),
     [

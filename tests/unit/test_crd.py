@@ -184,6 +184,10 @@ def test_no_field_of_the_template_gets_a_default_but_the_two_that_it_has_always_
     assert fields - OUTSIDE_THE_TEMPLATE == {"restartPolicy", "terminationGracePeriodSeconds"}
 
 
+def test_what_is_outside_of_the_template_is_in_the_spec() -> None:
+    assert {f"spec.{each}" for each in OUTSIDE_THE_TEMPLATE} <= {path for path, _ in nested(SPEC)}
+
+
 def test_it_can_be_scaled() -> None:
     assert VERSION["subresources"] == {
         "status": {},

@@ -604,6 +604,13 @@ def test_how_many_and_how_long_is_no_part_of_the_template(change: Json) -> None:
     assert workloads.resolve(workload(**change), OBJECTS).template_hash == before.template_hash
 
 
+def test_which_service_leads_there_is_no_part_of_what_is_run_either() -> None:
+    before = workloads.resolve(workload(http={"maxRequests": 5}), OBJECTS)
+    after = workloads.resolve(workload(http={"maxRequests": 5, "port": 81, "service": {"name": "a"}}), OBJECTS)
+    assert after == before
+    assert workloads.resolve(workload(http={"maxRequests": 6}), OBJECTS).template_hash != before.template_hash
+
+
 def test_a_revision_has_the_same_name_in_every_version() -> None:
     """Another one, and an upgrade of the operator would replace every instance of every WasmWorkload."""
     spec = {"className": "wherry", "module": {"image": "r.example/hello:v1"}, "replicas": 3, "args": ["ä", "b"]}

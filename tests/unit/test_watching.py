@@ -107,6 +107,24 @@ def test_it_lists_and_then_follows_and_tells_only_what_counts() -> None:
     play(scenario, prepare=lambda kube: kube.put("a", value=1))
 
 
+def test_what_was_written_here_is_not_undone_by_what_the_watch_brings_late() -> None:
+    async def scenario(stage: Stage) -> None:
+        late, own, after = (stage.kube.put("a", value=number) for number in (2, 3, 4))
+        stage.watched.wrote(own)
+        stage.kube.say(("MODIFIED", late))
+        await settle()
+        assert stage.watched.items == {"a": 3}
+        stage.kube.say(("MODIFIED", own), ("MODIFIED", after))
+        await settle()
+        assert stage.watched.items == {"a": 4}
+        stage.watched.wrote(stage.kube.put("a", value=5))
+        stage.kube.say(("DELETED", stage.kube.put("a", value=5)))
+        await settle()
+        assert stage.watched.items == {}
+
+    play(scenario, prepare=lambda kube: kube.put("a", value=1))
+
+
 def test_a_stream_that_ends_goes_on_where_it_was_also_after_a_bookmark() -> None:
     async def scenario(stage: Stage) -> None:
         await stage.time.advance(300)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence, Set
 from typing import TypeVar
 
 from wherry_operator.models import Object, WasmWorkloadSpec
@@ -71,6 +71,8 @@ class Instances:
         self._places: dict[Slot, Place] = {}
         self._expelled: dict[Slot, str] = {}
         """Those whose runner's node wants them gone, with the taint that says so."""
+        self.staying: Set[Slot] = frozenset()
+        """Those that are to stop, and must not yet: clients are still led to them."""
         self.errors: list[RunnerError] = []
         """Of runners that failed; the others were called."""
         self.soonest = Soonest()
@@ -113,11 +115,15 @@ class Instances:
         address = place.info.address if place.info else ""
         return Seen(instance=instance, runner=place.runner, node=node, status=place.status, address=address)
 
+    def going(self, plan: Plan) -> set[Slot]:
+        """Those that are to be stopped, or to leave their runner."""
+        return {*plan.stop, *self._expelled}
+
     # --- what is done -------------------------------------------------------------------------------------------------
 
     async def stop(self, plan: Plan, seen: dict[Slot, Seen]) -> bool:
         """Take away what is not to run; whether any is gone."""
-        leaving = [slot for slot in (*plan.stop, *plan.forget) if slot in seen]
+        leaving = [slot for slot in (*plan.stop, *plan.forget) if slot in seen and slot not in self.staying]
 
         async def end(slot: Slot) -> bool:
             instance = seen[slot].instance
@@ -149,8 +155,10 @@ class Instances:
         last = workload_status.last_runner(self._entries.get(slot, {})) if slot is not None else ""
         place = self._deliveries.locate(workload_id, last_runner=last)
         if place is not None and place.reachable:
-            # At once: a module can't be asked to stop, so waiting would only take its time.
-            if not await self._deliveries.delete(workload_id, place.runner, grace_seconds=0, keep_ended=keep_ended):
+            # At once: a module can't be asked to stop, so waiting would only take its time. A server can.
+            serves = place.status is not None and any(each.port is not None for each in place.status.containers)
+            grace = self._spec.termination_grace_period_seconds if serves else 0
+            if not await self._deliveries.delete(workload_id, place.runner, grace_seconds=grace, keep_ended=keep_ended):
                 return False
         elif place is not None:
             return False
@@ -203,7 +211,7 @@ class Instances:
     async def _ensure(self, seen: Seen, shared: Resolved, objects: Objects, needs: Needs) -> Seen:
         slot = seen.instance.slot
         workload_id = slot.within(self._uid)
-        if seen.instance.silent and not seen.instance.lost:
+        if (seen.instance.silent and not seen.instance.lost) or slot in self.staying:
             return seen
         entry = self._entries.get(slot, {})
         if (taint := self._expelled.get(slot)) is not None and not seen.instance.stopping:

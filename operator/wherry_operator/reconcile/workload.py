@@ -17,8 +17,10 @@ from wherry_operator.kube import Conflict, Kube, NotFound
 from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
 from wherry_operator.queue import Key
+from wherry_operator.reconcile.exposing import Exposing
 from wherry_operator.reconcile.instances import RETRY_SECONDS, Instances
 from wherry_operator.reconcile.revisions import Revisions
+from wherry_operator.reconcile.services import Services
 from wherry_operator.references import References
 from wherry_operator.resolve import workload as resolving
 from wherry_operator.rollout.decide import decide
@@ -29,7 +31,7 @@ from wherry_operator.status import happenings
 from wherry_operator.status import workload as workload_status
 from wherry_operator.status.happenings import Happening
 from wherry_operator.status.pod import differs
-from wherry_operator.status.workload import Observed, Seen
+from wherry_operator.status.workload import Exposure, Observed, Seen
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +58,11 @@ class WorkloadReconciler:
         deliveries: Deliveries,
         events: EventRecorder,
         revisions: Revisions,
+        services: Services,
+        unpublish_seconds: float = 2.0,
         clock: Clock | None = None,
     ) -> None:
+        """`unpublish_seconds`: between the moment when an instance's Service leads there no more, and its end."""
         self._kube = kube
         self._store = store
         self._references = references
@@ -65,6 +70,7 @@ class WorkloadReconciler:
         self._events = events
         self._revisions = revisions
         self._clock = clock or Clock()
+        self._exposing = Exposing(services, deliveries, seconds=unpublish_seconds, clock=self._clock)
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
         self._looked: dict[str, float] = {}
         """When an object of many instances was looked at last, by its UID."""
@@ -76,6 +82,7 @@ class WorkloadReconciler:
         self._gone[key].add(uid)
         self._references.use(key, key.namespace, ())
         self._revisions.gone(uid)
+        self._exposing.gone(key, uid)
         self._looked.pop(uid, None)
         self._silent_since.pop(uid, None)
 
@@ -94,8 +101,10 @@ class WorkloadReconciler:
         if workload["metadata"].get("deletionTimestamp"):
             # Somebody else's finalizer holds it; it runs no more.
             await self._deliveries.drop(workload["metadata"]["uid"])
+            exposed = await self._exposing.look(key, workload, {}, set())
             memory = Memory.of(workload.get("status") or {})
-            await self._write(workload, Observed(wanted=dataclasses.replace(wanted, replicas=0), memory=memory))
+            none = dataclasses.replace(wanted, replicas=0)
+            await self._write(workload, Observed(wanted=none, memory=memory, exposure=exposed.exposure))
             return None
         if (early := self._too_early(workload, wanted)) > 0:
             return early
@@ -171,6 +180,7 @@ class _Round:
         if plan.expired:
             return await self._expire()
         await self._instances.end(strangers)
+        exposure = await self._expose(seen, self._instances.going(plan))
         if await self._instances.stop(plan, seen):
             # What is gone makes room. What may be stopped because of that is seen when it was written what runs.
             plan = self._decide(seen)
@@ -178,7 +188,10 @@ class _Round:
             self._instances.soonest.after(plan.again_seconds)
         await self._instances.start(plan, seen)
         observed = Observed(
-            wanted=self._wanted, memory=plan.memory, instances=tuple(seen[slot] for slot in sorted(seen))
+            wanted=self._wanted,
+            memory=plan.memory,
+            instances=tuple(seen[slot] for slot in sorted(seen)),
+            exposure=exposure,
         )
         if not self._instances.errors and (wait := self._reconciler._may_wait(self._workload, observed)) > 0:
             return wait
@@ -202,6 +215,18 @@ class _Round:
         if written is not self._workload:
             self._look_ahead(written, plan, seen)
         return self._instances.soonest.seconds
+
+    async def _expose(self, seen: Mapping[Slot, Seen], going: Set[Slot]) -> Exposure | None:
+        """Have the object's Service lead to what serves; what is said of that. Raises Unavailable."""
+        exposed = await self._reconciler._exposing.look(self._key, self._workload, seen, going)
+        self._instances.staying = exposed.staying
+        if exposed.again_seconds is not None:
+            self._instances.soonest.after(exposed.again_seconds)
+        if not exposed.known:
+            return workload_status.exposure_of(self._live)
+        if exposed.exposure is not None and not exposed.exposure.ready:
+            self._instances.soonest.after(RETRY_SECONDS)
+        return exposed.exposure
 
     def _look_ahead(self, written: Object, done: Plan, seen: Mapping[Slot, Seen]) -> None:
         """Note what had to wait until this was written: what has its end in the status may be forgotten, and another begin in its

@@ -34,10 +34,13 @@ OUTSIDE_THE_TEMPLATE = frozenset(
         "backoffLimit",
         "activeDeadlineSeconds",
         "ttlSecondsAfterFinished",
+        "http.port",
+        "http.service",
     }
 )
-"""Fields of the spec that say how many and how long, never what is run: a change of them restarts nothing. Whatever is not
-named here does, also a default that a newer CRD writes into old objects: so fields of the template get no default there."""
+"""Fields of the spec that say how many and how long, and by which Service, never what is run: a change of them restarts
+nothing. Whatever is not named here does, also a default that a newer CRD writes into old objects: so fields of the template
+get no default there. `A.B` is the field B of A."""
 
 REVISION_LETTERS = 10
 """Of the template's hash, in the names of instances."""
@@ -56,7 +59,12 @@ class Identity:
 
 def template(workload: Object) -> Object:
     """The part of the spec that says what is run."""
-    return {key: value for key, value in workload["spec"].items() if key not in OUTSIDE_THE_TEMPLATE}
+    found = {}
+    for key, value in workload["spec"].items():
+        if key not in OUTSIDE_THE_TEMPLATE:
+            within = {each for each in OUTSIDE_THE_TEMPLATE if each.startswith(f"{key}.")}
+            found[key] = {k: v for k, v in value.items() if f"{key}.{k}" not in within} if within else value
+    return found
 
 
 def template_hash(workload: Object) -> str:

@@ -200,6 +200,12 @@ class Deliveries:
         self._ledger.note(workload_id, name, owner, needs.demand, needs.ports)
         return self._place(name, None)
 
+    def silent_hosts(self) -> frozenset[str]:
+        """Names, nodes and addresses of runners that are silent, and not lost: what they had may go on well."""
+        states = [state for state in self._registry.states() if not state.synced and self._left(state) > 0]
+        known = {(state.info.node, state.info.address) for state in states if state.info is not None}
+        return frozenset({*(state.name for state in states), *(state.node for state in states), *sum(known, ())} - {""})
+
     def reserved(self, runner: str) -> Reserved:
         """What of a runner WasmWorkloads have."""
         return self._ledger.reserved(runner)

@@ -119,9 +119,12 @@ def of_workload(before: Json, after: Json, *, troubled: bool) -> list[Happening]
 
 def _of_conditions(before: Json, after: Json) -> list[Happening]:
     old = {item["type"]: item["status"] for item in before.get("conditions") or []}
+    said = {(item["type"], item["message"]) for item in before.get("conditions") or []}
     found = []
     for item in after.get("conditions") or []:
         reason, message = item["reason"], item["message"]
+        if item["type"] == "ServiceReady" and item["status"] == "False" and (item["type"], message) not in said:
+            found.append(Happening(WARNING, reason, message))
         if item["status"] != "True" or old.get(item["type"]) == "True":
             continue
         if item["type"] == "Complete":

@@ -48,12 +48,24 @@ class Seen:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Exposure:
+    """Of an object with `http`: whether its Service leads to its instances, or why not."""
+
+    ready: bool = False
+    reason: str
+    message: str = ""
+    url: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Observed:
     """What the operator knows of a WasmWorkload."""
 
     wanted: Wanted
     memory: Memory
     instances: tuple[Seen, ...] = ()
+    exposure: Exposure | None = None
+    """None: it has no Service."""
 
     @cached_property
     def current(self) -> list[Seen]:
@@ -119,6 +131,16 @@ def history(entry: Json) -> tuple[protocol.History, ...]:
 def last_runner(entry: Json) -> str:
     """The runner that an instance's entry in a live status names; empty if there is none."""
     return containers.parse_container_id(entry.get("containerID", ""))[0] or str(entry.get("runner", ""))
+
+
+def exposure_of(live: Json) -> Exposure | None:
+    """What a live status says of the object's Service."""
+    said = _by_type(live).get("ServiceReady")
+    if said is None:
+        return None
+    return Exposure(
+        ready=said["status"] == "True", reason=said["reason"], message=said["message"], url=live.get("url") or ""
+    )
 
 
 def is_ready(workload: Object) -> bool:
@@ -207,6 +229,7 @@ def _status(workload: Object, live: Json, observed: Observed, now: datetime) -> 
         "updateRevision": wanted.revision,
         "currentRevision": wanted.revision if ready or counted else live.get("currentRevision"),
         "moduleDigest": digest or None,
+        "url": (observed.exposure and observed.exposure.url) or None,
         "succeeded": len(memory.completed) if counted else None,
         "failed": memory.failed if counted else None,
         "retried": memory.retried if counted else None,
@@ -360,7 +383,7 @@ def _conditions(
     now: datetime,
 ) -> list[Json]:
     before = _by_type(live)
-    finished = observed.memory.finished
+    finished, exposed = observed.memory.finished, observed.exposure
     reason, message = words.reason, words.message
     done, failed = finished is not None and finished.good, finished is not None and not finished.good
 
@@ -405,6 +428,7 @@ def _conditions(
             where if placed else (problem.message if problem else ""),
         ),
         condition("ModuleReady", has_module, "Compiled" if has_module else reason, "" if has_module else message),
+        *([condition("ServiceReady", exposed.ready, exposed.reason, exposed.message)] if exposed else []),
         {**progressing, "lastUpdateTime": rfc3339(since)},
         # As a Job's: ends, and what is abnormal, are there when they are true, and cost nothing until then.
         *([condition("Complete", True, reason, message)] if done else []),

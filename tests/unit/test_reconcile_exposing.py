@@ -1,0 +1,204 @@
+"""A WasmWorkload's Service, with an API server and runners of dictionaries: where it leads, and when an instance may stop."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from tests.support.told import START
+from tests.support.workload_scene import Scene, container
+from wherry_operator.kube import Forbidden, Unavailable
+from wherry_runner.protocol import Phase, Running, Waiting
+
+SERVICE = "/api/v1/namespaces/boats/services/hello"
+SLICES = "/apis/discovery.k8s.io/v1/namespaces/boats/endpointslices"
+
+UNPUBLISH_SECONDS = 2.0
+
+
+class Serving:
+    """A WasmWorkload with `http`; each of its instances serves on a port of its own."""
+
+    def __init__(self, **spec: Any) -> None:
+        self.scene = Scene(restartPolicy="Always", http={}, terminationGracePeriodSeconds=9, **spec)
+        self.ports: dict[str, int] = {}
+
+    def serve(self, *, of: str = "") -> Serving:
+        """Every instance (or those of a revision) takes connections."""
+        for runner in self.scene.runners:
+            for workload_id in list(runner.state.statuses):
+                if of in workload_id:
+                    port = self.ports.setdefault(workload_id, 20_000 + len(self.ports))
+                    runner.says(workload_id, container(Running(started_at=START), run=workload_id[-8:], port=port))
+        self.scene.reconcile()
+        return self
+
+    @property
+    def endpoints(self) -> dict[int, str]:
+        found = {}
+        for path, body in self.scene.kube.objects.items():
+            if path.startswith(SLICES):
+                (port,) = body["ports"]
+                for each in body["endpoints"]:
+                    found[port["port"]] = "leaving" if each["conditions"]["terminating"] else "ready"
+        return found
+
+    @property
+    def said(self) -> tuple[str, str]:
+        found = next(each for each in self.scene.status["conditions"] if each["type"] == "ServiceReady")
+        return found["status"], found["reason"]
+
+    @property
+    def deletes(self) -> list[int]:
+        """The grace periods with which instances were stopped."""
+        return [grace for runner in self.scene.runners for _, grace in runner.deletes]
+
+
+def test_it_leads_to_those_that_are_ready() -> None:
+    serving = Serving(replicas=2)
+    serving.scene.reconcile()
+    assert SERVICE in serving.scene.kube.objects, "clients may look it up at once"
+    assert serving.endpoints == {}
+    serving.serve()
+    assert serving.endpoints == {20_000: "ready", 20_001: "ready"}
+    assert serving.said == ("True", "Published")
+    assert serving.scene.status["url"] == "http://hello.boats.svc"
+    serving.scene.kube.calls.clear()
+    serving.scene.reconcile()
+    assert serving.scene.kube.calls == [], "what is right is not written"
+    waiting = container(Waiting(reason="CrashLoopBackOff"))
+    (runner, workload_id) = next((each, name) for each in serving.scene.runners for name in each.state.statuses)
+    runner.says(workload_id, waiting)
+    serving.scene.reconcile()
+    assert len(serving.endpoints) == 1
+
+
+def test_one_that_is_to_stop_is_marked_and_stopped_a_moment_later() -> None:
+    serving = Serving(replicas=2)
+    serving.scene.reconcile()
+    serving.serve()
+    serving.scene.edit(replicas=1)
+    again = serving.scene.reconcile()
+    assert sorted(serving.endpoints.values()) == ["leaving", "ready"]
+    assert again is not None and again <= UNPUBLISH_SECONDS
+    serving.scene.reconcile(after=UNPUBLISH_SECONDS / 2)
+    assert serving.deletes == [], "it serves on"
+    serving.scene.reconcile(after=UNPUBLISH_SECONDS / 2)
+    assert serving.deletes == [9], "it drains, and has its grace period for that"
+    serving.scene.reconcile()
+    assert list(serving.endpoints.values()) == ["ready"]
+
+
+def test_an_update_leads_to_the_new_one_before_the_old_one_leaves() -> None:
+    serving = Serving()
+    serving.scene.reconcile()
+    serving.serve()
+    (old,) = serving.ports
+    serving.scene.edit(args=["another"])
+    serving.scene.reconcile()
+    assert serving.endpoints == {20_000: "ready"}
+    (new,) = set(serving.scene.ids) - {old}
+    serving.serve(of=new)
+    assert serving.endpoints == {20_000: "leaving", 20_001: "ready"}
+    posts = [each for each in serving.scene.kube.calls if each[1].startswith(SLICES)]
+    assert posts[-2][0] == "POST", "who watches must not see that one goes before it sees the other"
+    serving.scene.reconcile(after=UNPUBLISH_SECONDS)
+    serving.scene.reconcile()
+    assert serving.endpoints == {20_001: "ready"}
+    assert serving.scene.ids == [new]
+
+
+def test_one_that_does_not_serve_is_stopped_at_once() -> None:
+    serving = Serving(replicas=2)
+    serving.scene.reconcile()
+    serving.scene.all_say(Waiting(reason="CrashLoopBackOff"))
+    serving.scene.edit(replicas=0)
+    serving.scene.reconcile()
+    assert serving.deletes == [0, 0]
+
+
+def test_what_a_silent_runner_had_stays_until_it_is_lost() -> None:
+    serving = Serving(replicas=2)
+    serving.scene.reconcile()
+    serving.serve()
+    serving.scene.one.go_silent(serving.scene.time.seconds)
+    serving.scene.reconcile()
+    assert len(serving.endpoints) == 2
+    serving.scene.succeed()
+    serving.scene.reconcile()
+    assert len(serving.endpoints) == 2, "also for an operator that was born meanwhile"
+    serving.scene.reconcile(after=61)
+    assert len(serving.endpoints) == 1
+
+
+def test_while_nothing_can_be_written_nothing_that_serves_is_stopped() -> None:
+    serving = Serving(replicas=2)
+    serving.scene.reconcile()
+    serving.serve()
+    paths = [path for path in serving.scene.kube.objects if path.startswith(SLICES)]
+    serving.scene.edit(replicas=1)
+    for path in paths:
+        serving.scene.kube.errors[path] = [Unavailable(0, "", "the API server does not answer")]
+    with pytest.raises(Unavailable):
+        serving.scene.reconcile()
+    assert serving.deletes == []
+
+
+def test_where_it_is_refused_instances_are_replaced_all_the_same() -> None:
+    serving = Serving()
+    serving.scene.kube.errors["/api/v1/namespaces/boats/services"] = [
+        Forbidden(403, "Forbidden", "exceeded quota: none") for _ in range(9)
+    ]
+    serving.scene.reconcile()
+    serving.serve()
+    assert serving.said == ("False", "ServiceRefused")
+    assert ("ServiceRefused", "exceeded quota: none") in serving.scene.events
+    serving.scene.edit(replicas=0)
+    serving.scene.reconcile()
+    serving.scene.reconcile(after=UNPUBLISH_SECONDS)
+    assert serving.deletes == [9]
+
+
+def test_a_service_that_is_somebody_elses_is_left_as_it_is() -> None:
+    serving = Serving()
+    theirs = {"metadata": {"name": "hello", "namespace": "boats", "uid": "theirs"}, "spec": {"ports": [{"port": 1}]}}
+    serving.scene.kube.put(SERVICE, theirs)
+    asyncio.run(serving.scene.services.load())
+    serving.scene.reconcile()
+    serving.serve()
+    assert serving.said == ("False", "ServiceNotOurs")
+    assert serving.endpoints == {}
+    assert serving.scene.kube.objects[SERVICE]["metadata"]["uid"] == "theirs"
+
+
+def test_without_http_its_service_goes_and_nothing_is_said_of_it() -> None:
+    serving = Serving()
+    serving.scene.reconcile()
+    serving.serve()
+    serving.scene.change(lambda body: body["spec"].pop("http"))
+    serving.scene.reconcile()
+    assert SERVICE not in serving.scene.kube.objects
+    assert "url" not in serving.scene.status
+    assert "ServiceReady" not in serving.scene.conditions
+
+
+def test_one_that_drains_is_asked_once_more_and_gone_when_it_has_ended() -> None:
+    serving = Serving()
+    serving.scene.reconcile()
+    serving.serve()
+    (workload_id,) = serving.scene.ids
+    (runner,) = (each for each in serving.scene.runners if workload_id in each.state.statuses)
+    stopping = container(Running(started_at=START), run=workload_id[-8:])
+    runner.on_delete = lambda name: runner.says(name, stopping, phase=Phase.STOPPING)
+    serving.scene.edit(replicas=0)
+    serving.scene.reconcile()
+    serving.scene.reconcile(after=UNPUBLISH_SECONDS)
+    assert serving.deletes == [9]
+    serving.scene.reconcile()
+    assert serving.endpoints == {}, "its port is closed"
+    assert serving.scene.status["replicas"] == 1
+    runner.says(workload_id, stopping, phase=Phase.ENDED)
+    serving.scene.reconcile()
+    assert serving.scene.ids == []
