@@ -13,7 +13,8 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,6 +34,8 @@ SECONDS = 4
 ROUNDS = 3
 APPS = 20
 """Of whose memory the middle is taken."""
+
+WAKES = 20
 
 SERVERS_CORE, CLIENTS_CORE = 0, 1
 
@@ -63,6 +66,7 @@ async def measure(scene: Scene, report: Report) -> None:
                 report.ratio(f"requests per second, c={clients}", rates[0], rates[1], "/s", at_least=at_least)
                 report.ratio(f"p99, c={clients}", latencies[0], latencies[1], "ms", at_most=1.1)
         await _memory(scene, report, module, file)
+        await _wake(scene, report, module)
 
 
 async def _memory(scene: Scene, report: Report, module: bytes, file: Path) -> None:
@@ -80,6 +84,25 @@ async def _memory(scene: Scene, report: Report, module: bytes, file: Path) -> No
             await each.ask_once()
         peer = p50([pss_bytes(each.processes[0]) for each in peers])
     report.ratio("idle server after its first request, PSS", ours / 1024, peer / 1024, "KiB", at_most=0.25)
+
+
+async def _wake(scene: Scene, report: Report, module: bytes) -> None:
+    """The first request of a server without a process, against that of a precompiled peer which is started for it."""
+    compiled = scene.compiled("server", module)
+    ours, peer = [], []
+    async with scene.runner() as (_, api):
+        await api.put("rests", module, http=protocol.HttpServer(idle_seconds=0.1))
+        server = Server(await _port(api, "rests"), [])
+        for _ in range(WAKES):
+            await _until(api, "rests", lambda container: container.idle)
+            began = time.perf_counter()
+            await server.ask_once()
+            ours.append((time.perf_counter() - began) * 1e3)
+            began = time.perf_counter()
+            with _wasmtime_serve(compiled, epochs=False) as started:
+                await started.ask_once()
+                peer.append((time.perf_counter() - began) * 1e3)
+    report.ratio("first request of one without a process, p50", p50(ours), p50(peer), "ms", at_most=0.4)
 
 
 class Asked:
@@ -128,9 +151,15 @@ class Server:
 
 
 @contextmanager
-def _wasmtime_serve(file: Path) -> Iterator[Server]:
+def _wasmtime_serve(file: Path, *, epochs: bool = True) -> Iterator[Server]:
     port = free_port()
-    options = [f"--addr=127.0.0.1:{port}", "-Wtimeout=60s", "-Opooling-allocator=n", "-Scli"]
+    options = [
+        f"--addr=127.0.0.1:{port}",
+        *(["-Wtimeout=60s"] if epochs else []),
+        "-Opooling-allocator=n",
+        "-Scli",
+        "--allow-precompiled",
+    ]
     command = [str(wasmtime_cli.executable()), "serve", *options, str(file)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
@@ -145,12 +174,20 @@ def _wasmtime_serve(file: Path) -> Iterator[Server]:
 
 async def _port(api: RunnerApi, name: str) -> int:
     """Where it serves, once it is ready."""
+    port = (await _until(api, name, lambda container: container.ready)).port
+    assert port is not None
+    return port
+
+
+async def _until(
+    api: RunnerApi, name: str, holds: Callable[[protocol.ContainerStatus], bool]
+) -> protocol.ContainerStatus:
     async with asyncio.timeout(60):
         while True:
             container = (await api.status(name)).containers[0]
-            if container.ready and container.port is not None:
-                return container.port
-            await asyncio.sleep(0.05)
+            if holds(container):
+                return container
+            await asyncio.sleep(0.02)
 
 
 def _newest(supervisor: int) -> int:

@@ -370,6 +370,12 @@ class WorkloadService(Model):
     annotations: dict[str, str] | None = None
 
 
+class WorkloadIdle(Model):
+    """When an instance that nobody asks has no process."""
+
+    after_seconds: int
+
+
 class WorkloadHttp(Model):
     """How a WasmWorkload's instances serve."""
 
@@ -377,6 +383,7 @@ class WorkloadHttp(Model):
     service: WorkloadService | None = None
     max_requests: int | None = None
     request_timeout_seconds: int | None = None
+    idle: WorkloadIdle | None = None
 
 
 class WorkloadEnvVarSource(Model):

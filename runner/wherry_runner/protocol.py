@@ -191,6 +191,8 @@ class HttpServer(Wire):
     """Worked on at once; one more is answered 503."""
     request_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     """For a request, until the guest is done with it."""
+    idle_seconds: Annotated[float, Field(ge=0.1, le=86_400)] | None = None
+    """After so long without a request it has no process, until the next one. None: it always has one."""
 
 
 class ProbeHeader(Wire):
@@ -384,6 +386,8 @@ class ContainerStatus(Wire):
     """It runs, and its startup probe, if it has one, has succeeded. None: a runner that knows nothing of probes."""
     port: int | None = None
     """Of a server: where it is reached on the runner's address, while that port is open."""
+    idle: bool = False
+    """Of a server that runs: it has no process, for nobody asks it; the next request starts one."""
     image: str = ""
     module_digest: str = ""
     """`sha256:…` of the module's bytes, once known."""

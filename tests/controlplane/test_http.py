@@ -119,3 +119,22 @@ def test_probes_decide_who_is_ready_and_who_runs_again(space: Workspace) -> None
     assert (unready["ready"], unready["started"], unready["restartCount"]) == (False, True, 0)
     well_status = space.container("well")
     assert (well_status["ready"], well_status["started"], well_status["restartCount"]) == (True, True, 0)
+
+
+def test_a_wasmworkload_that_nobody_asks_rests_and_is_ready(space: Workspace) -> None:
+    refused = space.try_apply(workload("bad", module={"inline": SERVER}, http={"idle": {"afterSeconds": 0}}))
+    assert "spec.http.idle.afterSeconds" in refused.stderr
+    space.workload("rests", module={"inline": SERVER}, http={"idle": {"afterSeconds": 1}})
+
+    def instance() -> Any:
+        return next(iter(((space.get("wasmworkload", "rests") or {}).get("status") or {}).get("instances", ())), {})
+
+    space.wait(lambda: instance().get("reason") == "Idle", "it rests")
+    resting = instance()
+    assert (resting["state"], resting["ready"], resting["message"]) == (
+        "Running", True, "nobody asks it; the next request starts it",
+    )  # fmt: skip
+    assert httpx.get(f"http://{resting['address']}/").text == GREETING
+    space.wait(lambda: instance().get("reason") == "Idle", "it rests again")
+    status = (space.get("wasmworkload", "rests") or {})["status"]
+    assert (status["ready"], status["phase"], status["restarts"]) == ("1/1", "Running", 0)

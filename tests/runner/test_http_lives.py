@@ -168,3 +168,50 @@ def test_a_server_that_dies_is_replaced_without_a_refused_connection(
         await client.delete("dies", epoch=1, sequence=2, grace_seconds=0)
 
     talk(runner, certificates, work)
+
+
+def test_a_server_that_nobody_asks_has_no_process_until_somebody_does(
+    runner: RunnerProcess, certificates: Certificates
+) -> None:
+    async def work(client: RunnerClient) -> None:
+        await client.put("rests", put(http=protocol.HttpServer(idle_seconds=0.3)))
+        port = await ready(client, "rests")
+        async with aiohttp.ClientSession() as http:
+            for _ in range(3):
+                status = await until(client, lambda status: status.containers[0].idle, "rests")
+                container = status.containers[0]
+                assert (container.ready, container.port, container.restart_count) == (True, port, 0)
+                assert isinstance(container.state, protocol.Running)
+                assert not guests(runner)
+                # Several at once, of which one process answers each.
+                answers = await asyncio.gather(*(_get(http, f"http://127.0.0.1:{port}/log") for _ in range(5)))
+                assert set(answers) == {GREETING}
+        async with client.log("rests", "main", protocol.LogOptions()) as pieces:
+            log = b"".join([piece async for piece in pieces])
+        assert log.count(b"asked") == 15, "one log of all its processes"
+        await until(client, lambda status: status.containers[0].idle, "rests")
+        await client.delete("rests", epoch=1, sequence=2, grace_seconds=30)
+        ended = await until(client, lambda status: status.phase is Phase.ENDED, "rests")
+        state = ended.containers[0].state
+        assert isinstance(state, protocol.Terminated)
+        assert (state.exit_code, state.reason) == (0, "Completed")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+
+    talk(runner, certificates, work)
+
+
+async def _get(http: aiohttp.ClientSession, url: str) -> str:
+    async with http.get(url) as answer:
+        return await answer.text()
+
+
+def guests(runner: RunnerProcess) -> list[int]:
+    """The processes of its guests."""
+    assert runner.process is not None
+    (executor,) = _children(runner.process.pid)
+    return _children(executor)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]

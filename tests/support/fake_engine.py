@@ -36,6 +36,7 @@ class FakeGuest:
         self.input = b""
         self.input_closed = not spec.stdin
         self.drained = False
+        self.counts: HttpCounts | None = None
         self._serving: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
         self._end: asyncio.Future[GuestExit] = asyncio.get_running_loop().create_future()
 
@@ -62,7 +63,7 @@ class FakeGuest:
         return await self._serving
 
     def http_counts(self) -> HttpCounts | None:
-        return None
+        return self.counts
 
     def serve(self) -> None:
         """Take connections from now on."""

@@ -9,9 +9,10 @@ import pytest
 
 from tests.support.ports import free_port
 from tests.support.runner_scene import ALWAYS, AT_ONCE, STUCK, TOLD, Runner, container, holds, run
-from wherry_runner.execution.engine import ModuleKind
+from wherry_runner.execution.engine import ModuleKind, StartRefused
+from wherry_runner.http_counts import HttpCounts
 from wherry_runner.lives.listeners import Listeners, PortError, PortRange
-from wherry_runner.protocol import HttpServer, Waiting, WorkloadStatus
+from wherry_runner.protocol import HttpServer, Terminated, Waiting, WorkloadStatus
 
 ANY_PORT = (container(http=HttpServer()),)
 
@@ -176,3 +177,64 @@ def test_the_range_gives_each_a_port_of_its_own_and_says_when_it_is_used_up() ->
 def test_what_is_no_range_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         PortRange.parse(text)
+
+
+RESTS = (container(http=HttpServer(idle_seconds=0.1)),)
+
+
+async def at_rest(runner: Runner) -> int:
+    """Its port, once its first process has served and gone."""
+    guest = await runner.engine.guest(0)
+    guest.counts = HttpCounts(answers=(0, 1, 0, 0, 0))
+    guest.serve()
+    await holds(lambda: guest.drained)
+    guest.exit(0)
+    return port_of(await runner.when(lambda status: status.containers[0].idle))
+
+
+def test_what_cannot_be_started_for_a_client_is_not_ready_any_more(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = serving_runner(tmp_path, back_off=TOLD)
+        runner.put(containers=RESTS)
+        port = await at_rest(runner)
+        runner.engine.refusals.append(StartRefused("no room"))
+        assert await is_open(port)
+        (waits,) = (await runner.waiting("CreateContainerError")).containers
+        assert (waits.ready, waits.idle, waits.port) == (False, False, None)
+        again = (await runner.running(restarts=1)).containers[0]
+        assert again.port is not None
+
+    run(scenario())
+
+
+def test_one_that_dies_after_its_rest_is_run_again_as_any_other(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = serving_runner(tmp_path, back_off=AT_ONCE)
+        runner.put(containers=RESTS)
+        port = await at_rest(runner)
+        assert await is_open(port)
+        second = await runner.engine.guest(1)
+        assert runner.life().status.ready, "the client waits for it"
+        second.serve()
+        second.exit(1)
+        status = await runner.running(restarts=1)
+        assert not status.containers[0].ready
+        assert status.containers[0].last_terminated is not None
+        assert status.containers[0].last_terminated.exit_code == 1
+
+    run(scenario())
+
+
+def test_one_that_is_stopped_in_its_rest_has_completed(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = serving_runner(tmp_path)
+        runner.put(containers=RESTS)
+        port = await at_rest(runner)
+        runner.delete(grace=30)
+        (ended,) = (await runner.ended()).containers
+        assert isinstance(ended.state, Terminated)
+        assert (ended.state.exit_code, ended.idle) == (0, False)
+        assert not await is_open(port)
+        assert len(runner.engine.guests) == 1
+
+    run(scenario())

@@ -171,7 +171,11 @@ def _http(spec: WasmWorkloadSpec) -> protocol.HttpServer | None:
     """Without a port: each instance gets one of its runner's range, so that several fit on one runner."""
     if spec.http is None:
         return None
-    return protocol.HttpServer(max_requests=spec.http.max_requests, request_seconds=spec.http.request_timeout_seconds)
+    return protocol.HttpServer(
+        max_requests=spec.http.max_requests,
+        request_seconds=spec.http.request_timeout_seconds,
+        idle_seconds=spec.http.idle.after_seconds if spec.http.idle else None,
+    )
 
 
 def _resources(spec: WasmWorkloadSpec) -> protocol.Resources:

@@ -28,6 +28,8 @@ LISTED = 50
 PROGRESS_DEADLINE_EXCEEDED = "ProgressDeadlineExceeded"
 """A Deployment's word (pkg/controller/deployment/util/deployment_util.go)."""
 
+IDLE = "nobody asks it; the next request starts it"
+
 _WAITS = ("Pending", "Running")
 
 
@@ -278,7 +280,9 @@ def _of_instance(workload: Object, seen: Seen) -> _Words:
         return _Words("Failed", status.failure.reason, status.failure.message)
     match container.state:
         case protocol.Running():
-            return unreachable if instance.silent else _Words("Running", "Running", "")
+            if instance.silent:
+                return unreachable
+            return _Words("Running", "Idle", IDLE) if container.idle else _Words("Running", "Running", "")
         case protocol.Terminated(exit_code=code, reason=reason, message=message):
             phase = ("Succeeded" if code == 0 else "Failed") if instance.ended else reason
             return _Words(phase, reason, message or f"exit code {code}")

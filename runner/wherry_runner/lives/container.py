@@ -34,7 +34,7 @@ from wherry_runner.execution.engine import (
     Variant,
 )
 from wherry_runner.journal.journals import NOTHING, Past
-from wherry_runner.lives import order, starting, words
+from wherry_runner.lives import idling, order, starting, words
 from wherry_runner.lives.backoff import BackOff
 from wherry_runner.lives.listeners import Listener, PortError
 from wherry_runner.lives.order import Role
@@ -88,6 +88,7 @@ class ContainerLife:
         "_end",
         "_end_before",
         "_held",
+        "_idle",
         "_image",
         "_image_digest",
         "_listener",
@@ -96,6 +97,7 @@ class ContainerLife:
         "_probes",
         "_restart_back_off",
         "_restart_count",
+        "_resting",
         "_run",
         "_serves",
         "_spec",
@@ -158,6 +160,10 @@ class ContainerLife:
         """The run that there is takes connections."""
         self._probes: Probes | None = None
         """Of the run that there is, if its spec has any."""
+        self._resting = False
+        """The run that there is was asked to end, for nobody asked it."""
+        self._idle = False
+        """From then until another that takes connections has followed: it is as ready as it was."""
         self._why = ""
         """Why the run that there is was asked to end."""
         self._stopping = False
@@ -188,6 +194,7 @@ class ContainerLife:
             ready=self.succeeded if self.role is Role.INIT else self._ready,
             started=self._started,
             port=self._listener.port if self._listener is not None else None,
+            idle=self._idle and self._run is None,
             image=self._image,
             module_digest=self._digest,
             image_digest=self._image_digest,
@@ -198,6 +205,10 @@ class ContainerLife:
         """Of a command: it runs. Of a server: it takes connections."""
         if not isinstance(self._state, protocol.Running):
             return False
+        return self._idle or self._takes_requests
+
+    @property
+    def _takes_requests(self) -> bool:
         return (self._listener is None or self._serves) and (self._probes is None or self._probes.ready)
 
     @property
@@ -383,10 +394,11 @@ class ContainerLife:
                 return await self._ended(words.lost_with_executor(), started_at=None)
             await self._wait_for_better_times("CreateContainerError", str(error))
             return None
-        if self._restart_count:
+        if self._restart_count and not self._idle:
             self._around.room.metrics.restarted()
         self.begun = True
-        self._set(protocol.Running(started_at=guest.started_at))
+        if not self._idle:
+            self._set(protocol.Running(started_at=guest.started_at))
         if self._stopping:
             guest.kill()
         accompanying = self._accompany(guest)
@@ -405,13 +417,28 @@ class ContainerLife:
         self._why = ""
         if end.http is not None:
             self._around.room.metrics.served(end.http)
+        resting, self._resting = self._resting, False
+        if resting and end.exit_code == 0 and self._listener is not None:
+            await self._rest(self._listener, await self._note(end, started_at=guest.started_at))
+            return None
         return await self._ended(end, started_at=guest.started_at)
+
+    async def _rest(self, listener: Listener, end: protocol.Terminated) -> None:
+        """Be there without a process until a client comes. What is to be started for it is no restart."""
+        self._idle = True
+        self._around.on_change()
+        await self._unless_stopped(idling.until_called(listener.descriptor))
+        if self._stopping or self._held:
+            self._idle = False
+            self._end, self._end_before = end, self._end
 
     def _accompany(self, guest: Guest) -> list[asyncio.Task[None]]:
         """What goes on beside a run, and ends with it."""
         spec, tasks = self._unpacked(), []
         if self._listener is not None:
             tasks.append(asyncio.create_task(self._watch_serving(guest)))
+            if spec.http is not None and spec.http.idle_seconds is not None:
+                tasks.append(asyncio.create_task(self._end_when_idle(guest, spec.http.idle_seconds)))
         if spec.startup_probe or spec.liveness_probe or spec.readiness_probe:
             target = Target(
                 address=self._around.room.listeners.address,
@@ -423,7 +450,7 @@ class ContainerLife:
                 seconds = self._around.grace_seconds if grace_seconds is None else grace_seconds
                 self._end_run(guest, f"Container {self.name} {why}", seconds)
 
-            self._probes = Probes(spec=spec, target=target, on_change=self._around.on_change, on_failure=on_failure)
+            self._probes = Probes(spec=spec, target=target, on_change=self._changed, on_failure=on_failure)
             tasks.append(asyncio.create_task(self._probes.run()))
         return tasks
 
@@ -440,7 +467,22 @@ class ContainerLife:
     async def _watch_serving(self, guest: Guest) -> None:
         if await guest.serving():
             self._serves = True
-            self._around.on_change()
+            self._changed()
+
+    def _changed(self) -> None:
+        if self._takes_requests:
+            self._idle = False
+        self._around.on_change()
+
+    async def _end_when_idle(self, guest: Guest, seconds: float) -> None:
+        # Stopped or ended by a probe, it is on its way already.
+        if (
+            await guest.serving()
+            and await idling.is_idle(guest.http_counts, seconds)
+            and not (self._stopping or self._why)
+        ):
+            self._resting = True
+            guest.drain()
 
     def _open_port(self, spec: protocol.Container, compiled: CompiledModule) -> None:
         """Have a server's port open, and none for a command. Raises PortError, StartRefused."""
@@ -463,7 +505,7 @@ class ContainerLife:
         around, room, spec, version = self._around, self._around.room, self._unpacked(), self._version
         now = asyncio.get_running_loop().time
         container_id = secrets.token_hex(32)
-        number = self._restart_count + 1 if self._container_id else 0
+        number = self._restart_count + (1 if self._container_id and not self._idle else 0)
         folder = self.log_folder
         guest_log = GuestLog(path=log_folders.log_file(folder, number), slot=self.log_slot)
         self._open_port(spec, compiled)
@@ -498,6 +540,13 @@ class ContainerLife:
 
     async def _ended(self, end: GuestExit, *, started_at: datetime | None) -> protocol.Terminated:
         """Note how the newest run ended: in the journal first, then for everybody."""
+        terminated = await self._note(end, started_at=started_at)
+        self._idle = False
+        self._end, self._end_before = terminated, self._end
+        self._set(terminated)
+        return terminated
+
+    async def _note(self, end: GuestExit, *, started_at: datetime | None) -> protocol.Terminated:
         terminated = protocol.Terminated(
             exit_code=end.exit_code,
             reason=end.reason,
@@ -513,14 +562,13 @@ class ContainerLife:
             # It is told nevertheless: the object's status is the second record of it (protocol.History).
             log.error("workload %s, container %s: its end is not journaled: %s", self._around.id, self.name, error)
         self._around.room.metrics.ended(end.reason)
-        self._end, self._end_before = terminated, self._end
-        self._set(terminated)
         return terminated
 
     # --- pauses -------------------------------------------------------------------------------------------------------
 
     async def _wait_for_better_times(self, reason: str, message: str) -> None:
         """Say why there is no run, and wait until it may be tried again."""
+        self._idle = False
         self._close_port()
         settings, now = self._around.room.back_off, asyncio.get_running_loop().time
         back_off = self._module_back_off = self._module_back_off or BackOff(settings)

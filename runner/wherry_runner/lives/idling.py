@@ -1,0 +1,45 @@
+"""Servers that nobody asks: how long that is so, and who asks first afterwards.
+
+One that rests has no process. Its port stays open here, so a client that comes waits in its queue and is answered by the process
+that is started for it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from wherry_runner.http_counts import HttpCounts
+
+LOOK_SECONDS = 1.0
+"""How late it is noticed, at most, that a server has been idle for long enough."""
+
+
+async def is_idle(read: Callable[[], HttpCounts | None], seconds: float) -> bool:
+    """Wait until a server has had no request for so long. False: it has ended. Open connections without one don't keep it up."""
+    loop = asyncio.get_running_loop()
+    done, since = -1, loop.time()
+    while (counts := read()) is not None:
+        now_done = sum(counts.answers) + counts.refused + counts.failed + counts.overdue
+        if counts.requests or now_done != done:
+            done, since = now_done, loop.time()
+        elif loop.time() - since >= seconds:
+            return True
+        await asyncio.sleep(min(LOOK_SECONDS, seconds / 4))
+    return False
+
+
+async def until_called(listener: int) -> None:
+    """Wait until a client is in the queue of a listening socket."""
+    loop = asyncio.get_running_loop()
+    called = loop.create_future()
+
+    def note() -> None:
+        if not called.done():
+            called.set_result(None)
+
+    loop.add_reader(listener, note)
+    try:
+        await called
+    finally:
+        loop.remove_reader(listener)
