@@ -76,7 +76,7 @@ def test_an_answer_by_http_is_judged_by_its_status(answer: bytes, failure: str) 
     async def scenario() -> None:
         seen: list[bytes] = []
         async with answering(answer, seen) as port:
-            target = Target(address="127.0.0.1", port=lambda: port, serves=lambda: True)
+            target = Target(address="127.0.0.1", port=lambda: port, named=lambda: port, serves=lambda: True)
             headers = (ProbeHeader(name="X-Who", value="me"), ProbeHeader(name="host", value="web.example"))
             assert await attempt(Probe(port=port, path="/healthz?full=1", headers=headers), target) == failure
             lines = seen[0].decode().split("\r\n")
@@ -89,14 +89,16 @@ def test_an_answer_by_http_is_judged_by_its_status(answer: bytes, failure: str) 
 def test_nobody_else_is_asked() -> None:
     async def scenario() -> None:
         for target in (
-            Target(address="127.0.0.1", port=lambda: None, serves=lambda: True),
-            Target(address="127.0.0.1", port=lambda: 1234, serves=lambda: True),
+            Target(address="127.0.0.1", port=lambda: None, named=lambda: None, serves=lambda: True),
+            Target(address="127.0.0.1", port=lambda: 1234, named=lambda: 1234, serves=lambda: True),
         ):
             assert await attempt(Probe(port=80, path="/"), target) == "connection refused"
             assert await attempt(Probe(port=80), target) == "connection refused"
-        serving = Target(address="127.0.0.1", port=lambda: 80, serves=lambda: True)
+        serving = Target(address="127.0.0.1", port=lambda: 80, named=lambda: 80, serves=lambda: True)
         assert await attempt(Probe(port=80), serving) == ""
-        silent = Target(address="127.0.0.1", port=lambda: 80, serves=lambda: False)
+        moved = Target(address="127.0.0.1", port=lambda: 20_001, named=lambda: 80, serves=lambda: True)
+        assert [await attempt(Probe(port=port), moved) for port in (80, 20_001, None)] == ["", "connection refused", ""]
+        silent = Target(address="127.0.0.1", port=lambda: 80, named=lambda: 80, serves=lambda: False)
         assert await attempt(Probe(port=80), silent) == "connection refused"
 
     run(scenario())

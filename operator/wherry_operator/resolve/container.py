@@ -65,7 +65,7 @@ def _fields(spec: Container, namespace: str, objects: Objects, downward: Downwar
         "stdin": bool(spec.stdin),
         "stdin_once": bool(spec.stdin_once),
         **{kind: _probe(getattr(spec, kind), spec) for kind in ("startup_probe", "liveness_probe", "readiness_probe")},
-        "http": None if (port := serving_port(spec)) is None else protocol.HttpServer(port=port),
+        "http": None if (port := serving_port(spec)) is None else protocol.HttpServer(port=port, movable=True),
     }
 
 

@@ -416,6 +416,7 @@ class ContainerLife:
             target = Target(
                 address=self._around.room.listeners.address,
                 port=lambda: self._listener.port if self._listener is not None else None,
+                named=lambda: self._listener.wanted if self._listener is not None else None,
                 serves=lambda: self._serves,
             )
 
@@ -451,7 +452,7 @@ class ContainerLife:
         if self._listener is not None and self._listener.wanted != spec.http.port:
             self._close_port()
         if self._listener is None:
-            self._listener = self._around.room.listeners.open(spec.http.port)
+            self._listener = self._around.room.listeners.open(spec.http.port, movable=spec.http.movable)
 
     def _close_port(self) -> None:
         if self._listener is not None:

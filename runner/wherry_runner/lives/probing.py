@@ -42,6 +42,8 @@ class Target:
     address: str
     port: Callable[[], int | None]
     """Where it is reached now; None: nowhere."""
+    named: Callable[[], int | None]
+    """The port that its spec names for it."""
     serves: Callable[[], bool]
     """Whether it takes connections."""
 
@@ -116,7 +118,7 @@ class Probes:
 async def attempt(probe: protocol.Probe, target: Target) -> str:
     """Ask once. Why that failed; empty: it did not."""
     port = target.port()
-    if port is None or port != probe.port:
+    if port is None or probe.port not in (None, target.named()):
         return NOBODY
     if probe.path is None:
         return "" if target.serves() else NOBODY
