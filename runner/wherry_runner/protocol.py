@@ -372,6 +372,16 @@ class Terminated(Wire):
 ContainerState = Annotated[Waiting | Running | Terminated, Field(discriminator="state")]
 
 
+class ProbeFailure(Wire):
+    """A probe has failed, if only once: it may have changed nothing."""
+
+    probe: Literal["Startup", "Liveness", "Readiness"]
+    message: str
+    """In the kubelet's words."""
+    count: int
+    """Of this probe's failures in the newest run."""
+
+
 class ContainerStatus(Wire):
     """One container as it is; the fields of `v1.ContainerStatus` by their meaning there."""
 
@@ -386,6 +396,8 @@ class ContainerStatus(Wire):
     """It runs, and its startup probe, if it has one, has succeeded. None: a runner that knows nothing of probes."""
     port: int | None = None
     """Of a server: where it is reached on the runner's address, while that port is open."""
+    probe_failures: Many[ProbeFailure] = ()
+    """The newest of each of its probes, told when it is another, and else once in a while."""
     image: str = ""
     module_digest: str = ""
     """`sha256:…` of the module's bytes, once known."""

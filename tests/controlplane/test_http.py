@@ -93,6 +93,9 @@ def test_http_is_for_what_has_no_end(space: Workspace) -> None:
         ({"restartPolicy": "Never", "http": {}}, "http is for restartPolicy Always"),
         ({"http": {"maxRequests": 0}}, "spec.http.maxRequests"),
         ({"http": {"requestTimeoutSeconds": 86401}}, "spec.http.requestTimeoutSeconds"),
+        ({"livenessProbe": {"tcpSocket": {}}}, "probes are for what serves"),
+        ({"http": {}, "readinessProbe": {}}, "a probe has exactly one of httpGet and tcpSocket"),
+        ({"http": {}, "readinessProbe": {"tcpSocket": {"port": 80}}}, "unknown field"),
     ):
         done = space.try_apply(workload("bad", module={"inline": SERVER}, **spec))
         assert done.returncode != 0
@@ -116,7 +119,12 @@ def test_probes_decide_who_is_ready_and_who_runs_again(space: Workspace) -> None
     space.wait(lambda: space.container("ill").get("restartCount", 0) >= 1, "it was run again")
     last = space.container("ill")["lastState"]["terminated"]
     assert (last["exitCode"], last["reason"]) == (0, "Completed"), "it drained"
-    assert last["message"] == "Container main failed liveness probe, will be restarted: HTTP status 500"
+    assert (
+        last["message"]
+        == "Container main failed liveness probe, will be restarted: HTTP probe failed with statuscode: 500"
+    )
+    failed = ("Unhealthy", "Liveness probe failed: HTTP probe failed with statuscode: 500")
+    space.wait(lambda: failed in space.events("ill"), "it is told")
     unready = space.container("unready")
     assert (unready["ready"], unready["started"], unready["restartCount"]) == (False, True, 0)
     well_status = space.container("well")

@@ -35,6 +35,7 @@ from wherry_operator.status import containers, happenings
 from wherry_operator.status import pod as pod_status
 from wherry_operator.status.happenings import Happening
 from wherry_operator.status.pod import Observed, Problem
+from wherry_operator.status.unhealthy import Unhealthy
 from wherry_runner.protocol import ContainerStatus, Owner, Phase, Running, WorkloadStatus
 
 log = logging.getLogger(__name__)
@@ -72,6 +73,7 @@ class PodReconciler:
         self._node_labels = node_labels
         self._tokens = tokens
         self._moved = moved
+        self._unhealthy = Unhealthy()
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
         self._stopping: dict[str, int] = {}
         """The grace period with which a runner was told to stop a Pod."""
@@ -108,6 +110,7 @@ class PodReconciler:
         self._stopping.pop(uid, None)
         self._confirmed.discard(uid)
         self._moved.gone(key.namespace, uid)
+        self._unhealthy.gone(uid)
         self._references.use(key, key.namespace, ())
 
     async def reconcile(self, key: Key) -> float | None:
@@ -201,6 +204,8 @@ class PodReconciler:
                     problem = Problem(reason="CreateContainerError", message=message)
                     await self._write(pod, self._observed(place, problem=problem))
                 return RETRY_SECONDS
+        for happening in self._unhealthy.news(uid, (status,)):
+            self._events.record({**pod, "apiVersion": "v1", "kind": KIND}, happening)
         observed = self._observed(place, status)
         if pod_status.may_wait(pod, observed, now=datetime.now(UTC)):
             return pod_status.BEGUN_WITHIN.total_seconds()

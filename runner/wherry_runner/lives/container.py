@@ -188,6 +188,7 @@ class ContainerLife:
             ready=self.succeeded if self.role is Role.INIT else self._ready,
             started=self._started,
             port=self._listener.port if self._listener is not None else None,
+            probe_failures=tuple(self._probes.failures.values()) if self._probes is not None else (),
             image=self._image,
             module_digest=self._digest,
             image_digest=self._image_digest,
