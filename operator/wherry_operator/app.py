@@ -28,6 +28,7 @@ from wherry_operator.objects import ObjectStore
 from wherry_operator.queue import Fatal, Key, WorkQueue
 from wherry_operator.reconcile import node_object, pod, workload
 from wherry_operator.reconcile.issuing import Issuing
+from wherry_operator.reconcile.moved import MovedPods
 from wherry_operator.reconcile.node import NodeKeeper
 from wherry_operator.reconcile.resync import Collection, Resync
 from wherry_operator.reconcile.revisions import Revisions
@@ -137,6 +138,13 @@ class Operator:
             on_change=self._reference_changed,
         )
         self._services = Services(self._kube, node_name=settings.node_name, on_change=self._service_changed)
+        self._moved = MovedPods(
+            services=self._services,
+            pods=self._pods,
+            deliveries=self._deliveries,
+            complete=lambda: self._resync.completed > 0,
+            on_change=lambda key: self._queue.add(key),
+        )
         self._pod_reconciler = pod.PodReconciler(
             kube_as_node=self._kube_as_node,
             store=self._pods,
@@ -145,6 +153,7 @@ class Operator:
             events=self._pod_events,
             node_address=settings.kubelet.address,
             node_labels=node_object.labels(settings),
+            moved=self._moved,
             tokens=ServiceAccountTokens(self._kube_as_node) if settings.service_account_tokens else None,
         )
         self._revisions = Revisions(self._kube, self._workloads, busy=self._is_busy)
@@ -310,6 +319,8 @@ class Operator:
         match key.kind:
             case "Pod":
                 return await self._pod_reconciler.reconcile(key)
+            case "Service":
+                return await self._moved.reconcile(key)
             case _:
                 return await self._workload_reconciler.reconcile(key)
 
@@ -328,7 +339,8 @@ class Operator:
             self._queue.add(Key(owner.kind, owner.namespace, owner.name))
 
     def _service_changed(self, key: Key) -> None:
-        self._queue.add(key)
+        if key.kind != "Service" or self._moved.concerns(key):
+            self._queue.add(key)
 
     def _reference_changed(self, key: Key) -> None:
         self._queue.add(key)

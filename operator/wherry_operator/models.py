@@ -362,6 +362,40 @@ class WorkloadResources(Model):
     fuel: int | None = None
 
 
+class WorkloadHttpGet(Model):
+    """What a WasmWorkload's probe asks for: its own port."""
+
+    path: str | None = None
+    http_headers: tuple[HttpHeader, ...] | None = None
+
+
+class WorkloadTcpSocket(Model):
+    """It is enough that its own port takes connections."""
+
+
+class WorkloadProbe(Model):
+    """What all of a WasmWorkload's probes have."""
+
+    http_get: WorkloadHttpGet | None = None
+    tcp_socket: WorkloadTcpSocket | None = None
+    initial_delay_seconds: int | None = None
+    period_seconds: int | None = None
+    timeout_seconds: int | None = None
+    failure_threshold: int | None = None
+
+
+class WorkloadReadinessProbe(WorkloadProbe):
+    """Whether clients are led to an instance."""
+
+    success_threshold: int | None = None
+
+
+class WorkloadLivenessProbe(WorkloadProbe):
+    """Whether an instance is to be run again; a startup probe is the same, at first."""
+
+    termination_grace_period_seconds: int | None = None
+
+
 class WorkloadService(Model):
     """The Service of a WasmWorkload."""
 
@@ -462,3 +496,6 @@ class WasmWorkloadSpec(Model):
     volumes: tuple[WorkloadVolume, ...] | None = None
     volume_mounts: tuple[WorkloadVolumeMount, ...] | None = None
     http: WorkloadHttp | None = None
+    startup_probe: WorkloadLivenessProbe | None = None
+    liveness_probe: WorkloadLivenessProbe | None = None
+    readiness_probe: WorkloadReadinessProbe | None = None

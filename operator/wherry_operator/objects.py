@@ -46,6 +46,10 @@ class ObjectStore:
         """All of ours."""
         return list(self._objects.values())
 
+    def within(self, namespace: str) -> Iterable[Object]:
+        """All of ours in a namespace."""
+        return [body for (place, _), body in self._objects.items() if place == namespace]
+
     def seen(self, body: Object, *, deleted: bool = False) -> None:
         """Take what a watch, a read or a write of ours gave. Older than what is known: ignored."""
         metadata = body["metadata"]

@@ -1,6 +1,7 @@
 """Which runner gets a workload. Pure: a function of what the runners report, and of the nodes that they are on.
 
-Of the runners that fit, the best is the one with the fewest taints that it would rather not have there, then the one whose
+Of the runners that fit, the best is the one with the fewest taints that it would rather not have there, then one where the
+ports are free on which it serves (elsewhere it gets others), then the one whose
 part of the cluster has the fewest of the workload's kind, then the least loaded. Of those that are as good as equal the one
 that has the module already compiled. The rules for nodes are the scheduler's (pkg/scheduler/framework/plugins): unschedulable,
 node selector, taints and tolerations; and a runner under pressure is left alone as a node would be.
@@ -173,7 +174,7 @@ class Needs:
     tolerations: tuple[Toleration, ...] = ()
     topology_key: str = HOSTNAME
     ports: frozenset[int] = frozenset()
-    """Of its runner's, those on which it serves, if its modules are servers."""
+    """Of its runner's, those on which it serves, if its modules are servers; others will do where these are taken."""
     module: str = ""
     """A name for its module, by which a runner that has it compiled is known (`module_of`)."""
 
@@ -305,14 +306,15 @@ def choose(runners: Sequence[RunnerFacts], needs: Needs = Needs()) -> str:
     for runner in runners:
         alike[_domain(runner, needs)] += runner.alike
 
-    def rank(runner: RunnerFacts) -> tuple[int, bool, int, int, bool, float, str]:
+    def rank(runner: RunnerFacts) -> tuple[int, bool, bool, int, int, bool, float, str]:
         domain, load = _domain(runner, needs), runner.load
         disliked = sum(
             taint.effect == "PreferNoSchedule" and not taint.tolerated(needs.tolerations)
             for taint in runner.node.taints
         )
         compiled = bool(needs.module) and runner.has_module
-        return disliked, domain is None, alike[domain], int(load * ALIKE), not compiled, load, runner.name
+        taken = bool(needs.ports & runner.ports)
+        return disliked, taken, domain is None, alike[domain], int(load * ALIKE), not compiled, load, runner.name
 
     return min(fitting, key=rank).name
 
@@ -351,6 +353,4 @@ def _refusal(runner: RunnerFacts, needs: Needs) -> _Reason | None:
         return _MEMORY
     if needs.demand.cpu_millicores and (runner.kept + needs.demand).cpu_millicores > runner.cpu_millicores:
         return _CPU
-    for port in sorted(needs.ports & runner.ports):
-        return _Reason(f"has port {port} taken", f"have port {port} taken")
     return None

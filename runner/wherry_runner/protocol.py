@@ -187,6 +187,8 @@ class HttpServer(Wire):
 
     port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     """Of the runner's address. None: one of the runner's range, which the status tells."""
+    movable: bool = False
+    """Where that port is taken, one of the range will do as well."""
     max_requests: Annotated[int, Field(ge=1, le=100_000)] | None = None
     """Worked on at once; one more is answered 503."""
     request_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
@@ -205,8 +207,8 @@ class ProbeHeader(Wire):
 class Probe(Wire):
     """How a container is asked whether it is well; fields and meanings of `v1.Probe`, with the defaults applied."""
 
-    port: Annotated[int, Field(ge=1, le=65_535)]
-    """The container's own; any other refuses."""
+    port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """The one that the container's spec names, wherever that is now; any other refuses. None: its own, whichever it is."""
     path: Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$", max_length=8192)] | None = None
     """Asked for by HTTP. None: it is enough that connections are taken."""
     headers: Annotated[Many[ProbeHeader], Field(max_length=100)] = ()
@@ -372,6 +374,16 @@ class Terminated(Wire):
 ContainerState = Annotated[Waiting | Running | Terminated, Field(discriminator="state")]
 
 
+class ProbeFailure(Wire):
+    """A probe has failed, if only once: it may have changed nothing."""
+
+    probe: Literal["Startup", "Liveness", "Readiness"]
+    message: str
+    """In the kubelet's words."""
+    count: int
+    """Of this probe's failures in the newest run."""
+
+
 class ContainerStatus(Wire):
     """One container as it is; the fields of `v1.ContainerStatus` by their meaning there."""
 
@@ -388,6 +400,8 @@ class ContainerStatus(Wire):
     """Of a server: where it is reached on the runner's address, while that port is open."""
     idle: bool = False
     """Of a server that runs: it has no process, for nobody asks it; the next request starts one."""
+    probe_failures: Many[ProbeFailure] = ()
+    """The newest of each of its probes, told when it is another, and else once in a while."""
     image: str = ""
     module_digest: str = ""
     """`sha256:…` of the module's bytes, once known."""

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import httpx
@@ -38,22 +39,24 @@ def test_a_pod_serves_on_its_containers_port_until_it_is_deleted(space: Workspac
         httpx.get(address)
 
 
-def test_a_second_pod_for_the_same_port_waits_until_it_is_free(space: Workspace) -> None:
+def test_a_second_pod_for_the_same_port_gets_another_and_no_address(space: Workspace) -> None:
     port = free_port()
     image = space.push(SERVER)
-    space.pod("first", image, ports=[{"containerPort": port}])
+    named = [{"name": "http", "containerPort": port}]
+    space.pod("first", image, ports=named)
     space.kubectl("wait", "--for=condition=Ready", "pod/first", "--timeout=60s")
-    space.pod("second", image, ports=[{"containerPort": port}])
-    space.wait(
-        lambda: any(
-            reason == "FailedPlacement" and f"port {port} taken" in message
-            for reason, message in space.events("second")
-        ),
-        "it is told why it waits",
-    )
-    space.kubectl("delete", "pod", "first", "--wait=true")
+    asked = {"httpGet": {"port": "http", "path": "/"}}
+    space.pod("second", image, ports=named, readinessProbe=asked, livenessProbe=asked)
     space.kubectl("wait", "--for=condition=Ready", "pod/second", "--timeout=60s")
-    assert httpx.get(f"http://127.0.0.1:{port}/").text == GREETING
+    assert "podIP" not in (space.get("pod", "second") or {})["status"]
+    space.wait(lambda: f"port {port} is taken" in dict(space.events("second")).get("PortTaken", ""), "it is told")
+    taken = re.search(r"it serves on (\d+)", dict(space.events("second"))["PortTaken"])
+    assert taken is not None
+    assert httpx.get(f"http://127.0.0.1:{taken[1]}/").text == GREETING
+    space.kubectl("delete", "pod", "first", "--wait=true")
+    assert httpx.get(f"http://127.0.0.1:{taken[1]}/").text == GREETING, "it stays where it is"
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/")
 
 
 def test_a_command_with_a_port_has_no_address_and_keeps_nobody_from_it(space: Workspace) -> None:
@@ -90,6 +93,9 @@ def test_http_is_for_what_has_no_end(space: Workspace) -> None:
         ({"restartPolicy": "Never", "http": {}}, "http is for restartPolicy Always"),
         ({"http": {"maxRequests": 0}}, "spec.http.maxRequests"),
         ({"http": {"requestTimeoutSeconds": 86401}}, "spec.http.requestTimeoutSeconds"),
+        ({"livenessProbe": {"tcpSocket": {}}}, "probes are for what serves"),
+        ({"http": {}, "readinessProbe": {}}, "a probe has exactly one of httpGet and tcpSocket"),
+        ({"http": {}, "readinessProbe": {"tcpSocket": {"port": 80}}}, "unknown field"),
     ):
         done = space.try_apply(workload("bad", module={"inline": SERVER}, **spec))
         assert done.returncode != 0
@@ -114,7 +120,12 @@ def test_probes_decide_who_is_ready_and_who_runs_again(space: Workspace) -> None
     space.wait(lambda: space.container("ill").get("restartCount", 0) >= 1, "it was run again")
     last = space.container("ill")["lastState"]["terminated"]
     assert (last["exitCode"], last["reason"]) == (0, "Completed"), "it drained"
-    assert last["message"] == "Container main failed liveness probe, will be restarted: HTTP status 500"
+    assert (
+        last["message"]
+        == "Container main failed liveness probe, will be restarted: HTTP probe failed with statuscode: 500"
+    )
+    failed = ("Unhealthy", "Liveness probe failed: HTTP probe failed with statuscode: 500")
+    space.wait(lambda: failed in space.events("ill"), "it is told")
     unready = space.container("unready")
     assert (unready["ready"], unready["started"], unready["restartCount"]) == (False, True, 0)
     well_status = space.container("well")

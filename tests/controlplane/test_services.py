@@ -291,6 +291,23 @@ def test_no_request_fails_while_instances_are_replaced_and_taken_away(space: Wor
     assert client.answers > 100
 
 
+def test_the_service_leads_to_none_whose_readiness_probe_fails(space: Workspace) -> None:
+    every = {"periodSeconds": 1, "failureThreshold": 1}
+    _web(space, readinessProbe={"httpGet": {"path": "/trap"}, **every})
+    failed = ("Unhealthy", "Readiness probe failed: HTTP probe failed with statuscode: 500")
+    space.wait(lambda: failed in space.events("web"), "it is told")
+    assert _endpoints(space) == {}
+    _web(
+        space,
+        name="ill",
+        livenessProbe={"httpGet": {"path": "/trap"}, **every},
+        startupProbe={"tcpSocket": {}, **every},
+    )
+    space.wait(lambda: space.instance("ill").get("restarts", 0) >= 1, "it is run again")
+    _web(space, readinessProbe={"httpGet": {"path": "/"}, **every})
+    _wait_leads(space, to=1)
+
+
 # --- Pods whose ports are taken ---------------------------------------------------------------------------------------
 
 

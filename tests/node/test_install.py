@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from tests.cluster.images.archive import MANIFEST_TYPE
 from tests.cluster.node import NodeCluster
 from tests.cluster.processes import wait_for
 from tests.guests.servers import SERVER
-from tests.node.pods import PATIENCE_SECONDS, Space
+from tests.node.pods import PATIENCE, PATIENCE_SECONDS, Space
 from tests.node.pods import pod as container_pod
 from tests.support import wat
 from tests.support.images import CNCF
@@ -30,6 +31,20 @@ FILES_PATIENCE_SECONDS = 240.0
 """A kubelet looks at a Pod's volumes every 60 to 90 s."""
 
 CRD = "wasmworkloads.wherry.dev"
+
+_LOAD = """
+import select, sys, urllib.request
+answers, failures = 0, []
+print("began", flush=True)
+while answers + len(failures) < 2000 or not select.select([sys.stdin], [], [], 0)[0]:
+    try:
+        assert urllib.request.urlopen(sys.argv[1], timeout=5).read() == b"hello over HTTP\\n"
+        answers += 1
+    except Exception as error:
+        failures.append(repr(error))
+print(answers, *failures, sep="\\n")
+"""
+"""Asks until its input ends, each time anew; then tells how many answers there were, and what failed."""
 
 LOGS = "/apis/subresources.wherry.dev/v1alpha1/namespaces"
 
@@ -132,6 +147,103 @@ def test_a_container_calls_a_module_by_the_name_of_its_service(
     node_space.wait("pod/asks", "condition=Ready")
     script = "import urllib.request; print(urllib.request.urlopen('http://web/', timeout=5).read().decode(), end='')"
     assert node_space.eventually("asks", "python3", "-c", script) == "hello over HTTP\n"
+
+
+def test_a_container_calls_a_wasmworkload_by_its_services_name_while_it_is_updated(
+    release: Release, node_space: Space, base_image: str
+) -> None:
+    """Through kube-proxy, and with a connection for each request."""
+    spec = {"module": {"inline": SERVER}, "replicas": 3, "http": {"port": 8080, "service": {"name": "api"}}}
+    node_space.create(workload("web", **spec), container_pod("asks", base_image, ["sleep", "3600"]))
+    node_space.wait("wasmworkload/web", "condition=Ready")
+    node_space.wait("wasmworkload/web", "condition=ServiceReady")
+    node_space.wait("pod/asks", "condition=Ready")
+    url = node_space.kubectl("get", "ww", "web", "-o", "jsonpath={.status.url}").stdout
+    assert url == f"http://api.{node_space.namespace}.svc:8080"
+    script = f"import urllib.request; print(urllib.request.urlopen('{url}/', timeout=5).read().decode(), end='')"
+    assert node_space.eventually("asks", "python3", "-c", script) == "hello over HTTP\n"
+
+    kubectl = [str(release.cluster.kubectl_program()), f"--kubeconfig={release.cluster.kubeconfig}"]
+    asking = subprocess.Popen(
+        [
+            *kubectl,
+            f"--namespace={node_space.namespace}",
+            "exec",
+            "-i",
+            "asks",
+            "--",
+            "python3",
+            "-c",
+            _LOAD,
+            f"{url}/",
+        ],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        assert asking.stdout is not None
+        assert asking.stdout.readline() == "began\n"
+        for number in range(2):
+            change = {"spec": {"args": [str(number)]}}
+            node_space.kubectl("patch", "ww", "web", "--type=merge", "-p", json.dumps(change))
+            generation = node_space.kubectl("get", "ww", "web", "-o", "jsonpath={.metadata.generation}").stdout
+            node_space.wait("wasmworkload/web", f"jsonpath={{.status.observedGeneration}}={generation}")
+            node_space.wait("wasmworkload/web", "condition=Ready")
+        node_space.kubectl("scale", "ww", "web", "--replicas=1")
+        node_space.wait("wasmworkload/web", "jsonpath={.status.replicas}=1")
+        answers, *failures = asking.communicate(timeout=120)[0].splitlines()
+    finally:
+        asking.kill()
+        asking.wait()
+    assert failures == []
+    assert int(answers) >= 2000
+
+
+def test_twenty_pods_with_one_port_serve_on_one_node(
+    release: Release, node_space: Space, base_image: str, tmp_path: Path
+) -> None:
+    image = release.cluster.push(_layout(SERVER, tmp_path), "many-wasm:1")
+    template = pod("many", image, ports=[{"name": "http", "containerPort": 8080}])
+    labels = {"app": "many"}
+    node_space.create(
+        {
+            "apiVersion": "apps/v1",
+            "kind": "Deployment",
+            "metadata": {"name": "many"},
+            "spec": {
+                "replicas": 20,
+                "selector": {"matchLabels": labels},
+                "template": {"metadata": {"labels": labels}, "spec": template["spec"]},
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "many"},
+            "spec": {"selector": labels, "ports": [{"port": 80, "targetPort": "http"}]},
+        },
+        container_pod("asks", base_image, ["sleep", "3600"]),
+    )
+    node_space.kubectl("rollout", "status", "deployment/many", f"--timeout={PATIENCE}")
+    node_space.wait("pod/asks", "condition=Ready")
+
+    def where() -> set[str]:
+        """All that the Service leads to, by the slices of Kubernetes and ours."""
+        listed = node_space.kubectl(
+            "get", "endpointslices", "-l", "kubernetes.io/service-name=many", "-o", "json"
+        ).stdout
+        return {
+            f"http://{endpoint['addresses'][0]}:{each['ports'][0]['port']}/"
+            for each in json.loads(listed)["items"]
+            for endpoint in each["endpoints"] or ()
+            if endpoint["conditions"]["ready"]
+        }
+
+    assert wait_for(lambda: len(where()) == 20, timeout_seconds=PATIENCE_SECONDS), where()
+    ask = "import sys, urllib.request\nfor each in sys.argv[1:]: print(urllib.request.urlopen(each, timeout=5).read())"
+    answers = node_space.eventually("asks", "python3", "-c", ask, *where(), *["http://many/"] * 100)
+    assert answers.splitlines() == [str(b"hello over HTTP\n")] * 120
 
 
 def test_an_upgrade_of_the_operator_leaves_guests_alone(release: Release, node_space: Space) -> None:

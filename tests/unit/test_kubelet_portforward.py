@@ -17,6 +17,10 @@ CLOSED = 1
 """A port of the Pod where nothing listens: it is not to be had without privileges."""
 
 
+MOVED = 2
+"""A port that the Pod names, and that is another on its runner."""
+
+
 class Guest:
     """Says back what it hears, in capitals, and that it has heard the end."""
 
@@ -71,16 +75,19 @@ def play(scenario: Callable[[Stage], Awaitable[None]], *, address: str = "127.0.
         guest = Guest()
         listening = await asyncio.start_server(guest.serve, "127.0.0.1", 0)
         guest_port = listening.sockets[0].getsockname()[1]
-        ports = [{"containerPort": guest_port}, {"containerPort": CLOSED}]
+        ports = [{"containerPort": each} for each in (guest_port, CLOSED, MOVED)]
         pod: Object = {
             "metadata": {"name": "hello", "uid": "u1"},
             "spec": {"containers": [{"name": "main", "ports": ports}, {"name": "other"}]},
-            "status": {"podIP": address},
         }
+        moved = {guest_port: guest_port, MOVED: guest_port, CLOSED: CLOSED}
+
+        def to(port: int) -> Awaitable[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+            return portforward.connect(pod, port, address=address, ports=moved)
 
         async def handle(request: web.Request) -> web.StreamResponse:
             try:
-                return await portforward.serve(request, pod, lambda port: portforward.connect(pod, port))
+                return await portforward.serve(request, pod, to)
             except portforward.BadRequest as error:
                 return web.Response(status=400, text=str(error))
 
@@ -162,12 +169,23 @@ def test_what_can_not_be_forwarded_is_said_on_the_stream_for_it(port: int, text:
     play(scenario)
 
 
-def test_a_pod_without_an_ip_serves_nothing() -> None:
+def test_a_port_that_had_to_be_another_goes_by_its_own_name() -> None:
+    async def scenario(stage: Stage) -> None:
+        async with stage.client() as client:
+            stage.connect(client, 0, MOVED)
+            client.data("data-0", b"a", fin=True)
+            await client.read(lambda: "data-0" in client.ended)
+            assert client.shown["data-0"] == b"A<end>"
+
+    play(scenario)
+
+
+def test_a_pod_that_serves_nowhere_says_so() -> None:
     async def scenario(stage: Stage) -> None:
         async with stage.client() as client:
             stage.connect(client, 0)
             await client.read(lambda: "error-0" in client.ended)
-            assert client.shown["error-0"].decode().endswith("pod hello serves nothing: it has no IP")
+            assert f"pod hello does not serve on port {stage.guest_port} now" in client.shown["error-0"].decode()
 
     play(scenario, address="")
 

@@ -97,6 +97,9 @@ class Stage:
     def placement(self, uid: str) -> RunnerClient | None:
         return cast("RunnerClient | None", self.runner)
 
+    def address(self, pod: Object) -> tuple[str, dict[int, int]]:
+        return "", {}
+
     def states(self) -> tuple[RunnerState, ...]:
         return ()
 

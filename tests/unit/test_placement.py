@@ -90,11 +90,6 @@ def test_a_runner_that_is_short_of_something_is_left_alone(what: str) -> None:
             "0/1 runners fit: 1 lacks cpu",
         ),
         (
-            [runner("a", ports={8080}), runner("b", ports={80, 8080}), runner("c", 10)],
-            {"ports": frozenset({8080})},
-            "0/3 runners fit: 2 have port 8080 taken, 1 is full",
-        ),
-        (
             [runner("a", node=node("x")), runner("b", node=node("y")), runner("c")],
             {"node_selector": {"zone": "z"}},
             "0/3 runners fit: 3 don't match the node selector",
@@ -228,6 +223,13 @@ def test_a_pod_is_weighed_by_its_spec() -> None:
     assert (needs.demand, needs.module) == (Demand(memory_bytes=MI, defaults=1, cpu_millicores=250), "i")
     bad = Container(name="a", resources={"requests": {"cpu": "much"}})
     assert Needs.of_pod(PodSpec(containers=(bad,))).demand == Demand()
+
+
+def test_a_runner_where_its_port_is_free_is_better_and_one_where_it_is_taken_will_do() -> None:
+    needs = Needs(ports=frozenset({8080}))
+    taken, free = runner("a", ports={8080}), runner("b", 5, ports={80})
+    assert choose([taken, free], needs) == "b"
+    assert choose([taken, runner("b", ports={80, 8080})], needs) == "a"
 
 
 def test_a_pods_port_is_the_one_called_http_or_the_first_of_tcp() -> None:

@@ -324,8 +324,22 @@ def test_the_operators_own_address_is_shown_only_until_a_runners_is_known() -> N
         assert (pod["status"]["hostIP"], pod["status"]["hostIPs"]) == (expected, [{"ip": expected}])
 
 
+SERVER_SPEC = {**SPEC, "containers": [{**SPEC["containers"][0], "ports": [{"containerPort": 8080}]}]}  # type: ignore[dict-item]
+
+
+def test_a_pod_whose_port_had_to_be_another_has_no_address() -> None:
+    pod = new_pod(SERVER_SPEC)
+    for port, expected in ((20_001, None), (8080, "10.0.0.8"), (20_002, None)):
+        serving = RUNNING.model_copy(update={"port": port})
+        body = one_step(pod, Observed(runner="one", host_ip="10.0.0.8", status=workload_status(serving)))
+        apply(pod, body)
+        assert pod["status"].get("podIP") == expected
+        assert (pod["status"].get("podIPs") or None) == (None if expected is None else [{"ip": expected}])
+        assert not differs(pod["status"], body)
+
+
 def test_a_pod_that_serves_has_its_runners_address_and_keeps_it() -> None:
-    pod = new_pod(SPEC)
+    pod = new_pod(SERVER_SPEC)
     serving = RUNNING.model_copy(update={"port": 8080})
     waiting = RUNNING.model_copy(update={"state": Waiting(reason="CrashLoopBackOff"), "ready": False})
     for observed, expected in (

@@ -64,21 +64,22 @@ async def answering(answer: bytes, seen: list[bytes]) -> AsyncIterator[int]:
         (b"HTTP/1.1 200 OK\r\n\r\n", ""),
         (b"HTTP/1.1 204\r\n\r\n", ""),
         (b"HTTP/1.1 301 Moved\r\nLocation: http://elsewhere/\r\n\r\n", ""),
-        (b"HTTP/1.1 404 Not Found\r\n\r\n", "HTTP status 404"),
-        (b"HTTP/1.1 500 Oh\r\n\r\n", "HTTP status 500"),
-        (b"HTTP/1.1 199 Early\r\n\r\n", "HTTP status 199"),
-        (b"hello\r\n", "no HTTP answer"),
-        (b"\r\n", "no HTTP answer"),
-        (b"", "no answer within 1 s"),
+        (b"HTTP/1.1 404 Not Found\r\n\r\n", "HTTP probe failed with statuscode: 404"),
+        (b"HTTP/1.1 500 Oh\r\n\r\n", "HTTP probe failed with statuscode: 500"),
+        (b"HTTP/1.1 199 Early\r\n\r\n", "HTTP probe failed with statuscode: 199"),
+        (b"hello\r\n", 'Get "URL": malformed HTTP response'),
+        (b"\r\n", 'Get "URL": malformed HTTP response'),
+        (b"", 'Get "URL": context deadline exceeded (Client.Timeout exceeded while awaiting headers)'),
     ],
 )
 def test_an_answer_by_http_is_judged_by_its_status(answer: bytes, failure: str) -> None:
     async def scenario() -> None:
         seen: list[bytes] = []
         async with answering(answer, seen) as port:
-            target = Target(address="127.0.0.1", port=lambda: port, serves=lambda: True)
+            target = Target(address="127.0.0.1", port=lambda: port, named=lambda: port, serves=lambda: True)
             headers = (ProbeHeader(name="X-Who", value="me"), ProbeHeader(name="host", value="web.example"))
-            assert await attempt(Probe(port=port, path="/healthz?full=1", headers=headers), target) == failure
+            said = await attempt(Probe(port=port, path="/healthz?full=1", headers=headers), target)
+            assert said == failure.replace("URL", f"http://127.0.0.1:{port}/healthz?full=1")
             lines = seen[0].decode().split("\r\n")
             assert lines[0] == "GET /healthz?full=1 HTTP/1.1"
             assert {"host: web.example", "X-Who: me", "Connection: close"} <= set(lines)
@@ -89,15 +90,19 @@ def test_an_answer_by_http_is_judged_by_its_status(answer: bytes, failure: str) 
 def test_nobody_else_is_asked() -> None:
     async def scenario() -> None:
         for target in (
-            Target(address="127.0.0.1", port=lambda: None, serves=lambda: True),
-            Target(address="127.0.0.1", port=lambda: 1234, serves=lambda: True),
+            Target(address="127.0.0.1", port=lambda: None, named=lambda: None, serves=lambda: True),
+            Target(address="127.0.0.1", port=lambda: 1234, named=lambda: 1234, serves=lambda: True),
         ):
-            assert await attempt(Probe(port=80, path="/"), target) == "connection refused"
-            assert await attempt(Probe(port=80), target) == "connection refused"
-        serving = Target(address="127.0.0.1", port=lambda: 80, serves=lambda: True)
+            refused = "dial tcp 127.0.0.1:80: connect: connection refused"
+            assert await attempt(Probe(port=80, path="/"), target) == f'Get "http://127.0.0.1:80/": {refused}'
+            assert await attempt(Probe(port=80), target) == refused
+        serving = Target(address="127.0.0.1", port=lambda: 80, named=lambda: 80, serves=lambda: True)
         assert await attempt(Probe(port=80), serving) == ""
-        silent = Target(address="127.0.0.1", port=lambda: 80, serves=lambda: False)
-        assert await attempt(Probe(port=80), silent) == "connection refused"
+        moved = Target(address="127.0.0.1", port=lambda: 20_001, named=lambda: 80, serves=lambda: True)
+        answers = [await attempt(Probe(port=port), moved) for port in (80, 20_001, None)]
+        assert answers == ["", "dial tcp 127.0.0.1:20001: connect: connection refused", ""]
+        silent = Target(address="127.0.0.1", port=lambda: 80, named=lambda: 80, serves=lambda: False)
+        assert await attempt(Probe(port=80), silent) == "dial tcp 127.0.0.1:80: connect: connection refused"
 
     run(scenario())
 
@@ -159,7 +164,8 @@ def test_a_container_that_fails_its_startup_or_liveness_probe_runs_again(tmp_pat
             assert guest.killed
             last = status.containers[0].last_terminated
             assert last is not None
-            assert last.message == f"Container main failed {kind} probe, will be restarted: no answer within 1 s"
+            assert last.message.startswith(f"Container main failed {kind} probe, will be restarted: Get ")
+            assert "Client.Timeout exceeded" in last.message
 
     run(scenario())
 
@@ -188,5 +194,22 @@ def test_a_server_that_fails_its_liveness_probe_has_time_to_finish(tmp_path: Pat
         await holds(lambda: guest.drained)
         await holds(lambda: guest.killed)
         await runner.running(restarts=1)
+
+    run(scenario())
+
+
+def test_failures_are_told_when_they_are_new_and_not_each_time(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner, port = serving_runner(tmp_path), free_port()
+        probe = Probe(port=port + 1, period_seconds=1)
+        runner.put(containers=(container(http=HttpServer(port=port), readiness_probe=probe),))
+        await runner.running()
+        status = await runner.when(lambda status: bool(status.containers[0].probe_failures))
+        (failure,) = status.containers[0].probe_failures
+        refused = f"dial tcp 127.0.0.1:{port + 1}: connect: connection refused"
+        assert (failure.probe, failure.message, failure.count) == ("Readiness", refused, 1)
+        probes = runner.life()._probes
+        await holds(lambda: probes is not None and probes._counts["Readiness"] >= 3)
+        assert runner.life().status.probe_failures == (failure,), "in the same words it is not told again at once"
 
     run(scenario())

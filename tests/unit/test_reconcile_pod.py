@@ -15,7 +15,9 @@ from tests.support.told import START, Recorder, end
 from wherry_operator.kube import Kube
 from wherry_operator.objects import ObjectStore
 from wherry_operator.queue import Key
+from wherry_operator.reconcile.moved import MovedPods
 from wherry_operator.reconcile.pod import RETRY_SECONDS, PodReconciler
+from wherry_operator.reconcile.services import Services
 from wherry_operator.references import References
 from wherry_operator.runners.client import Refused, RunnerUnavailable
 from wherry_runner import protocol
@@ -76,6 +78,13 @@ class Scene:
             events=Recorder(kube, self.events),
             node_address="10.0.0.7",
             node_labels={"kubernetes.io/arch": "wasm32-wasi"},
+            moved=MovedPods(
+                services=Services(kube, node_name="wherry", on_change=lambda _: None),
+                pods=self.store,
+                deliveries=self.deliveries,
+                complete=lambda: True,
+                on_change=lambda _: None,
+            ),
         )
 
     def see(self, body: Json) -> None:

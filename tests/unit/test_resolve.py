@@ -604,6 +604,24 @@ def test_how_many_and_how_long_is_no_part_of_the_template(change: Json) -> None:
     assert workloads.resolve(workload(**change), OBJECTS).template_hash == before.template_hash
 
 
+def test_the_probes_of_a_server_ask_its_own_port_with_the_kubelets_defaults() -> None:
+    probes = {
+        "startupProbe": {"tcpSocket": {}, "failureThreshold": 30, "terminationGracePeriodSeconds": 5},
+        "livenessProbe": {"httpGet": {}, "periodSeconds": 5},
+        "readinessProbe": {
+            "httpGet": {"path": "ready", "httpHeaders": [{"name": "A", "value": "b"}]},
+            "successThreshold": 2,
+        },
+    }
+    (container,) = workloads.resolve(workload(http={}, **probes), OBJECTS).workload.containers
+    assert container.startup_probe == protocol.Probe(failure_threshold=30, grace_seconds=5)
+    assert container.liveness_probe == protocol.Probe(path="/", period_seconds=5)
+    headers = (protocol.ProbeHeader(name="A", value="b"),)
+    assert container.readiness_probe == protocol.Probe(path="/ready", headers=headers, success_threshold=2)
+    with pytest.raises(ResolveError, match=r"spec\.livenessProbe: a probe's path"):
+        workloads.resolve(workload(http={}, livenessProbe={"httpGet": {"path": "/a b"}}), OBJECTS)
+
+
 def test_which_service_leads_there_is_no_part_of_what_is_run_either() -> None:
     before = workloads.resolve(workload(http={"maxRequests": 5}), OBJECTS)
     after = workloads.resolve(workload(http={"maxRequests": 5, "port": 81, "service": {"name": "a"}}), OBJECTS)

@@ -149,7 +149,7 @@ def test_working_directory_and_input_are_passed_on() -> None:
 def test_a_containers_port_is_where_it_serves() -> None:
     assert resolve(pod()).containers[0].http is None
     ports = [{"name": "metrics", "containerPort": 9090}, {"name": "http", "containerPort": 8080}]
-    assert resolve(pod({"ports": ports})).containers[0].http == protocol.HttpServer(port=8080)
+    assert resolve(pod({"ports": ports})).containers[0].http == protocol.HttpServer(port=8080, movable=True)
 
 
 @pytest.mark.parametrize(

@@ -120,6 +120,22 @@ def test_a_port_that_is_taken_is_waited_for(tmp_path: Path) -> None:
     run(scenario())
 
 
+def test_where_a_port_is_taken_another_will_do_for_one_that_may_move(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = serving_runner(tmp_path)
+        wanted = free_port()
+        spec = (container(http=HttpServer(port=wanted, movable=True)),)
+        runner.put(containers=spec)
+        assert port_of(await runner.running()) == wanted
+        runner.put(id="w2", containers=spec)
+        moved = port_of(await runner.running(id="w2"))
+        assert 20_000 <= moved <= 29_999
+        assert moved != wanted
+        assert await is_open(moved)
+
+    run(scenario())
+
+
 def test_another_port_is_that_of_the_next_run(tmp_path: Path) -> None:
     async def scenario() -> None:
         runner = serving_runner(tmp_path)

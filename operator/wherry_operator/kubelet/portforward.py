@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 from collections import defaultdict
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
@@ -40,17 +40,20 @@ class NoPort(Exception):
     """The Pod does not have this port; the text goes to the client."""
 
 
-async def connect(pod: Object, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Connect to a port that the Pod serves. Raises NoPort, OSError."""
-    name, address = pod["metadata"]["name"], (pod.get("status") or {}).get("podIP")
+async def connect(
+    pod: Object, port: int, *, address: str, ports: Mapping[int, int]
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Connect to a port that the Pod names. `address`: its runner's; `ports`: where those that it serves are there. Raises
+    NoPort, OSError."""
+    name = pod["metadata"]["name"]
     named = {each["containerPort"] for container in pod["spec"]["containers"] for each in container.get("ports") or ()}
     if port not in named:
         has = f"it has {', '.join(map(str, sorted(named)))}" if named else "no container of it names one"
         raise NoPort(f"pod {name} has no port {port}: {has}")
-    if not address:
-        raise NoPort(f"pod {name} serves nothing: it has no IP")
+    if not address or port not in ports:
+        raise NoPort(f"pod {name} does not serve on port {port} now")
     async with asyncio.timeout(CONNECT_SECONDS):
-        return await asyncio.open_connection(address, port)
+        return await asyncio.open_connection(address, ports[port])
 
 
 async def serve(request: web.Request, pod: Object, to: Connect) -> web.StreamResponse:

@@ -7,9 +7,10 @@ they are about; the rest is refused with a sentence that says why.
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import logging
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Protocol
 
 from aiohttp import web
@@ -54,6 +55,10 @@ class PodLookup(Protocol):
 
     def placement(self, uid: str) -> RunnerClient | None:
         """The runner that a Pod is on; None if it is on none."""
+        ...
+
+    def address(self, pod: Object) -> tuple[str, Mapping[int, int]]:
+        """Where a Pod is reached, empty if nowhere, and where the ports are there that it names."""
         ...
 
 
@@ -184,9 +189,13 @@ class KubeletServer:
         if pod is None:
             return _status(404, f'pod "{request.match_info["pod"]}" does not exist')
         try:
-            return await portforward.serve(request, pod, functools.partial(portforward.connect, pod))
+            return await portforward.serve(request, pod, functools.partial(self._connect, pod))
         except portforward.BadRequest as error:
             return _status(400, str(error))
+
+    async def _connect(self, pod: Object, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        address, ports = self._lookup.address(pod)
+        return await portforward.connect(pod, port, address=address, ports=ports)
 
     async def _attach(self, request: web.Request) -> web.StreamResponse:
         name, container = request.match_info["pod"], request.match_info["container"]

@@ -20,6 +20,7 @@ from wherry_operator.models import Object, PodSpec
 from wherry_operator.objects import ObjectStore
 from wherry_operator.placement import Needs, NoRunner
 from wherry_operator.queue import Key
+from wherry_operator.reconcile.moved import MovedPods
 from wherry_operator.reconcile.tokens import ServiceAccountTokens
 from wherry_operator.references import References
 from wherry_operator.resolve import pod as resolving
@@ -29,10 +30,12 @@ from wherry_operator.resolve.objects import ResolveError, Unsupported
 from wherry_operator.resolve.revision import Resolved
 from wherry_operator.runners.client import Refused, RunnerClient, RunnerError
 from wherry_operator.runners.delivery import Deliveries, Place
+from wherry_operator.services.pods import Serving
 from wherry_operator.status import containers, happenings
 from wherry_operator.status import pod as pod_status
 from wherry_operator.status.happenings import Happening
 from wherry_operator.status.pod import Observed, Problem
+from wherry_operator.status.unhealthy import Unhealthy
 from wherry_runner.protocol import ContainerStatus, Owner, Phase, Running, WorkloadStatus
 
 log = logging.getLogger(__name__)
@@ -56,6 +59,7 @@ class PodReconciler:
         events: EventRecorder,
         node_address: str,
         node_labels: Mapping[str, str],
+        moved: MovedPods,
         tokens: ServiceAccountTokens | None = None,
     ) -> None:
         """`node_labels`: those that the node has at least; an administrator may have given it more.
@@ -68,6 +72,8 @@ class PodReconciler:
         self._node_address = node_address
         self._node_labels = node_labels
         self._tokens = tokens
+        self._moved = moved
+        self._unhealthy = Unhealthy()
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
         self._stopping: dict[str, int] = {}
         """The grace period with which a runner was told to stop a Pod."""
@@ -89,6 +95,13 @@ class PodReconciler:
         place = self._deliveries.locate(uid)
         return self._deliveries.client(place.runner) if place is not None else None
 
+    def address(self, pod: Object) -> tuple[str, Mapping[int, int]]:
+        """Where a Pod is reached: its runner's address, empty if there is none, and its port there by the one that it names."""
+        place = self._deliveries.locate(pod["metadata"]["uid"])
+        if place is None or place.status is None or not place.reachable:
+            return "", {}
+        return self._host_ip(place), Serving.of(pod, place.status).ports
+
     # --- reconciling --------------------------------------------------------------------------------------------------
 
     def gone(self, key: Key, uid: str) -> None:
@@ -96,6 +109,8 @@ class PodReconciler:
         self._gone[key].add(uid)
         self._stopping.pop(uid, None)
         self._confirmed.discard(uid)
+        self._moved.gone(key.namespace, uid)
+        self._unhealthy.gone(uid)
         self._references.use(key, key.namespace, ())
 
     async def reconcile(self, key: Key) -> float | None:
@@ -189,6 +204,8 @@ class PodReconciler:
                     problem = Problem(reason="CreateContainerError", message=message)
                     await self._write(pod, self._observed(place, problem=problem))
                 return RETRY_SECONDS
+        for happening in self._unhealthy.news(uid, (status,)):
+            self._events.record({**pod, "apiVersion": "v1", "kind": KIND}, happening)
         observed = self._observed(place, status)
         if pod_status.may_wait(pod, observed, now=datetime.now(UTC)):
             return pod_status.BEGUN_WITHIN.total_seconds()
@@ -226,6 +243,7 @@ class PodReconciler:
         """A Pod that is being deleted: stop it, show its end, then confirm the deletion."""
         metadata = pod["metadata"]
         uid = metadata["uid"]
+        self._moved.noted(pod)
         last_runner = pod_status.runner_of(pod.get("status") or {})
         # The API server waits for nobody where the grace is 0, as of a Pod that has ended: it is gone, or some finalizer's.
         at_once = metadata.get("deletionGracePeriodSeconds") == 0 and pod_status.is_terminal(pod)
@@ -314,7 +332,15 @@ class PodReconciler:
 
     async def _write(self, pod: Object, observed: Observed) -> Object:
         """Bring the Pod's live status to what is observed; the object as the last write left it."""
-        return await self._write_steps(pod, pod_status.steps(pod, observed, now=datetime.now(UTC)))
+        written = await self._write_steps(pod, pod_status.steps(pod, observed, now=datetime.now(UTC)))
+        if self._moved.noted(written):
+            _, ports = self.address(written)
+            others = ", ".join(
+                f"{named} is taken: it serves on {port}" for named, port in ports.items() if named != port
+            )
+            message = f"on runner {observed.runner} port {others}, and has no podIP; Services lead there all the same"
+            self._record(written, happenings.NORMAL, "PortTaken", message)
+        return written
 
     async def _write_steps(self, pod: Object, steps: list[Object]) -> Object:
         for desired in steps:

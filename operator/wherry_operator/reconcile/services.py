@@ -53,7 +53,7 @@ class Services:
     """All Services of the cluster, and the EndpointSlices that this installation keeps."""
 
     def __init__(self, kube: Kube, *, node_name: str, on_change: Callable[[Key], None]) -> None:
-        """`on_change`: an object is to be looked at, since something of its Service has changed."""
+        """`on_change`: a Service, or the WasmWorkload whose own it is, is to be looked at, since something has changed."""
         self._kube = kube
         self._node_name = node_name
         self._managed_by = slices.managed_by(node_name)
@@ -75,6 +75,9 @@ class Services:
         self._led: defaultdict[str, set[str]] = defaultdict(set)
         """The slices of a Service; and the other way round:"""
         self._leads: dict[str, str] = {}
+        self._within: defaultdict[str, set[str]] = defaultdict(set)
+        """The Services of a namespace; and the other way round:"""
+        self._namespaces: dict[str, str] = {}
         self._users: dict[str, Key] = {}
         """The WasmWorkload that has a Service of this name, or would like to."""
         self._used: dict[Key, str] = {}
@@ -111,6 +114,18 @@ class Services:
     def gone(self, key: Key) -> None:
         """The object has no Service any more, or exists no more: then its Service goes with it, by garbage collection."""
         self._use(key, "")
+
+    def get(self, namespace: str, name: str) -> Service | None:
+        """A Service."""
+        return self._services.items.get(f"{namespace}/{name}")
+
+    def within(self, namespace: str) -> list[Service]:
+        """All Services of a namespace."""
+        return [self._services.items[path] for path in sorted(self._within.get(namespace, ()))]
+
+    def led(self, service: Service) -> bool:
+        """Whether slices of ours lead it anywhere."""
+        return f"{service.namespace}/{service.name}" in self._led
 
     # --- bringing about -----------------------------------------------------------------------------------------------
 
@@ -226,13 +241,16 @@ class Services:
         self._tell(before | {self._leads[path] for path in paths & self._leads.keys()})
 
     def _tell(self, service_paths: set[str]) -> None:
-        for path in service_paths & self._users.keys():
-            self._on_change(self._users[path])
+        for path in service_paths:
+            if (user := self._users.get(path)) is not None:
+                self._on_change(user)
+            self._on_change(Key("Service", *path.split("/", 1)))
 
     def _index_services(self, paths: Iterable[str]) -> None:
         for path in paths:
             found = self._services.items.get(path)
             _move(path, found.owner_uid if found else "", self._owners, self._owned)
+            _move(path, found.namespace if found else "", self._namespaces, self._within)
 
     def _index_slices(self, paths: Iterable[str]) -> None:
         for path in paths:

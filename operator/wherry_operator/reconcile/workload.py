@@ -31,6 +31,7 @@ from wherry_operator.status import happenings
 from wherry_operator.status import workload as workload_status
 from wherry_operator.status.happenings import Happening
 from wherry_operator.status.pod import differs
+from wherry_operator.status.unhealthy import Unhealthy
 from wherry_operator.status.workload import Exposure, Observed, Seen
 
 log = logging.getLogger(__name__)
@@ -71,6 +72,7 @@ class WorkloadReconciler:
         self._revisions = revisions
         self._clock = clock or Clock()
         self._exposing = Exposing(services, deliveries, seconds=unpublish_seconds, clock=self._clock)
+        self._unhealthy = Unhealthy()
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
         self._looked: dict[str, float] = {}
         """When an object of many instances was looked at last, by its UID."""
@@ -83,6 +85,7 @@ class WorkloadReconciler:
         self._references.use(key, key.namespace, ())
         self._revisions.gone(uid)
         self._exposing.gone(key, uid)
+        self._unhealthy.gone(uid)
         self._looked.pop(uid, None)
         self._silent_since.pop(uid, None)
 
@@ -176,6 +179,7 @@ class _Round:
     async def run(self) -> float | None:
         """Returns after how many seconds to look again. Raises RunnerError after all else was done and written."""
         strangers, seen = self._instances.observe()
+        self._tell_unhealthy(seen)
         plan = self._decide(seen)
         if plan.expired:
             return await self._expire()
@@ -215,6 +219,12 @@ class _Round:
         if written is not self._workload:
             self._look_ahead(written, plan, seen)
         return self._instances.soonest.seconds
+
+    def _tell_unhealthy(self, seen: Mapping[Slot, Seen]) -> None:
+        statuses = (seen[slot].status for slot in sorted(seen))
+        uid = self._workload["metadata"]["uid"]
+        for happening in self._reconciler._unhealthy.news(uid, (each for each in statuses if each is not None)):
+            self._reconciler._record(self._workload, happening)
 
     async def _expose(self, seen: Mapping[Slot, Seen], going: Set[Slot]) -> Exposure | None:
         """Have the object's Service lead to what serves; what is said of that. Raises Unavailable."""

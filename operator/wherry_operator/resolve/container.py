@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
-from wherry_operator.models import Container, Probe, VolumeMount
+from wherry_operator.models import Container, Probe, VolumeMount, WorkloadProbe
 from wherry_operator.resolve import environment, quantity
 from wherry_operator.resolve.downward import Downward
 from wherry_operator.resolve.objects import Objects, ResolveError
@@ -65,12 +65,12 @@ def _fields(spec: Container, namespace: str, objects: Objects, downward: Downwar
         "stdin": bool(spec.stdin),
         "stdin_once": bool(spec.stdin_once),
         **{kind: _probe(getattr(spec, kind), spec) for kind in ("startup_probe", "liveness_probe", "readiness_probe")},
-        "http": None if (port := serving_port(spec)) is None else protocol.HttpServer(port=port),
+        "http": None if (port := serving_port(spec)) is None else protocol.HttpServer(port=port, movable=True),
     }
 
 
 def _probe(probe: Probe | None, spec: Container) -> protocol.Probe | None:
-    """A probe, with the kubelet's defaults (pkg/apis/core/v1/defaults.go). Raises ResolveError."""
+    """A probe of a Pod's container. Raises ResolveError."""
     if probe is None:
         return None
     asked = probe.http_get or probe.tcp_socket
@@ -82,6 +82,11 @@ def _probe(probe: Probe | None, spec: Container) -> protocol.Probe | None:
         if found is None:
             raise ResolveError(f'containers: {spec.name}: a probe names the port "{port}", and no port has that name')
         port = found
+    return wire_probe(probe, port=port, where=f"containers: {spec.name}: ")
+
+
+def wire_probe(probe: Probe | WorkloadProbe, *, port: int | None, where: str) -> protocol.Probe:
+    """A probe, with the kubelet's defaults (pkg/apis/core/v1/defaults.go). Raises ResolveError."""
     path = None
     if probe.http_get is not None:
         given = probe.http_get.path or "/"
@@ -97,14 +102,14 @@ def _probe(probe: Probe | None, spec: Container) -> protocol.Probe | None:
             initial_delay_seconds=probe.initial_delay_seconds or 0,
             period_seconds=probe.period_seconds or 10,
             timeout_seconds=probe.timeout_seconds or 1,
-            success_threshold=probe.success_threshold or 1,
+            success_threshold=getattr(probe, "success_threshold", None) or 1,
             failure_threshold=probe.failure_threshold or 3,
-            grace_seconds=probe.termination_grace_period_seconds,
+            grace_seconds=getattr(probe, "termination_grace_period_seconds", None),
         )
     except ValidationError as error:
         (first, *_) = error.errors(include_input=False, include_url=False)
-        where = ".".join(map(str, first["loc"]))
-        raise ResolveError(f"containers: {spec.name}: a probe's {where}: {first['msg']}") from None
+        field = ".".join(map(str, first["loc"]))
+        raise ResolveError(f"{where}a probe's {field}: {first['msg']}") from None
 
 
 def serving_port(spec: Container) -> int | None:

@@ -8,9 +8,16 @@ import re
 from dataclasses import dataclass
 from datetime import datetime
 
-from wherry_operator.models import ModuleSource, Object, ResourceSelector, WasmWorkloadSpec, WorkloadResources
+from wherry_operator.models import (
+    ModuleSource,
+    Object,
+    ResourceSelector,
+    WasmWorkloadSpec,
+    WorkloadProbe,
+    WorkloadResources,
+)
 from wherry_operator.resolve import environment, files, pull_secrets, quantity, revision
-from wherry_operator.resolve.container import variables
+from wherry_operator.resolve.container import variables, wire_probe
 from wherry_operator.resolve.downward import Downward, Host, field_error, pod_field
 from wherry_operator.resolve.objects import Kind, Missing, Objects, Reference, ResolveError
 from wherry_operator.resolve.pod import ARGV0_ANNOTATION
@@ -143,6 +150,9 @@ def resolve(
         ),
         resources=_resources(spec),
         http=_http(spec),
+        startup_probe=_probe(spec.startup_probe, "startupProbe"),
+        liveness_probe=_probe(spec.liveness_probe, "livenessProbe"),
+        readiness_probe=_probe(spec.readiness_probe, "readinessProbe"),
     )
     secrets = pull_secrets.read((secret.name for secret in spec.image_pull_secrets or ()), objects)
     resolved = protocol.Workload(
@@ -176,6 +186,11 @@ def _http(spec: WasmWorkloadSpec) -> protocol.HttpServer | None:
         request_seconds=spec.http.request_timeout_seconds,
         idle_seconds=spec.http.idle.after_seconds if spec.http.idle else None,
     )
+
+
+def _probe(probe: WorkloadProbe | None, name: str) -> protocol.Probe | None:
+    """One of its own port, whichever that is. Raises ResolveError."""
+    return None if probe is None else wire_probe(probe, port=None, where=f"spec.{name}: ")
 
 
 def _resources(spec: WasmWorkloadSpec) -> protocol.Resources:

@@ -11,6 +11,7 @@ from wherry_operator.admission import Rejection
 from wherry_operator.models import Object
 from wherry_operator.resolve import resize as resizing
 from wherry_operator.resolve.resize import Resize
+from wherry_operator.services.pods import Serving
 from wherry_operator.status import containers
 from wherry_operator.status.containers import Json, rfc3339
 from wherry_operator.status.phase import FAILED, SUCCEEDED, initialized, is_sidecar, pod_phase
@@ -195,20 +196,25 @@ def _status(pod: Object, live: Json, observed: Observed, now: datetime) -> Json:
     if host_ip:
         body["hostIP"] = host_ip
         body["hostIPs"] = [{"ip": host_ip}]
-    if pod_ip := _pod_ip(live, observed):
+    if pod_ip := _pod_ip(pod, live, observed):
         body["podIP"] = pod_ip
         body["podIPs"] = [{"ip": pod_ip}]
+    elif live.get("podIP"):
+        body |= {"podIP": None, "podIPs": []}
     return body
 
 
-def _pod_ip(live: Json, observed: Observed) -> str:
+def _pod_ip(pod: Object, live: Json, observed: Observed) -> str:
     """Of a Pod that serves: its runner's address, where the port is that its container names. It keeps it while it stays
-    there, whether it serves at this moment or not; a Pod that serves nothing has none, and so is in no Service's way."""
+    there, whether it serves at this moment or not; a Pod that serves nothing has none, and so is in no Service's way, nor has
+    one whose port had to be another (`services/pods.py`)."""
     had = str(live.get("podIP") or "")
     if observed.status is None or not observed.runner:
         return had
-    serves = any(each.port is not None for each in (*observed.status.init_containers, *observed.status.containers))
-    return observed.host_ip if serves else had
+    serving = Serving.of(pod, observed.status)
+    if not serving.ports:
+        return had
+    return "" if serving.moved else observed.host_ip
 
 
 def _of_resize(pod: Object, desired: Json, resize: Resize, deferred: str, now: datetime) -> list[Json]:

@@ -195,6 +195,7 @@ class ContainerLife:
             started=self._started,
             port=self._listener.port if self._listener is not None else None,
             idle=self._idle and self._run is None,
+            probe_failures=tuple(self._probes.failures.values()) if self._probes is not None else (),
             image=self._image,
             module_digest=self._digest,
             image_digest=self._image_digest,
@@ -443,6 +444,7 @@ class ContainerLife:
             target = Target(
                 address=self._around.room.listeners.address,
                 port=lambda: self._listener.port if self._listener is not None else None,
+                named=lambda: self._listener.wanted if self._listener is not None else None,
                 serves=lambda: self._serves,
             )
 
@@ -493,7 +495,7 @@ class ContainerLife:
         if self._listener is not None and self._listener.wanted != spec.http.port:
             self._close_port()
         if self._listener is None:
-            self._listener = self._around.room.listeners.open(spec.http.port)
+            self._listener = self._around.room.listeners.open(spec.http.port, movable=spec.http.movable)
 
     def _close_port(self) -> None:
         if self._listener is not None:

@@ -38,7 +38,7 @@ class Listener:
     """An open port. Connections wait in it until a process takes them."""
 
     def __init__(self, opened: socket.socket, *, wanted: int | None) -> None:
-        """`wanted`: the port that was asked for; None: any of the range."""
+        """`wanted`: the port that was asked for, which need not be the one that it is; None: any of the range."""
         self._socket = opened
         self.wanted = wanted
         self.port: int = opened.getsockname()[1]
@@ -66,16 +66,18 @@ class Listeners:
         """Where ports are opened."""
         return self._address
 
-    def open(self, wanted: int | None) -> Listener:
-        """Open a port: the one that is wanted, or any free one of the range. Raises PortError."""
+    def open(self, wanted: int | None, *, movable: bool = False) -> Listener:
+        """Open a port: the one that is wanted, or any free one of the range. `movable`: where the one that is wanted is taken,
+        another will do. Raises PortError."""
         if wanted is not None:
             try:
                 return Listener(self._bound(wanted), wanted=wanted)
             except OSError as error:
-                raise PortError(_why_not(wanted, error)) from error
+                if not movable or error.errno != errno.EADDRINUSE:
+                    raise PortError(_why_not(wanted, error)) from error
         for port in self._in_turn():
             try:
-                listener = Listener(self._bound(port), wanted=None)
+                listener = Listener(self._bound(port), wanted=wanted)
             except OSError as error:
                 if error.errno in (errno.EADDRINUSE, errno.EACCES):
                     continue

@@ -7,15 +7,21 @@ port is ours, and whether somebody takes connections from it is known (a held so
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Literal
 
 from wherry_runner import protocol
 
 MAX_HEAD_BYTES = 64 << 10
 """Of an answer to a probe: its first line is all that is read of it."""
 
-NOBODY = "connection refused"
+TELL_SECONDS = 60.0
+"""A probe that fails on and on in the same words is told of no more often."""
+
+
+Kind = Literal["Startup", "Liveness", "Readiness"]
 
 
 @dataclass(kw_only=True)
@@ -42,6 +48,8 @@ class Target:
     address: str
     port: Callable[[], int | None]
     """Where it is reached now; None: nowhere."""
+    named: Callable[[], int | None]
+    """The port that its spec names for it."""
     serves: Callable[[], bool]
     """Whether it takes connections."""
 
@@ -57,6 +65,10 @@ class Probes:
     """It is to be run anew: a sentence, and the seconds that it has to end (None: its workload's grace period)."""
     started: bool = field(init=False)
     ready: bool = field(init=False)
+    failures: dict[Kind, protocol.ProbeFailure] = field(default_factory=dict, init=False)
+    """What is told of those that have failed."""
+    _counts: Counter[Kind] = field(default_factory=Counter, init=False)
+    _told: dict[Kind, float] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
         self.started = self.spec.startup_probe is None
@@ -66,16 +78,18 @@ class Probes:
         """Ask until cancelled; first the startup probe alone."""
         begun = asyncio.get_running_loop().time()
         if (startup := self.spec.startup_probe) is not None:
-            await self._ask(startup, begun, self._on_startup)
+            await self._ask("Startup", startup, begun, self._on_startup)
             if not self.started:
                 return
         async with asyncio.TaskGroup() as both:
             if (liveness := self.spec.liveness_probe) is not None:
-                both.create_task(self._ask(liveness, begun, self._on_liveness))
+                both.create_task(self._ask("Liveness", liveness, begun, self._on_liveness))
             if (readiness := self.spec.readiness_probe) is not None:
-                both.create_task(self._ask(readiness, begun, self._on_readiness))
+                both.create_task(self._ask("Readiness", readiness, begun, self._on_readiness))
 
-    async def _ask(self, probe: protocol.Probe, begun: float, on_result: Callable[[bool, str], bool]) -> None:
+    async def _ask(
+        self, kind: Kind, probe: protocol.Probe, begun: float, on_result: Callable[[bool, str], bool]
+    ) -> None:
         """Ask once in a period, until a result ends it."""
         loop = asyncio.get_running_loop()
         count = Count(success_threshold=probe.success_threshold, failure_threshold=probe.failure_threshold)
@@ -83,10 +97,20 @@ class Probes:
         while True:
             next_at = loop.time() + probe.period_seconds
             failure = await attempt(probe, self.target)
+            if failure:
+                self._note(kind, failure)
             meaning = count.note(not failure)
             if meaning is not None and on_result(meaning, failure):
                 return
             await asyncio.sleep(next_at - loop.time())
+
+    def _note(self, kind: Kind, message: str) -> None:
+        self._counts[kind] += 1
+        told, now = self.failures.get(kind), asyncio.get_running_loop().time()
+        if told is None or told.message != message or now - self._told[kind] >= TELL_SECONDS:
+            self._told[kind] = now
+            self.failures[kind] = protocol.ProbeFailure(probe=kind, message=message, count=self._counts[kind])
+            self.on_change()
 
     def _on_startup(self, succeeded: bool, failure: str) -> bool:
         if succeeded:
@@ -114,46 +138,53 @@ class Probes:
 
 
 async def attempt(probe: protocol.Probe, target: Target) -> str:
-    """Ask once. Why that failed; empty: it did not."""
+    """Ask once. Why that failed, as a kubelet says it (k8s.io/kubernetes/pkg/probe); empty: it did not."""
     port = target.port()
-    if port is None or port != probe.port:
-        return NOBODY
+    if probe.port not in (None, target.named()):
+        port = None  # another one than its own: nobody is there
+    host = _host(target.address, port or probe.port or 0)
+    refused = f"dial tcp {host}: connect: connection refused"
     if probe.path is None:
-        return "" if target.serves() else NOBODY
-    return await _in_time(_get(probe, target.address, port), probe.timeout_seconds)
-
-
-async def _in_time(what: Awaitable[str], seconds: float) -> str:
+        return "" if port is not None and target.serves() else refused
+    asked = f'Get "http://{host}{probe.path}"'
+    if port is None:
+        return f"{asked}: {refused}"
     try:
-        async with asyncio.timeout(seconds):
-            return await what
+        async with asyncio.timeout(probe.timeout_seconds):
+            return await _get(probe, target.address, port)
     except TimeoutError:
-        return f"no answer within {seconds:g} s"
+        return f"{asked}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
+    except ConnectionRefusedError:
+        return f"{asked}: {refused}"
+    except (OSError, ValueError) as error:
+        return f"{asked}: {error}"
 
 
 async def _get(probe: protocol.Probe, address: str, port: int) -> str:
-    """Ask by HTTP: what is neither a success nor a redirection is a failure."""
-    try:
-        reader, writer = await asyncio.open_connection(address, port, limit=MAX_HEAD_BYTES)
-    except OSError as error:
-        return error.strerror or NOBODY
+    """Ask by HTTP: what is neither a success nor a redirection is a failure. Raises OSError, ValueError."""
+    reader, writer = await asyncio.open_connection(address, port, limit=MAX_HEAD_BYTES)
     try:
         writer.write(_request(probe, address, port))
         words = (await reader.readline()).split(maxsplit=2)
-    except (OSError, ValueError) as error:
-        return str(error)
     finally:
         # At once: who does not read must not keep it.
         writer.transport.abort()
     if len(words) < 2 or not words[0].startswith(b"HTTP/") or not words[1].isdigit():
-        return "no HTTP answer"
+        raise ValueError("malformed HTTP response")
     status = int(words[1])
-    return "" if 200 <= status < 400 else f"HTTP status {status}"
+    return "" if 200 <= status < 400 else f"HTTP probe failed with statuscode: {status}"
+
+
+def _host(address: str, port: int) -> str:
+    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
 
 
 def _request(probe: protocol.Probe, address: str, port: int) -> bytes:
-    host = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-    headers = {"host": ("Host", host), "user-agent": ("User-Agent", "kube-probe/wherry"), "accept": ("Accept", "*/*")}
+    headers = {
+        "host": ("Host", _host(address, port)),
+        "user-agent": ("User-Agent", "kube-probe/wherry"),
+        "accept": ("Accept", "*/*"),
+    }
     for each in probe.headers:
         headers[each.name.lower()] = (each.name, each.value)
     lines = [
