@@ -360,6 +360,13 @@ class WorkloadHttp(Model):
     request_timeout_seconds: int | None = None
 
 
+class WorkloadNetwork(Model):
+    """What a WasmWorkload may reach."""
+
+    allowed_hosts: tuple[str, ...] | None = None
+    allow_dns: Annotated[bool | None, Field(alias="allowDNS")] = None
+
+
 class WorkloadEnvVarSource(Model):
     """Where a variable of a WasmWorkload comes from."""
 
@@ -436,3 +443,4 @@ class WasmWorkloadSpec(Model):
     volumes: tuple[WorkloadVolume, ...] | None = None
     volume_mounts: tuple[WorkloadVolumeMount, ...] | None = None
     http: WorkloadHttp | None = None
+    network: WorkloadNetwork | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from wherry_operator.models import ModuleSource, Object, ResourceSelector, WasmWorkloadSpec, WorkloadResources
-from wherry_operator.resolve import environment, files, pull_secrets, quantity, revision
+from wherry_operator.resolve import environment, files, network, pull_secrets, quantity, revision
 from wherry_operator.resolve.container import variables
 from wherry_operator.resolve.downward import Downward, Host, field_error, pod_field
 from wherry_operator.resolve.objects import Kind, Missing, Objects, Reference, ResolveError
@@ -135,6 +135,7 @@ def resolve(
         ),
         resources=_resources(spec),
         http=_http(spec),
+        network=network.of_workload(spec.network),
     )
     secrets = pull_secrets.read((secret.name for secret in spec.image_pull_secrets or ()), objects)
     resolved = protocol.Workload(

@@ -405,6 +405,7 @@ class ContainerLife:
         self._why = ""
         if end.http is not None:
             self._around.room.metrics.served(end.http)
+        self._around.room.metrics.network_refused(end.refused)
         return await self._ended(end, started_at=guest.started_at)
 
     def _accompany(self, guest: Guest) -> list[asyncio.Task[None]]:
