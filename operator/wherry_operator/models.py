@@ -420,6 +420,13 @@ class WorkloadHttp(Model):
     idle: WorkloadIdle | None = None
 
 
+class WorkloadNetwork(Model):
+    """What a WasmWorkload may reach."""
+
+    allowed_hosts: tuple[str, ...] | None = None
+    allow_dns: Annotated[bool | None, Field(alias="allowDNS")] = None
+
+
 class WorkloadEnvVarSource(Model):
     """Where a variable of a WasmWorkload comes from."""
 
@@ -499,3 +506,4 @@ class WasmWorkloadSpec(Model):
     startup_probe: WorkloadLivenessProbe | None = None
     liveness_probe: WorkloadLivenessProbe | None = None
     readiness_probe: WorkloadReadinessProbe | None = None
+    network: WorkloadNetwork | None = None

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from wherry_runner import metrics, protocol
+from wherry_runner import metrics, network_counts, protocol
 from wherry_runner.execution import confinement, orphans, process
 from wherry_runner.execution.engine import Engine, EngineError
 from wherry_runner.execution.native import NativeEngine
@@ -140,6 +140,7 @@ async def run(settings: Settings) -> None:
                 defaults=settings.defaults,
                 listeners=Listeners(settings.guest_listen, settings.guest_ports),
                 http=settings.http,
+                network=settings.network,
                 metrics=counts,
             ),
             journals=Journals(state / "journal"),
@@ -172,6 +173,7 @@ async def run(settings: Settings) -> None:
                 cpu_offered_millicores=settings.cpu_millicores,
                 cpu_requested_millicores=admitted.requested_millicores,
                 http=_http_counts(supervisor),
+                network_refused=_network_refused(supervisor),
             )
         )
         memory_watch = MemoryWatch(
@@ -274,6 +276,11 @@ def _running(supervisor: Supervisor) -> list[RunningContainer]:
 def _http_counts(supervisor: Supervisor) -> HttpCounts:
     counted = (each.guest.http_counts() for each in supervisor.running_guests())
     return sum((counts for counts in counted if counts is not None), HttpCounts())
+
+
+def _network_refused(supervisor: Supervisor) -> network_counts.NetworkCounts:
+    counted = (each.guest.network_counts() for each in supervisor.running_guests())
+    return functools.reduce(network_counts.add, counted, network_counts.NONE)
 
 
 def _watched(supervisor: Supervisor) -> list[Watched]:

@@ -1,7 +1,8 @@
 """What a server counts: a page of memory that its process writes and the supervisor reads whenever it likes.
 
 So a count costs the server an addition and the supervisor nothing. The layout is `Counts` in
-`runner/executor/src/http/counts.rs`; the numbers are the guest's process's own, and no others are made of them.
+`runner/executor/src/http/counts.rs`, at the page's beginning; the numbers are the guest's process's own, and no others are
+made of them.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ class HttpCounts:
 
 def make_page() -> int:
     """A page of zeros, whose size nobody can change; the caller closes it. Raises OSError."""
-    descriptor = os.memfd_create("http-counts", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+    descriptor = os.memfd_create("counts", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
     try:
         os.truncate(descriptor, PAGE_BYTES)
         fcntl.fcntl(descriptor, fcntl.F_ADD_SEALS, _SEALS)

@@ -17,6 +17,7 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 from prometheus_client.registry import Collector
 
 from wherry_runner.http_counts import BUCKETS_SECONDS, CLASSES, HttpCounts
+from wherry_runner.network_counts import NONE, REFUSALS, NetworkCounts, add
 from wherry_runner.protocol import Phase, RefusalReason
 
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -64,6 +65,8 @@ class State:
     cpu_requested_millicores: int = 0
     http: HttpCounts = field(default_factory=HttpCounts)
     """Of all servers that run."""
+    network_refused: NetworkCounts = NONE
+    """To all guests that run."""
 
 
 class Metrics:
@@ -88,6 +91,8 @@ class Metrics:
         self._memory_kills = self._counter("memory_kills", "Containers killed because the runner's memory ran out.")
         self._http_over = HttpCounts()
         """Of all servers that have ended."""
+        self._network_refused = NONE
+        """To all guests that have ended."""
         self._watch_readers = Gauge(
             "wherry_runner_watch_readers", "Operators that follow the watch.", registry=self._registry
         )
@@ -121,6 +126,10 @@ class Metrics:
         """A server has ended that counted this."""
         self._http_over += counts
 
+    def network_refused(self, counts: NetworkCounts) -> None:
+        """A guest has ended to which the network refused this."""
+        self._network_refused = add(self._network_refused, counts)
+
     def restarted(self) -> None:
         """A container runs again."""
         self._restarts.inc()
@@ -139,7 +148,7 @@ class Metrics:
 
     def follow(self, state: Callable[[], State]) -> None:
         """Ask for the rest when Prometheus does. Called once; `state` must be quick: it runs on the event loop."""
-        self._registry.register(_StateCollector(state, lambda: self._http_over))
+        self._registry.register(_StateCollector(state, lambda: self._http_over, lambda: self._network_refused))
 
     def text(self) -> bytes:
         """All of it, in Prometheus' text format (`CONTENT_TYPE`)."""
@@ -153,9 +162,15 @@ class Metrics:
 
 
 class _StateCollector(Collector):
-    def __init__(self, state: Callable[[], State], http_over: Callable[[], HttpCounts]) -> None:
+    def __init__(
+        self,
+        state: Callable[[], State],
+        http_over: Callable[[], HttpCounts],
+        network_refused: Callable[[], NetworkCounts],
+    ) -> None:
         self._state = state
         self._http_over = http_over
+        self._network_refused = network_refused
 
     def describe(self) -> list[Metric]:
         """Nothing: what is to come is not asked for before there is a state."""
@@ -183,6 +198,12 @@ class _StateCollector(Collector):
         ):
             yield GaugeMetricFamily(f"wherry_runner_{name}", documentation, value)
         yield from _http(state.http + self._http_over())
+        refused = CounterMetricFamily(
+            "wherry_runner_network_refused", "What the network refused to guests.", labels=["what"]
+        )
+        for what, count in zip(REFUSALS, add(state.network_refused, self._network_refused()), strict=True):
+            refused.add_metric([what], count)
+        yield refused
 
 
 def _http(counts: HttpCounts) -> Iterator[Metric]:

@@ -37,9 +37,10 @@ from __future__ import annotations
 
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Literal, TypeVar
+from ipaddress import IPv4Network, IPv6Network
+from typing import Annotated, Literal, Self, TypeVar
 
-from pydantic import Base64Bytes, BaseModel, ConfigDict, FailFast, Field, SecretStr, field_serializer
+from pydantic import Base64Bytes, BaseModel, ConfigDict, FailFast, Field, SecretStr, field_serializer, model_validator
 from pydantic.alias_generators import to_camel
 
 API_VERSION = "v1"
@@ -55,6 +56,11 @@ MAX_MESSAGE_CHARACTERS = 1024
 
 Name = Annotated[str, Field(min_length=1, max_length=253, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 """A DNS subdomain name (RFC 1123), as Kubernetes uses it for objects: also safe as a file name."""
+
+_LABEL = "[a-z0-9_]([-a-z0-9_]*[a-z0-9_])?"
+
+HostName = Annotated[str, Field(max_length=255, pattern=rf"^(\*\.)?{_LABEL}(\.{_LABEL})*$")]
+"""The name of a host, in lower case; with `*.` before it: all names below it."""
 
 WorkloadId = Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$")]
 """Who a workload is: the object's UID, and for a WasmWorkload its template behind it. A life that follows another under the
@@ -197,6 +203,33 @@ class HttpServer(Wire):
     """After so long without a request it has no process, until the next one. None: it always has one."""
 
 
+class Destination(Wire):
+    """Something that a container may reach: hosts by name, or addresses, on some ports."""
+
+    name: HostName | None = None
+    """With `*.` before it: any name below it, and not itself."""
+    network: IPv4Network | IPv6Network | None = None
+    first_port: Annotated[int, Field(ge=1, le=65_535)]
+    last_port: Annotated[int, Field(ge=1, le=65_535)]
+
+    @model_validator(mode="after")
+    def _is_one(self) -> Self:
+        if (self.name is None) == (self.network is None):
+            raise ValueError("a destination has either a name or a network")
+        if self.last_port < self.first_port:
+            raise ValueError("a destination's last port comes before its first")
+        return self
+
+
+class Network(Wire):
+    """What a container may reach. Everything else is refused, and so are addresses that no destination names although a name
+    has them: loopback, link-local, and what the runner's settings protect (docs/network.md)."""
+
+    destinations: Annotated[Many[Destination], Field(max_length=512)] = ()
+    lookups: bool = True
+    """Whether the container itself may look up the names; requests by HTTP look them up anyway."""
+
+
 class ProbeHeader(Wire):
     """A header of a probe's request."""
 
@@ -241,6 +274,8 @@ class Container(Wire):
     """Close that input when the first request that wrote to it ends."""
     http: HttpServer | None = None
     """Without it, a module that serves is refused by name: nothing is reached that nobody named. A command makes no use of it."""
+    network: Network | None = None
+    """Without it, it reaches nothing."""
     startup_probe: Probe | None = None
     liveness_probe: Probe | None = None
     readiness_probe: Probe | None = None

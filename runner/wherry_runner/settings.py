@@ -7,14 +7,17 @@ import math
 import os
 import re
 import socket
+import ssl
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from wherry_runner.execution import confinement, native
 from wherry_runner.execution.engine import HttpBounds
+from wherry_runner.lives import network
 from wherry_runner.lives.backoff import BackOffSettings
 from wherry_runner.lives.listeners import PortRange
+from wherry_runner.lives.network import NetworkAround
 from wherry_runner.logs.budget import FILES_PER_CONTAINER, LEAST_FILE_BYTES
 from wherry_runner.modules.compile import CompileSettings, at_once
 from wherry_runner.modules.hosts import RegistrySettings
@@ -63,6 +66,7 @@ class Settings:
     """The address on which containers' ports are opened."""
     guest_ports: PortRange
     http: HttpBounds
+    network: NetworkAround
     log_file_bytes: int
     log_budget_bytes: int
     """0: what `app.py` finds fit for the disk."""
@@ -176,6 +180,7 @@ def parse(argv: Sequence[str] | None = None, *, root: Path = Path("/")) -> Setti
             idle_seconds=given.http_idle_seconds,
             head_bytes=given.http_head_bytes,
         ),
+        network=_network(given),
         log_file_bytes=given.log_file_bytes,
         log_budget_bytes=given.log_budget_bytes,
         termination_grace_seconds=given.termination_grace_seconds,
@@ -351,6 +356,31 @@ def _port_range(text: str) -> PortRange:
         raise SettingsError(f"--guest-ports: {error}") from None
 
 
+def _network(given: argparse.Namespace) -> NetworkAround:
+    try:
+        nameservers = tuple(map(network.socket_address, _repeated("--nameserver", given.nameserver)))
+    except ValueError as error:
+        raise SettingsError(f"--nameserver wants IP or IP:PORT: {error}") from None
+    try:
+        protected = network.protected(
+            networks=_repeated("--protected-network", given.protected_network),
+            api_server=os.environ.get("KUBERNETES_SERVICE_HOST", ""),
+            own_addresses=(given.address, given.guest_listen),
+            api_port=given.port,
+            own_ports=(given.port, given.health_port),
+        )
+    except ValueError as error:
+        raise SettingsError(f"--protected-network wants an address or a network: {error}") from None
+    certificates = ""
+    if given.network_ca:
+        try:
+            certificates = Path(given.network_ca).read_text()
+            ssl.create_default_context(cadata=certificates)
+        except (OSError, ValueError, ssl.SSLError) as error:
+            raise SettingsError(f"--network-ca: {given.network_ca} has no certificates: {error}") from None
+    return NetworkAround(nameservers=nameservers, protected=protected, certificates=certificates)
+
+
 def _host_paths(texts: Sequence[str]) -> tuple[HostPath, ...]:
     try:
         return tuple(HostPath.parse(text) for text in texts)
@@ -433,6 +463,7 @@ def _parser() -> argparse.ArgumentParser:
         "--http-idle-seconds", 75.0, "for a connection's next request to begin, and for a client to take of its answer"
     )
     flag("--http-head-bytes", 32 << 10, "a request's head at most")
+    flag("--network-ca", "", "authorities that guests' outbound https believes beside the well-known ones (PEM)")
     flag("--log-bytes-per-second", 0, "output of a container at most; 0: no limit")
     flag("--log-file-bytes", 10 << 20, "size of a log file at most; a container has four")
     flag("--log-budget-bytes", 0, "all logs together; 0: 10 GiB, or a tenth of the disk if that is less")
@@ -448,5 +479,7 @@ def _parser() -> argparse.ArgumentParser:
     repeated("--registry-mirror", "HOST=URL", "ask URL instead of the registry HOST; may be repeated")
     repeated("--registry-ca", "HOST=FILE", "CA of the registry HOST; may be repeated")
     repeated("--insecure-registry", "HOST", "allow plain http to the registry HOST; may be repeated")
+    repeated("--nameserver", "IP[:PORT]", "asked for guests' names instead of those of resolv.conf; may be repeated")
+    repeated("--protected-network", "CIDR", "guests reach it only if they name it by address; may be repeated")
     repeated("--host-path", "PREFIX[:ro]", "allow hostPath volumes below PREFIX, with :ro for reading; may be repeated")
     return parser

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-_ERROR_CODE = """
+ERROR_CODE = """
     (type $text (option string)) (type $u8-option (option u8)) (type $u16-option (option u16))
     (type $u32-option (option u32)) (type $u64-option (option u64))
     (type $dns (record (field "rcode" $text) (field "info-code" $u16-option)))
@@ -59,7 +59,7 @@ SERVER = f"""(component
   (import "wasi:http/types@0.2.0" (instance $types
     (alias outer 1 $input (type $outer-in)) (export "input-stream" (type $in (eq $outer-in)))
     (alias outer 1 $output (type $outer-out)) (export "output-stream" (type $out (eq $outer-out)))
-    {_ERROR_CODE}
+    {ERROR_CODE}
     (export "fields" (type $fields (sub resource)))
     (export "incoming-request" (type $request (sub resource)))
     (export "incoming-body" (type $incoming-body (sub resource)))

@@ -25,6 +25,7 @@ from wherry_runner.execution.engine import (
     HttpServing,
     Limits,
     ModuleKind,
+    NetworkGrant,
     Preopen,
     Variant,
 )
@@ -121,6 +122,7 @@ class Bench:
         working_dir: str = "",
         stdin: bool = False,
         http: HttpServing | None = None,
+        network: NetworkGrant | None = None,
     ) -> GuestSpec:
         """What the engine is asked for, with the module compiled and a folder for its log."""
         if not isinstance(module, CompiledModule):
@@ -140,6 +142,7 @@ class Bench:
             log=GuestLog(path=folder / "0.log", slot=self.slot),
             limits=limits,
             http=http,
+            network=network,
         )
 
     async def end(self, running: Running) -> Outcome:

@@ -20,6 +20,7 @@ from wherry_runner.execution.engine import (
 )
 from wherry_runner.http_counts import HttpCounts
 from wherry_runner.modules.library import OnProgress
+from wherry_runner.network_counts import NONE, NetworkCounts
 
 BIRTH = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -64,6 +65,9 @@ class FakeGuest:
 
     def http_counts(self) -> HttpCounts | None:
         return self.counts
+
+    def network_counts(self) -> NetworkCounts:
+        return NONE
 
     def serve(self) -> None:
         """Take connections from now on."""

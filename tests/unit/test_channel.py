@@ -33,7 +33,7 @@ def pair() -> Iterator[Pair]:
             {
                 "type": "ready",
                 "engine": "python/wasmtime-1",
-                "protocol": 3,
+                "protocol": 4,
                 "features": ["fuel"],
                 "writesLogs": False,
                 "noNewPrivileges": False,

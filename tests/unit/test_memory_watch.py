@@ -15,6 +15,7 @@ from tests.support.fake_engine import FakeGuest
 from tests.support.family import Family
 from tests.support.runner_scene import run
 from wherry_runner.execution.engine import CompiledModule, GuestExit, GuestLog, GuestSpec, ModuleKind
+from wherry_runner.network_counts import NetworkCounts
 from wherry_runner.resources.cgroup import MemoryUse
 from wherry_runner.resources.memory_watch import (
     FILL_BYTES_PER_SECOND,
@@ -59,6 +60,9 @@ class Quiet:
         raise AssertionError
 
     def http_counts(self) -> None:
+        raise AssertionError
+
+    def network_counts(self) -> NetworkCounts:
         raise AssertionError
 
     def drain(self) -> None:

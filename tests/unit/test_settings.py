@@ -112,7 +112,7 @@ def test_a_wrong_setting_of_a_runner_is_named(arguments: list[str], says: str) -
         runner.parse(arguments)
 
 
-@pytest.mark.parametrize("arguments", [["--prot", "1"], ["--port", "many"], ["--help"]])
+@pytest.mark.parametrize("arguments", [["--unheard-of", "1"], ["--port", "many"], ["--help"]])
 def test_an_unknown_flag_and_a_wrong_number_end_the_process_with_a_hint(
     arguments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,14 +18,26 @@ HTTP_PORT = "http"
 
 
 def container(
-    spec: Container, *, namespace: str, objects: Objects, downward: Downward, argv0: Any
+    spec: Container,
+    *,
+    namespace: str,
+    objects: Objects,
+    downward: Downward,
+    argv0: Any,
+    network: protocol.Network | None = None,
 ) -> protocol.Container:
     """A container, resolved. Raises ResolveError."""
-    return protocol.Container(**_fields(spec, namespace, objects, downward, argv0))
+    return protocol.Container(**_fields(spec, namespace, objects, downward, argv0), network=network)
 
 
 def init_container(
-    spec: Container, *, namespace: str, objects: Objects, downward: Downward, argv0: Any
+    spec: Container,
+    *,
+    namespace: str,
+    objects: Objects,
+    downward: Downward,
+    argv0: Any,
+    network: protocol.Network | None = None,
 ) -> protocol.InitContainer:
     """An init container or a sidecar, resolved. Raises ResolveError."""
     policy = spec.restart_policy
@@ -34,7 +46,9 @@ def init_container(
             f"initContainers: {spec.name}: restartPolicy {policy} is not supported; Always (a sidecar) is"
         )
     return protocol.InitContainer(
-        **_fields(spec, namespace, objects, downward, argv0), restart_policy="Always" if policy else None
+        **_fields(spec, namespace, objects, downward, argv0),
+        network=network,
+        restart_policy="Always" if policy else None,
     )
 
 

@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 
 from wherry_operator.models import Object, PodSpec
 from wherry_operator.resolve import downward as downwards
-from wherry_operator.resolve import environment, fields, files, pull_secrets, revision
+from wherry_operator.resolve import environment, fields, files, network, pull_secrets, revision
 from wherry_operator.resolve.container import container, init_container
 from wherry_operator.resolve.downward import Host
 from wherry_operator.resolve.objects import Objects, Reference, ResolveError, Unsupported
@@ -79,19 +79,21 @@ def resolve(
     namespace = metadata["namespace"]
     spec = PodSpec.model_validate(pod["spec"])
     downward = downwards.of_pod(pod, spec, host or Host())
-    argv0 = (metadata.get("annotations") or {}).get(ARGV0_ANNOTATION)
+    annotations = metadata.get("annotations") or {}
+    argv0 = annotations.get(ARGV0_ANNOTATION)
     if argv0 not in (None, "auto", "none"):
         raise ResolveError(f"annotation {ARGV0_ANNOTATION} must be auto or none, not {argv0!r}")
+    reach = network.of_pod(annotations)
     secrets = pull_secrets.read((secret.name for secret in spec.image_pull_secrets or ()), objects)
     grace = spec.termination_grace_period_seconds
     workload = protocol.Workload(
         owner=protocol.Owner(kind="Pod", namespace=namespace, name=metadata["name"], uid=metadata["uid"]),
         init_containers=tuple(
-            init_container(item, namespace=namespace, objects=objects, downward=downward, argv0=argv0)
+            init_container(item, namespace=namespace, objects=objects, downward=downward, argv0=argv0, network=reach)
             for item in spec.init_containers or ()
         ),
         containers=tuple(
-            container(item, namespace=namespace, objects=objects, downward=downward, argv0=argv0)
+            container(item, namespace=namespace, objects=objects, downward=downward, argv0=argv0, network=reach)
             for item in spec.containers
         ),
         volumes=tuple(

@@ -16,7 +16,7 @@ from wherry_operator.models import (
     WorkloadProbe,
     WorkloadResources,
 )
-from wherry_operator.resolve import environment, files, pull_secrets, quantity, revision
+from wherry_operator.resolve import environment, files, network, pull_secrets, quantity, revision
 from wherry_operator.resolve.container import variables, wire_probe
 from wherry_operator.resolve.downward import Downward, Host, field_error, pod_field
 from wherry_operator.resolve.objects import Kind, Missing, Objects, Reference, ResolveError
@@ -153,6 +153,7 @@ def resolve(
         startup_probe=_probe(spec.startup_probe, "startupProbe"),
         liveness_probe=_probe(spec.liveness_probe, "livenessProbe"),
         readiness_probe=_probe(spec.readiness_probe, "readinessProbe"),
+        network=network.of_workload(spec.network),
     )
     secrets = pull_secrets.read((secret.name for secret in spec.image_pull_secrets or ()), objects)
     resolved = protocol.Workload(

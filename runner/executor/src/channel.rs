@@ -12,7 +12,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-pub const PROTOCOL: u32 = 3;
+pub const PROTOCOL: u32 = 4;
 
 const MAX_HEADER_BYTES: usize = 64 << 10;
 const MAX_DESCRIPTORS: usize = 250;
@@ -41,6 +41,7 @@ pub struct GuestDescriptors {
     pub log: OwnedFd,
     pub stdin: Option<OwnedFd>,
     pub preopens: Vec<OwnedFd>,
+    pub counts: Option<OwnedFd>,
     pub server: Option<ServerDescriptors>,
 }
 
@@ -48,7 +49,6 @@ pub struct GuestDescriptors {
 pub struct ServerDescriptors {
     pub listener: OwnedFd,
     pub ready: OwnedFd,
-    pub counts: OwnedFd,
 }
 
 /// Executor → supervisor.
@@ -232,7 +232,6 @@ fn start(header: Header, descriptors: Vec<OwnedFd>) -> Result<Start, String> {
         Some(listener) => Some(ServerDescriptors {
             listener,
             ready: wanted(ready, "ready")?,
-            counts: wanted(counts, "counts")?,
         }),
     };
     Ok(Start {
@@ -247,6 +246,7 @@ fn start(header: Header, descriptors: Vec<OwnedFd>) -> Result<Start, String> {
             log: wanted(log, "log")?,
             stdin,
             preopens,
+            counts,
             server,
         },
     })

@@ -4,12 +4,13 @@
 //! guest's own (its payload above all) is read here and never in the executor. It leaves by `_exit`.
 //!
 //! Descriptors while it runs: 0, 1 and 2 (/dev/null), the report pipe, the folder and the file of its log, its standard
-//! input, the compiled module's, its preopened folders, a server's listening socket and its clients', and what the runtime
-//! makes for itself.
+//! input, the compiled module's, its preopened folders, a server's listening socket and its clients', the sockets of a guest
+//! that was granted a network, and what the runtime makes for itself.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::panic::{self, PanicHookInfo};
+use std::sync::Arc;
 
 use rustix::process::{Pid, Resource};
 
@@ -17,10 +18,12 @@ use crate::allowance::Allowances;
 use crate::channel::{GuestDescriptors, ServerDescriptors};
 use crate::log::Log;
 use crate::modules::{Loaded, Program};
+use crate::network::{self, Gate};
 use crate::output::SharedLog;
+use crate::page::Page;
 use crate::payload::Payload;
 use crate::report::Report;
-use crate::sandbox::{Calls, Confinement, Folder, Sandbox};
+use crate::sandbox::{Calls, Confinement, Folder, Reach, Sandbox};
 use crate::{allocator, ceiling, http, process, run, signals, wasi};
 
 /// What a process may need beside its module's memory: stacks, the host's side of open files and streams, a payload.
@@ -41,6 +44,7 @@ struct Descriptors {
     log: OwnedFd,
     stdin: Option<OwnedFd>,
     preopens: Vec<OwnedFd>,
+    counts: Option<OwnedFd>,
     server: Option<ServerDescriptors>,
 }
 
@@ -52,6 +56,7 @@ pub fn run(loaded: &Loaded, descriptors: GuestDescriptors, inherited: &Inherited
         log,
         stdin,
         preopens,
+        counts,
         server,
     } = descriptors;
     let report = report.into_raw_fd();
@@ -61,6 +66,7 @@ pub fn run(loaded: &Loaded, descriptors: GuestDescriptors, inherited: &Inherited
         log,
         stdin,
         preopens,
+        counts,
         server,
     };
     panic::set_hook(Box::new(move |info| end(report, panicked(info))));
@@ -101,7 +107,7 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
     keep_only(loaded, &descriptors, inherited.null).map_err(failed)?;
     process::forbid_inspection().map_err(failed)?;
 
-    let payload = Payload::unseal(descriptors.payload)?;
+    let mut payload = Payload::unseal(descriptors.payload)?;
     let fuel = payload.fuel;
     let memory_bytes = payload.memory_bytes;
     // The module's `working_dir` is a matter of its kind, so it is asked here and not in the executor.
@@ -131,11 +137,17 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
             writable: *writable,
         })
         .collect();
-    let calls = match &loaded.program {
-        Program::Command(_) => Calls::Command,
-        Program::Server(_) => Calls::Server,
+    let calls = Calls {
+        server: matches!(loaded.program, Program::Server(_)),
+        network: payload.network.is_some(),
     };
-    let sandbox = Sandbox::new(*inherited.confinement, &folders, Some(folder), calls)?;
+    let ports = payload.network.as_ref().map(network::Grant::tcp_ports);
+    let reach = Reach {
+        folders: &folders,
+        log: Some(folder),
+        connect: ports.as_deref(),
+    };
+    let sandbox = Sandbox::new(*inherited.confinement, &reach, calls)?;
     limit(&payload).map_err(|error| format!("could not be limited: {error}"))?;
     let nice = payload.nice;
     let confine = || {
@@ -146,18 +158,24 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
         }
         sandbox.enter()
     };
+    let page = match descriptors.counts {
+        Some(counts) => Page::map(counts).map_err(|error| format!("could not count: {error}"))?,
+        None => Page::own(),
+    };
+    let (grant, fields) = (payload.network.take(), std::mem::take(&mut payload.network_fields));
+    let gate = Arc::new(Gate::new(grant, fields, &page.network, &log));
     let no_runtime = |error: io::Error| format!("no runtime: {error}");
 
     let report = match &loaded.program {
         Program::Command(command) => {
-            let runtime = run::runtime(descriptors.stdin.is_some()).map_err(no_runtime)?;
+            let runtime = run::runtime(descriptors.stdin.is_some() || gate.is_open()).map_err(no_runtime)?;
             let wasi = {
                 let _entered = runtime.enter();
-                wasi::context(&payload, descriptors.preopens, descriptors.stdin, &log)?.build_p1()
+                wasi::context(&payload, descriptors.preopens, descriptors.stdin, &log, &gate)?.build_p1()
             };
             drop(payload);
             confine()?;
-            run::run(&loaded.engine, command, &runtime, wasi, &log, fuel, memory_bytes)
+            run::run(&loaded.engine, command, &runtime, wasi, &log, &gate, fuel, memory_bytes)
         }
         Program::Server(instances) => {
             let (Some(settings), Some(given)) = (payload.http, descriptors.server) else {
@@ -167,8 +185,8 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
             let termination = signals::termination().map_err(failed)?;
             let runtime = http::runtime().map_err(no_runtime)?;
             let (engine, folders) = (&loaded.engine, descriptors.preopens);
-            let server =
-                http::Server::new(engine, instances, settings, payload, folders, &log, given.counts).map_err(failed)?;
+            let server = http::Server::new(engine, instances, settings, payload, folders, &log, gate, &page.http)
+                .map_err(failed)?;
             confine()?;
             server.serve(&runtime, given.listener, given.ready, termination)
         }
@@ -189,8 +207,9 @@ fn keep_only(loaded: &Loaded, descriptors: &Descriptors, null: BorrowedFd) -> io
     kept.extend([&descriptors.payload, &descriptors.log].map(AsRawFd::as_raw_fd));
     kept.extend(descriptors.stdin.as_ref().map(AsRawFd::as_raw_fd));
     kept.extend(descriptors.preopens.iter().map(AsRawFd::as_raw_fd));
+    kept.extend(descriptors.counts.as_ref().map(AsRawFd::as_raw_fd));
     if let Some(server) = &descriptors.server {
-        kept.extend([&server.listener, &server.ready, &server.counts].map(AsRawFd::as_raw_fd));
+        kept.extend([&server.listener, &server.ready].map(AsRawFd::as_raw_fd));
     }
     process::close_all_but(&mut kept)
 }
@@ -208,7 +227,8 @@ fn limit(payload: &Payload) -> io::Result<()> {
             process::data_bytes()?
                 .saturating_add(bytes)
                 .saturating_add(HOST_ROOM_BYTES)
-                .saturating_add(payload.http.map_or(0, |settings| settings.host_bytes())),
+                .saturating_add(payload.http.map_or(0, |settings| settings.host_bytes()))
+                .saturating_add(payload.network.as_ref().map_or(0, |_| network::HOST_BYTES)),
         )?;
     }
     if let Some(millicores) = payload.cpu_millicores {

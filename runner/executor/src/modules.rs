@@ -13,7 +13,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use crate::config::{self, Life, Variant};
 use crate::state::State;
-use crate::{http, imports, wasi_01};
+use crate::{http, imports, network, wasi_01};
 
 /// Modules kept loaded: each holds a descriptor and address space, its code is shared page cache. Loading one again costs
 /// 30 µs to a few milliseconds.
@@ -180,7 +180,7 @@ impl Runtime {
         }
         let linker = self.component.as_ref().expect("made above");
         let (component, descriptor) = open_component(&self.engine, module)?;
-        check_imports(&component, &self.engine, false, wasi_03)?;
+        check_imports(&component, &self.engine, wasi_03)?;
         let is_03 = component
             .component_type()
             .exports(&self.engine)
@@ -209,7 +209,7 @@ impl Servers {
     fn load(&self, module: OwnedFd) -> Result<Loaded, String> {
         let told = |error: wasmtime::Error| format!("{error:#}");
         let (component, descriptor) = open_component(&self.engine, module)?;
-        check_imports(&component, &self.engine, true, false)?;
+        check_imports(&component, &self.engine, false)?;
         let instance = self.linker.instantiate_pre(&component).map_err(told)?;
         Ok(Loaded {
             program: Program::Server(ProxyPre::new(instance).map_err(told)?),
@@ -230,16 +230,18 @@ fn open_component(engine: &Engine, module: OwnedFd) -> Result<(Component, RawFd)
     Ok((component, descriptor))
 }
 
-fn check_imports(component: &Component, engine: &Engine, serves: bool, wasi_03: bool) -> Result<(), String> {
+fn check_imports(component: &Component, engine: &Engine, wasi_03: bool) -> Result<(), String> {
     let component_type = component.component_type();
     let names: Vec<_> = component_type.imports(engine).map(|(name, _)| name).collect();
-    imports::missing(&names, serves, wasi_03).map_or(Ok(()), Err)
+    imports::missing(&names, wasi_03).map_or(Ok(()), Err)
 }
 
-/// WASI 0.2 without HTTP, and 0.3 where it is wanted. Sockets and name lookup are there and deny everything.
+/// WASI 0.2 with outbound HTTP, and 0.3 where it is wanted. What reaches out is there and gives what is granted.
 fn component_linker(engine: &Engine, wasi_03: bool) -> wasmtime::Result<component::Linker<State>> {
     let mut linker = component::Linker::new(engine);
     p2::add_to_linker_async(&mut linker)?;
+    network::add_to_linker(&mut linker)?;
+    wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     if wasi_03 {
         p3::add_to_linker(&mut linker)?;
     }

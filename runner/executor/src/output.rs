@@ -29,6 +29,14 @@ impl SharedLog {
         act(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Write a line of ours.
+    pub fn tell(&self, text: &str) {
+        self.with(|log| {
+            log.write(Stream::Stderr, format!("wherry: {text}\n").as_bytes());
+            log.flush();
+        });
+    }
+
     pub fn stream(&self, stream: Stream) -> Output {
         Output {
             log: self.clone(),

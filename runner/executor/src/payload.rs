@@ -7,7 +7,7 @@ use std::os::fd::OwnedFd;
 use rustix::fs::{SealFlags, fcntl_get_seals, fstat};
 use serde::Deserialize;
 
-use crate::http;
+use crate::{http, network};
 
 const MAX_PAYLOAD_BYTES: i64 = 64 << 20;
 
@@ -36,6 +36,11 @@ pub struct Payload {
     /// Of a server, what bounds it.
     #[serde(default)]
     pub http: Option<http::Settings>,
+    /// What it may reach; none: nothing.
+    #[serde(default)]
+    pub network: Option<network::Grant>,
+    #[serde(default)]
+    pub network_fields: network::Fields,
 }
 
 impl Payload {

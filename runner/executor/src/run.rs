@@ -3,16 +3,19 @@
 use std::future::Future;
 use std::io;
 use std::pin::pin;
+use std::sync::Arc;
 use std::task::Poll;
 
 use tokio::runtime::{Builder, Runtime};
 use wasmtime::{Engine, Store, Trap};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p1::WasiP1Ctx;
+use wasmtime_wasi_http::WasiHttpCtx;
 
 use crate::limiter::Limiter;
 use crate::log::Log;
 use crate::modules::Command;
+use crate::network::{Gate, Outbound};
 use crate::output::SharedLog;
 use crate::report::{Outcome, Report, TRAP_EXIT_CODE};
 use crate::state::State;
@@ -22,10 +25,10 @@ use crate::trap_text;
 pub const HOSTCALL_BYTES: usize = 32 << 20;
 
 /// For one guest: on this thread, and at most one more for what can't be done without blocking (facts: executor.md, trap 9).
-pub fn runtime(input: bool) -> io::Result<Runtime> {
+pub fn runtime(io: bool) -> io::Result<Runtime> {
     let mut builder = Builder::new_current_thread();
     builder.enable_time().max_blocking_threads(1);
-    if input {
+    if io {
         builder.enable_io();
     }
     builder.build()
@@ -49,6 +52,7 @@ pub fn run(
     runtime: &Runtime,
     wasi: WasiP1Ctx,
     log: &SharedLog,
+    gate: &Arc<Gate>,
     fuel: Option<u64>,
     memory_bytes: Option<u64>,
 ) -> Report {
@@ -58,6 +62,9 @@ pub fn run(
             wasi,
             limiter: Limiter::new(memory_bytes),
             log: log.clone(),
+            http: WasiHttpCtx::new(),
+            outbound: Outbound::new(gate),
+            gate: Arc::clone(gate),
         },
     );
     store.limiter(|state| &mut state.limiter);

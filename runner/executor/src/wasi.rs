@@ -1,12 +1,14 @@
 //! What a guest is given of the world. Built in its own process: never in the executor, where it would be everybody's.
 
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::Arc;
 
 use tokio::net::unix::pipe;
 use wasmtime_wasi::cli::AsyncStdinStream;
 use wasmtime_wasi::{FsPerms, WasiCtxBuilder};
 
 use crate::log::Stream;
+use crate::network::{self, Gate};
 use crate::output::SharedLog;
 use crate::payload::Payload;
 use crate::random::Kernel;
@@ -14,8 +16,8 @@ use crate::random::Kernel;
 /// What a guest may ask for in one call, and so what it can make the host allocate.
 const MAX_RANDOM_BYTES: u64 = 32 << 20;
 
-/// Arguments, environment, folders, streams, clocks and random numbers; no network of any kind, which is the builder's
-/// default and denies every socket and every name. Within a runtime, if there is an input.
+/// Arguments, environment, folders, streams, clocks and random numbers; sockets as the gate has it. Within a runtime, if
+/// there is an input.
 ///
 /// Each folder is opened anew; those that are handed over are closed one by one meanwhile.
 pub fn context<F: AsFd>(
@@ -23,6 +25,7 @@ pub fn context<F: AsFd>(
     folders: impl IntoIterator<Item = F, IntoIter: ExactSizeIterator>,
     stdin: Option<OwnedFd>,
     log: &SharedLog,
+    gate: &Arc<Gate>,
 ) -> Result<WasiCtxBuilder, String> {
     let folders = folders.into_iter();
     if folders.len() != payload.preopens.len() {
@@ -65,5 +68,6 @@ pub fn context<F: AsFd>(
         let input = pipe::Receiver::from_owned_fd(stdin).map_err(|error| format!("no standard input: {error}"))?;
         builder.stdin(AsyncStdinStream::new(input));
     }
+    network::configure(&mut builder, gate);
     Ok(builder)
 }

@@ -20,7 +20,7 @@ use crate::sandbox::Confinement;
 use crate::{process, signals};
 
 /// What it can do beyond plain commands.
-const FEATURES: [&str; 4] = ["fuel", "cpu-limit", "http", "working-dir"];
+const FEATURES: [&str; 5] = ["fuel", "cpu-limit", "http", "network", "working-dir"];
 const WASI_03: &str = "wasi-0.3";
 
 pub struct Zygote {

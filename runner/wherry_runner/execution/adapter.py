@@ -14,11 +14,20 @@ import os
 import time
 from collections import deque
 from collections.abc import Sequence
+from typing import Any
 
 from wherry_runner import http_counts, protocol
 from wherry_runner.execution import channel
 from wherry_runner.execution.endings import nice_value
-from wherry_runner.execution.engine import EngineLost, GuestSpec, ModuleKind, StartRefused, Variant
+from wherry_runner.execution.engine import (
+    Destination,
+    EngineLost,
+    GuestSpec,
+    ModuleKind,
+    NetworkGrant,
+    StartRefused,
+    Variant,
+)
 from wherry_runner.execution.guest_input import GuestInput
 from wherry_runner.execution.link import CPU_LIMIT, Executor, ExecutorGuest
 from wherry_runner.execution.output import GuestOutput
@@ -48,6 +57,7 @@ LOSS_PAUSE_SECONDS = 1.0
 
 FUEL = "fuel"
 HTTP = "http"
+NETWORK = "network"
 WORKING_DIR = "working-dir"
 """Features of executors (`Ready.features`) that a container may need."""
 
@@ -233,6 +243,8 @@ class ExecutorEngine:
                 if spec.http is not None:
                     descriptors["listener"] = os.dup(spec.http.listener)
                     guest.ready, descriptors["ready"] = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+                    guest.serves = True
+                if spec.module.kind is not ModuleKind.CORE and NETWORK in self.features:
                     guest.counts = http_counts.make_page()
                     descriptors["counts"] = os.dup(guest.counts)
                 for index, preopen in enumerate(spec.preopens):
@@ -284,7 +296,27 @@ def _payload(spec: GuestSpec, *, log_name: str) -> channel.Payload:
         file_bytes=file_bytes,
         log_bytes_per_second=limits.log_bytes_per_second,
         http=dataclasses.asdict(spec.http.bounds) if spec.http is not None else None,
+        network=None if spec.network is None else _network(spec.network),
+        network_fields=dataclasses.asdict(spec.network_fields),
     )
+
+
+def _network(grant: NetworkGrant) -> dict[str, Any]:
+    """A grant as a payload has it."""
+
+    def host(destination: Destination) -> dict[str, str]:
+        if destination.network:
+            return {"network": destination.network}
+        below = destination.name.removeprefix("*.")
+        return {"name" if below == destination.name else "below": below}
+
+    return {
+        "destinations": [{"host": host(each), "ports": each.ports} for each in grant.destinations],
+        "lookups": grant.lookups,
+        "nameservers": grant.nameservers,
+        "protected": [{"block": each.network, "port": each.port, "what": each.what} for each in grant.protected],
+        "certificates": grant.certificates,
+    }
 
 
 def refusal(spec: GuestSpec, executor: str, features: frozenset[str]) -> str:
@@ -309,6 +341,10 @@ def refusal(spec: GuestSpec, executor: str, features: frozenset[str]) -> str:
         return f"it serves HTTP, which the {executor} executor can't do: the native one does"
     if (spec.module.kind is ModuleKind.HTTP) != (spec.http is not None):
         return "a server is given a listening socket, and nothing else is"
+    if spec.network is not None and NETWORK not in features:
+        return (
+            f"{spec.network_fields.allowed_hosts}: the {executor} executor has no network to give; the native one has"
+        )
     if spec.limits.fuel is not None and FUEL not in features:
         return f"fuel: the {executor} executor can't count it"
     return ""

@@ -25,7 +25,8 @@ executor and, by PR_SET_PDEATHSIG, of all its guests.
     And for a server (`kind` is `http`), which has the payload's `http` too:
       `listener`   the listening socket that it takes connections from; it makes none itself.
       `ready`      write end of a pipe: one byte when it takes connections.
-      `counts`     a memfd that it writes what it counts to (`http_counts.py`).
+    And for a component:
+      `counts`     a memfd that it writes what it counts to (`http_counts.py`, `network_counts.py`).
     The executor closes all of them, in itself, as soon as it has forked or refused.
 `drain {guest}`
     SIGTERM: a server takes no more connections, finishes the requests that it has, and ends with exit code 0.
@@ -36,7 +37,8 @@ executor and, by PR_SET_PDEATHSIG, of all its guests.
 
 `ready {engine, protocol, features, writesLogs, noNewPrivileges, landlockAbi, seccomp}`
     Once, first: the executor can start guests. `protocol` is `PROTOCOL`. `features`, as far as it has them: `fuel`;
-    `cpu-limit` (else the supervisor keeps a guest's CPU ceiling); `http` (it serves); `working-dir` (of components);
+    `cpu-limit` (else the supervisor keeps a guest's CPU ceiling); `http` (it serves); `network` (a guest can be
+    granted one); `working-dir` (of components);
     `wasi-0.3`. The last three say what every guest is confined by (tried on this kernel, not assumed): a guest for which
     one of them then fails is not run.
 `started {guest, pid, descriptors: [pidfd]}`
@@ -59,7 +61,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-PROTOCOL = 3
+PROTOCOL = 4
 
 MAX_HEADER_BYTES = 64 << 10
 """Far below what a SOCK_SEQPACKET message may hold by default (212,992 bytes): anything large travels in a memfd."""
@@ -191,6 +193,11 @@ class Payload:
     log_bytes_per_second: int | None = None
     http: dict[str, float] | None = None
     """Of a server: the fields of `engine.HttpBounds`."""
+    network: dict[str, Any] | None = None
+    """What it may reach, by the fields of `engine.NetworkGrant`, with `destinations` as `{host: {name | below | network: …},
+    ports}` and `protected` as `{block, port, what}`. None: nothing."""
+    network_fields: dict[str, str] = field(default_factory=dict)
+    """The fields of `engine.NetworkFields`."""
 
     def seal(self) -> int:
         """A sealed memfd with the payload; the caller closes it. Raises OSError, UnicodeEncodeError, ValueError."""

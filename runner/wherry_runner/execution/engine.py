@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from wherry_runner.files.beneath import open_folder
 from wherry_runner.http_counts import HttpCounts
+from wherry_runner.network_counts import NONE, NetworkCounts
 
 if TYPE_CHECKING:  # executors and compilers need these types too, and not pydantic: 0.2 s at each start
     from wherry_runner import protocol
@@ -134,6 +135,52 @@ class HttpServing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Destination:
+    """Something that a guest may reach. One of the first two is set."""
+
+    name: str = ""
+    """Of a host, in lower case; with `*.` before it: any name below it."""
+    network: str = ""
+    """`10.0.0.0/8`, `2001:db8::1/128`."""
+    ports: tuple[int, int]
+    """The first and the last."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProtectedNetwork:
+    """Addresses that only a destination within them opens: no name, and no network that is wider."""
+
+    network: str
+    port: int | None = None
+    """None: all."""
+    what: str
+    """For messages: `this is …`."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkGrant:
+    """What a guest may reach; anything else is refused."""
+
+    destinations: tuple[Destination, ...]
+    lookups: bool = True
+    """Whether the guest itself may look up the names that destinations cover; requests by HTTP look them up anyway."""
+    nameservers: tuple[str, ...] = ()
+    """`IP:PORT`."""
+    protected: tuple[ProtectedNetwork, ...] = ()
+    """Beside loopback, link-local and others that are so everywhere."""
+    certificates: str = field(default="", repr=False)
+    """Of authorities that outbound HTTPS believes beside the well-known ones, in PEM."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class NetworkFields:
+    """Where a user says what a guest may reach, for messages."""
+
+    allowed_hosts: str = "spec.network.allowedHosts"
+    allow_dns: str = "spec.network.allowDNS"
+
+
+@dataclass(frozen=True, kw_only=True)
 class GuestLog:
     """Where a run's output goes: CRI records in `path`, moved to `path` + `.1` when the file is full."""
 
@@ -161,6 +208,9 @@ class GuestSpec:
     limits: Limits = Limits()
     http: HttpServing | None = None
     """For a module of kind `http`, and for no other."""
+    network: NetworkGrant | None = None
+    """None: it reaches nothing."""
+    network_fields: NetworkFields = NetworkFields()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,6 +226,8 @@ class GuestExit:
     finished_at: datetime
     http: HttpCounts | None = None
     """Of a server: all that it counted."""
+    refused: NetworkCounts = NONE
+    """What the network refused to it."""
     peak_memory_bytes: int | None = None
     """Largest resident size of its process."""
     cpu_nanoseconds: int | None = None
@@ -201,6 +253,9 @@ class Guest(Protocol):
 
     def http_counts(self) -> HttpCounts | None:
         """Of a server that runs: what it has counted so far."""
+
+    def network_counts(self) -> NetworkCounts:
+        """What the network refused to it so far."""
 
     def drain(self) -> None:
         """Let a server finish the requests that it has, and end with exit code 0. For others a no-op."""

@@ -21,7 +21,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from wherry_runner import http_counts
+from wherry_runner import http_counts, network_counts
 from wherry_runner.execution import channel, process
 from wherry_runner.execution.ceiling import Ceiling
 from wherry_runner.execution.endings import Kill, guest_exit
@@ -30,6 +30,7 @@ from wherry_runner.execution.guest_input import CLOSED, GuestInput
 from wherry_runner.execution.output import GuestOutput
 from wherry_runner.http_counts import HttpCounts
 from wherry_runner.logs.records import make_sure_of
+from wherry_runner.network_counts import NetworkCounts
 
 CPU_LIMIT = "cpu-limit"
 """Feature of an executor whose guests keep their CPU ceiling themselves; for others it is kept from here (`ceiling.py`)."""
@@ -52,7 +53,7 @@ class ExecutorGuest:
 
     __slots__ = (
         "_ceiling", "_ended", "_kill", "_limits", "_pid", "_pidfd", "_serving", "_started_at",
-        "counts", "input", "log_path", "on_drain", "output", "ready", "report", "started",
+        "counts", "input", "log_path", "on_drain", "output", "ready", "report", "serves", "started",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -67,7 +68,8 @@ class ExecutorGuest:
         self.ready = -1
         """Of a server: says when it takes connections."""
         self.counts = -1
-        """Of a server: the page that it writes what it counts to."""
+        """The page that it writes what it counts to."""
+        self.serves = False
         self.on_drain: Callable[[], None] | None = None
         """Asks a server to end."""
         self._serving: asyncio.Future[bool] | None = None
@@ -103,8 +105,14 @@ class ExecutorGuest:
     def http_counts(self) -> HttpCounts | None:
         """Of a server that runs: what it has counted so far."""
         with contextlib.suppress(OSError):
-            return http_counts.read(self.counts) if self.counts >= 0 else None
+            return http_counts.read(self.counts) if self.serves and self.counts >= 0 else None
         return None
+
+    def network_counts(self) -> NetworkCounts:
+        """What the network refused to it so far."""
+        with contextlib.suppress(OSError):
+            return network_counts.read(self.counts) if self.counts >= 0 else network_counts.NONE
+        return network_counts.NONE
 
     def drain(self) -> None:
         """Let a server finish the requests that it has, and end. For others, and after its end, a no-op."""
@@ -161,10 +169,11 @@ class ExecutorGuest:
         report = None
         with contextlib.suppress(OSError):
             report = channel.Report.decode(os.read(self.report, channel.MAX_REPORT_BYTES))
-        counted = self.http_counts()
+        counted, refused = self.http_counts(), self.network_counts()
         self._release()
         end = guest_exit(message, report, self._kill, limits=self._limits, finished_at=datetime.now(UTC))
-        self._ended.set_result(end if counted is None else dataclasses.replace(end, http=counted.over()))
+        http = None if counted is None else counted.over()
+        self._ended.set_result(dataclasses.replace(end, http=http, refused=refused))
 
     def on_failed(self, error: Exception) -> None:
         """It was refused, or its executor was lost: `wait` and the start raise this."""

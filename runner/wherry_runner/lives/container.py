@@ -418,6 +418,7 @@ class ContainerLife:
         self._why = ""
         if end.http is not None:
             self._around.room.metrics.served(end.http)
+        self._around.room.metrics.network_refused(end.refused)
         resting, self._resting = self._resting, False
         if resting and end.exit_code == 0 and self._listener is not None:
             await self._rest(self._listener, await self._note(end, started_at=guest.started_at))

@@ -5,7 +5,16 @@ from __future__ import annotations
 import dataclasses
 
 from wherry_runner import protocol
-from wherry_runner.execution.engine import CompiledModule, GuestLog, GuestSpec, HttpBounds, HttpServing, Preopen
+from wherry_runner.execution.engine import (
+    CompiledModule,
+    GuestLog,
+    GuestSpec,
+    HttpBounds,
+    HttpServing,
+    NetworkFields,
+    Preopen,
+)
+from wherry_runner.lives import network
 from wherry_runner.lives.listeners import Listener
 from wherry_runner.lives.surroundings import Surroundings
 from wherry_runner.resources.limits import limits
@@ -39,6 +48,8 @@ def guest_spec(
         log=log,
         limits=limits(spec.resources, around.room.defaults, file_bytes=file_bytes),
         http=None if listener is None else _serving(spec, around.room.http, listener),
+        network=network.grant(spec.network, around.room.network),
+        network_fields=network.FIELDS.get(around.owner.kind, NetworkFields()),
     )
 
 

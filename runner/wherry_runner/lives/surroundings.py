@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -12,6 +12,7 @@ from wherry_runner.execution.engine import CompiledModule, Engine, HttpBounds, P
 from wherry_runner.journal.journals import Journal
 from wherry_runner.lives.backoff import BackOffSettings
 from wherry_runner.lives.listeners import Listeners
+from wherry_runner.lives.network import NetworkAround
 from wherry_runner.logs.folders import LogFolders
 from wherry_runner.metrics import Metrics
 from wherry_runner.modules.library import OnProgress
@@ -90,6 +91,7 @@ class Room:
     """Also: where their ports are asked (`lives/probing.py`)."""
     http: HttpBounds
     """Of servers whose spec says nothing else."""
+    network: NetworkAround = field(default_factory=NetworkAround)
     metrics: Metrics
 
 

@@ -17,11 +17,11 @@ from wherry_runner import protocol
 PROCESSES_PER_GUEST = 2
 """Threads, which a cgroup's pids limit counts like processes: the guest's own, and one that reads files (facts: executor.md)."""
 
-DESCRIPTORS_PER_GUEST = 2
-"""That the supervisor holds for each: its pidfd and its report. And one for the input, where there is one."""
+DESCRIPTORS_PER_GUEST = 3
+"""That the supervisor holds for each: its pidfd, its report and its page of counts. And one for the input, where there is one."""
 
-DESCRIPTORS_PER_SERVER = 3
-"""For one that may serve: its listening socket, its page of counts, and the pipe by which it says that it is ready."""
+DESCRIPTORS_PER_SERVER = 2
+"""For one that may serve: its listening socket, and the pipe by which it says that it is ready."""
 
 DESCRIPTORS_PER_LOG = 2
 """For an executor that writes no logs: the receiver of a guest's output, and the log."""

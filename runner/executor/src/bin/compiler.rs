@@ -88,7 +88,7 @@ fn run() -> Result<(), String> {
     limit(arguments.memory_bytes, arguments.cpu_seconds).map_err(|error| format!("can't be limited: {error}"))?;
     // Asked before the sandbox hides the files that tell of a container's share.
     let threads = std::thread::available_parallelism().map_or(1, |number| number.get());
-    sandbox::Sandbox::new(sandbox::probe(), &[], None, sandbox::Calls::Command)?.enter()?;
+    sandbox::Sandbox::new(sandbox::probe(), &sandbox::Reach::default(), sandbox::Calls::default())?.enter()?;
     // Threads have the sandbox of the one that starts them.
     rayon::ThreadPoolBuilder::new()
         .num_threads(threads.min(MAX_THREADS))

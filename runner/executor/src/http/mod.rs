@@ -9,13 +9,13 @@
 mod connection;
 mod counts;
 mod epochs;
-mod outbound;
 mod request;
 mod server;
 mod settings;
 mod state;
 mod stream;
 
+pub use counts::Counts;
 pub use server::{Server, runtime};
 pub use settings::Settings;
 pub use state::{State, linker};

@@ -24,7 +24,7 @@ use super::counts::Counts;
 use super::server::Server;
 use super::state::State;
 use super::stream::Phase;
-use crate::log::{Log, Stream};
+use crate::log::Log;
 use crate::trap_text;
 
 /// Of a request's target, as much as is told of it in a log.
@@ -301,12 +301,4 @@ impl Body for AnswerBody {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
-}
-
-/// Write a line of ours into a guest's log.
-pub fn tell(log: &crate::output::SharedLog, text: &str) {
-    log.with(|log| {
-        log.write(Stream::Stderr, format!("wherry: {text}\n").as_bytes());
-        log.flush();
-    });
 }

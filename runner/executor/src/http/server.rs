@@ -21,10 +21,10 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use super::connection;
 use super::counts::Counts;
 use super::epochs;
-use super::request;
 use super::settings::Settings;
 use super::state::State;
 use crate::limiter::{Limiter, Pool};
+use crate::network::Gate;
 use crate::output::SharedLog;
 use crate::payload::Payload;
 use crate::report::Report;
@@ -54,6 +54,7 @@ pub struct Server {
     /// What each instance is given.
     payload: Payload,
     folders: Vec<OwnedFd>,
+    gate: Arc<Gate>,
     memory: Arc<Pool>,
     /// True once the server ends; whoever has a receiver is waited for.
     draining: watch::Sender<bool>,
@@ -76,13 +77,14 @@ impl Server {
         payload: Payload,
         folders: Vec<OwnedFd>,
         log: &SharedLog,
-        counts: OwnedFd,
+        gate: Arc<Gate>,
+        counts: &'static Counts,
     ) -> io::Result<Server> {
         epochs::tick(engine)?;
         Ok(Server {
             instances: instances.clone(),
             settings,
-            counts: Counts::map(counts)?,
+            counts,
             log: log.clone(),
             requests: Arc::new(Semaphore::new(settings.max_requests)),
             connections: Arc::new(Semaphore::new(settings.max_connections)),
@@ -91,6 +93,7 @@ impl Server {
             memory: Arc::new(Pool::new(payload.memory_bytes)),
             payload,
             folders,
+            gate,
             draining: watch::Sender::new(false),
         })
     }
@@ -187,8 +190,8 @@ impl Server {
 
     /// A store for one request's instance.
     pub(super) fn store(&self) -> Result<Store<State>, String> {
-        let wasi = wasi::context(&self.payload, &self.folders, None, &self.log)?.build();
-        let mut store = Store::new(&self.engine, State::new(wasi, Limiter::of(&self.memory)));
+        let wasi = wasi::context(&self.payload, &self.folders, None, &self.log, &self.gate)?.build();
+        let mut store = Store::new(&self.engine, State::new(wasi, &self.gate, Limiter::of(&self.memory)));
         store.limiter(|state| &mut state.limiter);
         store.set_hostcall_fuel(HOSTCALL_BYTES);
         let counted = store.set_fuel(self.payload.fuel.unwrap_or(u64::MAX));
@@ -208,7 +211,7 @@ impl Server {
 
     /// Write a line of ours into the guest's log.
     pub(super) fn tell(&self, text: &str) {
-        request::tell(&self.log, text);
+        self.log.tell(text);
     }
 }
 

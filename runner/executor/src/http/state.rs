@@ -1,28 +1,32 @@
 //! What the store of a request's instance holds, and what the instance is linked with.
 
+use std::sync::Arc;
+
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, Result};
 use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, p2};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
-use super::outbound::Outbound;
 use crate::limiter::Limiter;
+use crate::network::{self, Gate, Networked, Outbound};
 
 pub struct State {
     pub table: ResourceTable,
     pub wasi: WasiCtx,
     pub http: WasiHttpCtx,
     pub outbound: Outbound,
+    pub gate: Arc<Gate>,
     pub limiter: Limiter,
 }
 
 impl State {
-    pub fn new(wasi: WasiCtx, limiter: Limiter) -> State {
+    pub fn new(wasi: WasiCtx, gate: &Arc<Gate>, limiter: Limiter) -> State {
         State {
             table: ResourceTable::new(),
             wasi,
             http: WasiHttpCtx::new(),
-            outbound: Outbound,
+            outbound: Outbound::new(gate),
+            gate: Arc::clone(gate),
             limiter,
         }
     }
@@ -47,10 +51,17 @@ impl WasiHttpView for State {
     }
 }
 
-/// WASI 0.2 with HTTP. Sockets, name lookup and outbound requests are there and deny everything.
+impl Networked for State {
+    fn gate(&self) -> &Arc<Gate> {
+        &self.gate
+    }
+}
+
+/// WASI 0.2 with HTTP. Sockets, name lookup and outbound requests are there and give what is granted.
 pub fn linker(engine: &Engine) -> Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     p2::add_to_linker_async(&mut linker)?;
+    network::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     Ok(linker)
 }

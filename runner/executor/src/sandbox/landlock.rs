@@ -7,12 +7,13 @@
 //! Not covered by Landlock: what stat(2) and chmod(2) and their like do by a path, and Unix sockets that are files. For
 //! those there is seccomp.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr::null;
 
-use super::Folder;
+use super::Reach;
 
 /// The newest version whose rights are all named below; what later ones add is not used.
 const NEWEST_KNOWN: u32 = 7;
@@ -50,6 +51,13 @@ fn rights(abi: u32) -> u64 {
     (1 << count) - 1
 }
 
+// Rights of <linux/landlock.h>, LANDLOCK_ACCESS_NET_* (version 4).
+const BIND_TCP: u64 = 1;
+const CONNECT_TCP: u64 = 1 << 1;
+
+/// A rule each: with more ports than that, connecting is left to the other gates.
+const MAX_PORTS: usize = 1024;
+
 /// `struct landlock_ruleset_attr`. The kernel takes a longer one than it knows if the rest is 0.
 #[repr(C)]
 struct Ruleset {
@@ -59,11 +67,15 @@ struct Ruleset {
 }
 
 impl Ruleset {
-    fn of(abi: u32) -> Ruleset {
+    /// `connects`: connecting by TCP is not taken away.
+    fn of(abi: u32, connects: bool) -> Ruleset {
         Ruleset {
             handled_access_fs: rights(abi),
-            // Binding and connecting TCP sockets.
-            handled_access_net: if abi >= 4 { 0b11 } else { 0 },
+            handled_access_net: match (abi, connects) {
+                (..4, _) => 0,
+                (_, true) => BIND_TCP,
+                (_, false) => BIND_TCP | CONNECT_TCP,
+            },
             // Abstract Unix sockets and signals.
             scoped: if abi >= 6 { 0b11 } else { 0 },
         }
@@ -77,6 +89,13 @@ struct PathBeneath {
     parent_fd: i32,
 }
 
+/// `struct landlock_net_port_attr`.
+#[repr(C)]
+struct NetPort {
+    allowed_access: u64,
+    port: u64,
+}
+
 /// The version that this kernel has and that is used; 0 if it has none.
 pub fn abi() -> u32 {
     const VERSION: u32 = 1;
@@ -85,9 +104,10 @@ pub fn abi() -> u32 {
     u32::try_from(answer).unwrap_or(0).min(NEWEST_KNOWN)
 }
 
-/// Rules by which nothing is left but these folders.
-pub fn ruleset(abi: u32, folders: &[Folder], log: Option<RawFd>) -> io::Result<OwnedFd> {
-    let attribute = Ruleset::of(abi);
+/// Rules by which nothing is left but this.
+pub fn ruleset(abi: u32, reach: &Reach) -> io::Result<OwnedFd> {
+    let ports = ports(reach.connect.unwrap_or_default());
+    let attribute = Ruleset::of(abi, ports.is_none());
     // SAFETY: the kernel reads a structure of this size.
     let answer = unsafe { libc::syscall(libc::SYS_landlock_create_ruleset, &attribute, size_of::<Ruleset>(), 0) };
     let number = RawFd::try_from(answer)
@@ -96,15 +116,24 @@ pub fn ruleset(abi: u32, folders: &[Folder], log: Option<RawFd>) -> io::Result<O
         .ok_or_else(io::Error::last_os_error)?;
     // SAFETY: a descriptor that was just made and that nobody else knows.
     let ruleset = unsafe { OwnedFd::from_raw_fd(number) };
-    for folder in folders {
+    for folder in reach.folders {
         allow(
             &ruleset,
             folder.descriptor,
             rights(abi) & if folder.writable { READ_WRITE } else { READ },
         )?;
     }
-    if let Some(descriptor) = log {
+    if let Some(descriptor) = reach.log {
         allow(&ruleset, descriptor, rights(abi) & LOG)?;
+    }
+    if attribute.handled_access_net & CONNECT_TCP != 0 {
+        for port in ports.into_iter().flatten() {
+            allow_port(&ruleset, port, CONNECT_TCP)?;
+        }
+    }
+    if attribute.handled_access_net & BIND_TCP != 0 && reach.connect.is_some() {
+        // Any port, as the kernel chooses: what a socket that connects gets by itself.
+        allow_port(&ruleset, 0, BIND_TCP)?;
     }
     Ok(ruleset)
 }
@@ -123,6 +152,22 @@ fn allow(ruleset: &OwnedFd, folder: RawFd, access: u64) -> io::Result<()> {
     };
     // SAFETY: the kernel reads the structure that belongs to this type of rule.
     check(unsafe { libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), PATH_BENEATH, &rule, 0) })
+}
+
+/// Each of these ports once; None if they are too many for rules.
+fn ports(ranges: &[(u16, u16)]) -> Option<BTreeSet<u16>> {
+    let count: usize = ranges.iter().map(|(first, last)| (*first..=*last).len()).sum();
+    (count <= MAX_PORTS).then(|| ranges.iter().flat_map(|(first, last)| *first..=*last).collect())
+}
+
+fn allow_port(ruleset: &OwnedFd, port: u16, access: u64) -> io::Result<()> {
+    const NET_PORT: u32 = 2;
+    let rule = NetPort {
+        allowed_access: access,
+        port: port.into(),
+    };
+    // SAFETY: the kernel reads the structure that belongs to this type of rule.
+    check(unsafe { libc::syscall(libc::SYS_landlock_add_rule, ruleset.as_raw_fd(), NET_PORT, &rule, 0) })
 }
 
 fn check(answer: libc::c_long) -> io::Result<()> {
@@ -151,9 +196,18 @@ mod tests {
     #[test]
     fn nothing_is_taken_away_that_the_version_lacks() {
         for abi in 1..=NEWEST_KNOWN {
-            let ruleset = Ruleset::of(abi);
+            let ruleset = Ruleset::of(abi, false);
             assert_eq!(ruleset.handled_access_net != 0, abi >= 4);
+            assert_eq!(Ruleset::of(abi, true).handled_access_net & CONNECT_TCP, 0);
             assert_eq!(ruleset.scoped != 0, abi >= 6);
         }
+    }
+
+    #[test]
+    fn ports_become_a_rule_each_unless_they_are_too_many() {
+        let some = ports(&[(80, 80), (443, 445), (444, 444)]);
+        assert_eq!(some.unwrap().into_iter().collect::<Vec<_>>(), [80, 443, 444, 445]);
+        assert_eq!(ports(&[]), Some(BTreeSet::new()));
+        assert_eq!(ports(&[(1, 65_535)]), None);
     }
 }

@@ -3,10 +3,10 @@
 //! Three gates of the kernel, all open to an unprivileged process, none of which can be opened again:
 //!
 //! - **no_new_privs**: no setuid program and no file capability gives it anything.
-//! - **Landlock** (`landlock.rs`): the guest's folders and its log's folder are all of the file system; no TCP port, no
-//!   abstract Unix socket of others, no signal to others, no ptrace of others.
+//! - **Landlock** (`landlock.rs`): the guest's folders and its log's folder are all of the file system; no TCP port
+//!   but those that it is granted, no abstract Unix socket of others, no signal to others, no ptrace of others.
 //! - **seccomp** (`seccomp.rs`): a list of the system calls that running a module needs. No process, no socket but a
-//!   server's own, no program, no executable memory.
+//!   server's own (or, granted a network, those of the internet), no program, no executable memory.
 //!
 //! WebAssembly is the wall; this is what somebody who came through it would find. The calls are made directly: there are
 //! four, and the crates for them add what must not be here, a best effort that gives less than was asked for in silence.
@@ -34,6 +34,16 @@ pub struct Confinement {
 pub struct Folder {
     pub descriptor: RawFd,
     pub writable: bool,
+}
+
+/// What a process may reach of what Landlock guards.
+#[derive(Default)]
+pub struct Reach<'a> {
+    pub folders: &'a [Folder],
+    /// The folder of its log files.
+    pub log: Option<RawFd>,
+    /// The TCP ports that it may connect to, first and last; none: no network.
+    pub connect: Option<&'a [(u16, u16)]>,
 }
 
 /// Try what this kernel gives, in a child that is thrown away. For a process with one thread, which stays as it was.
@@ -83,7 +93,7 @@ pub fn probe() -> Confinement {
 fn try_all() -> Confinement {
     let none = Confinement::default();
     let closes = |gate| {
-        Sandbox::new(gate, &[], None, Calls::Command)
+        Sandbox::new(gate, &Reach::default(), Calls::default())
             .and_then(Sandbox::enter)
             .is_ok()
     };
@@ -112,16 +122,11 @@ pub struct Sandbox {
 }
 
 impl Sandbox {
-    /// `log` is the folder of its log files. Fails if the kernel does not take a folder.
-    pub fn new(
-        confinement: Confinement,
-        preopens: &[Folder],
-        log: Option<RawFd>,
-        calls: Calls,
-    ) -> Result<Sandbox, String> {
+    /// Fails if the kernel does not take a folder.
+    pub fn new(confinement: Confinement, reach: &Reach, calls: Calls) -> Result<Sandbox, String> {
         let ruleset = match confinement.landlock_abi {
             0 => None,
-            abi => Some(landlock::ruleset(abi, preopens, log).map_err(|error| failed("Landlock", &error))?),
+            abi => Some(landlock::ruleset(abi, reach).map_err(|error| failed("Landlock", &error))?),
         };
         Ok(Sandbox {
             confinement,

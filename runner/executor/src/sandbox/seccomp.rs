@@ -45,6 +45,8 @@ enum Condition {
     HasNot(u8, u32),
     /// It is a null pointer, in both halves.
     IsNull(u8),
+    /// The first times 2²⁴ and the second are one of these pairs, as `pair` makes them.
+    PairIsOneOf(u8, u8, &'static [u32]),
 }
 
 const ALLOWED: &[c_long] = &[
@@ -209,12 +211,75 @@ const OF_SERVERS: &[(c_long, Answer)] = &[
     (libc::SYS_sendto, Answer::If(Condition::IsNull(4))),
 ];
 
-/// Which lists hold for a process.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Calls {
-    Command,
-    #[allow(dead_code)] // the compiler is none
-    Server,
+/// What a guest may do beside that was granted a network: TCP and UDP, and to nobody's connections but those that it makes.
+/// Where to is decided before, in the host's calls: a filter can't read addresses.
+const OF_NETWORK: &[(c_long, Answer)] = &[
+    (libc::SYS_socket, Answer::If(Condition::PairIsOneOf(0, 1, SOCKETS))),
+    (libc::SYS_setsockopt, Answer::If(Condition::PairIsOneOf(1, 2, OPTIONS))),
+    // Without listen(2) nobody finds a TCP socket by it.
+    (libc::SYS_bind, Answer::Allow),
+    (libc::SYS_connect, Answer::Allow),
+    (libc::SYS_getpeername, Answer::Allow),
+    (libc::SYS_getsockname, Answer::Allow),
+    (libc::SYS_getsockopt, Answer::Allow),
+    (libc::SYS_recvfrom, Answer::Allow),
+    (libc::SYS_sendto, Answer::Allow),
+    (libc::SYS_shutdown, Answer::Allow),
+];
+
+/// Families and types of sockets, with the flags that our libraries give them.
+const SOCKETS: &[u32] = &[
+    pair(libc::AF_INET, STREAM),
+    pair(libc::AF_INET, DATAGRAM),
+    pair(libc::AF_INET6, STREAM),
+    pair(libc::AF_INET6, DATAGRAM),
+];
+const STREAM: i32 = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+const DATAGRAM: i32 = libc::SOCK_DGRAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+
+/// Levels and options that wasi:sockets has functions for, and that our libraries set.
+const OPTIONS: &[u32] = &[
+    pair(libc::SOL_SOCKET, libc::SO_REUSEADDR),
+    pair(libc::SOL_SOCKET, libc::SO_KEEPALIVE),
+    pair(libc::SOL_SOCKET, libc::SO_RCVBUF),
+    pair(libc::SOL_SOCKET, libc::SO_SNDBUF),
+    pair(libc::IPPROTO_IP, libc::IP_TTL),
+    pair(libc::IPPROTO_IPV6, libc::IPV6_UNICAST_HOPS),
+    pair(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY),
+    pair(libc::IPPROTO_TCP, libc::TCP_NODELAY),
+    pair(libc::IPPROTO_TCP, libc::TCP_KEEPIDLE),
+    pair(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL),
+    pair(libc::IPPROTO_TCP, libc::TCP_KEEPCNT),
+];
+
+const fn pair(first: i32, second: i32) -> u32 {
+    (first as u32) << PAIR_SHIFT | second as u32
+}
+
+const PAIR_SHIFT: u32 = 24;
+
+/// Which lists hold for a process beside that of every module.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Calls {
+    pub server: bool,
+    pub network: bool,
+}
+
+impl Calls {
+    const ALL: [Calls; 4] = [
+        Calls::new(false, false),
+        Calls::new(true, false),
+        Calls::new(false, true),
+        Calls::new(true, true),
+    ];
+
+    const fn new(server: bool, network: bool) -> Calls {
+        Calls { server, network }
+    }
+
+    fn number(self) -> usize {
+        usize::from(self.server) + 2 * usize::from(self.network)
+    }
 }
 
 /// The C library takes clone(2) instead, whose flags a filter can see.
@@ -283,22 +348,17 @@ const KILLED_HERE: &[c_long] = &[];
 const LAST: c_long = 462;
 
 /// Assembled once, by the executor: every guest's process finds it here.
-static OF_COMMAND: OnceLock<Vec<sock_filter>> = OnceLock::new();
-static OF_SERVER: OnceLock<Vec<sock_filter>> = OnceLock::new();
+static FILTERS: [OnceLock<Vec<sock_filter>>; 4] = [const { OnceLock::new() }; 4];
 
 /// Assemble the filters, so that no child has to.
 pub fn prepare() {
-    for calls in [Calls::Command, Calls::Server] {
+    for calls in Calls::ALL {
         filter(calls);
     }
 }
 
 fn filter(calls: Calls) -> &'static [sock_filter] {
-    let place = match calls {
-        Calls::Command => &OF_COMMAND,
-        Calls::Server => &OF_SERVER,
-    };
-    place.get_or_init(|| assemble(&ranges(calls)))
+    FILTERS[calls.number()].get_or_init(|| assemble(&ranges(calls)))
 }
 
 /// Give this process, which must have one thread, and its future threads the filter.
@@ -341,8 +401,8 @@ fn ranges(calls: Calls) -> Vec<(u32, Answer)> {
     for (call, condition) in CONDITIONAL {
         answers[*call as usize] = Answer::If(*condition);
     }
-    if calls == Calls::Server {
-        for (call, answer) in OF_SERVERS {
+    for (list, holds) in [(OF_SERVERS, calls.server), (OF_NETWORK, calls.network)] {
+        for (call, answer) in list.iter().filter(|_| holds) {
             answers[*call as usize] = *answer;
         }
     }
@@ -365,6 +425,9 @@ fn upper_half(argument: u8) -> u32 {
 
 const LOAD: u32 = libc::BPF_LD | libc::BPF_W | libc::BPF_ABS;
 const AND: u32 = libc::BPF_ALU | libc::BPF_AND | libc::BPF_K;
+const SHIFT_LEFT: u32 = libc::BPF_ALU | libc::BPF_LSH | libc::BPF_K;
+const KEEP: u32 = libc::BPF_MISC | libc::BPF_TAX;
+const OR_KEPT: u32 = libc::BPF_ALU | libc::BPF_OR | libc::BPF_X;
 const IF_EQUAL: u32 = libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K;
 const IF_AT_LEAST: u32 = libc::BPF_JMP | libc::BPF_JGE | libc::BPF_K;
 const RETURN: u32 = libc::BPF_RET | libc::BPF_K;
@@ -468,7 +531,8 @@ impl Assembler {
         | Condition::IsOwnProcess(argument)
         | Condition::Has(argument, _)
         | Condition::HasNot(argument, _)
-        | Condition::IsNull(argument)) = condition;
+        | Condition::IsNull(argument)
+        | Condition::PairIsOneOf(argument, ..)) = condition;
         self.push(LOAD, lower_half(argument));
         match condition {
             Condition::IsOneOf(_, values) => {
@@ -484,6 +548,15 @@ impl Assembler {
             Condition::HasNot(_, mask) => {
                 self.push(AND, mask);
                 self.allow_if_equal(0);
+            }
+            Condition::PairIsOneOf(_, second, values) => {
+                self.push(SHIFT_LEFT, PAIR_SHIFT);
+                self.push(KEEP, 0);
+                self.push(LOAD, lower_half(second));
+                self.push(OR_KEPT, 0);
+                for value in values {
+                    self.allow_if_equal(*value);
+                }
             }
             Condition::IsNull(_) => {
                 self.push(IF_EQUAL, 0);
@@ -506,17 +579,24 @@ mod tests {
     use super::*;
 
     const NOTHING: [u64; 6] = [0; 6];
+    const COMMAND: Calls = Calls::new(false, false);
+    const SERVER: Calls = Calls::new(true, false);
+    const REACHES: Calls = Calls::new(false, true);
 
     /// What the filter of process 42 answers, found as the kernel does: instruction by instruction.
     fn answer(architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
+        answer_of(COMMAND, architecture, number, arguments)
+    }
+
+    fn answer_of(calls: Calls, architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
         let mut data = vec![number, architecture, 0, 0];
         data.extend(
             arguments
                 .iter()
                 .flat_map(|argument| [*argument as u32, (argument >> 32) as u32]),
         );
-        let filter = assemble(&ranges(Calls::Command));
-        let (mut accumulator, mut next) = (0, 0);
+        let filter = assemble(&ranges(calls));
+        let (mut accumulator, mut kept, mut next) = (0, 0, 0);
         loop {
             let sock_filter { code, jt, jf, k } = filter[next];
             let k = if k == OWN_PROCESS { 42 } else { k };
@@ -525,6 +605,9 @@ mod tests {
             match u32::from(code) {
                 LOAD => accumulator = data[k as usize / 4],
                 AND => accumulator &= k,
+                SHIFT_LEFT => accumulator <<= k,
+                KEEP => kept = accumulator,
+                OR_KEPT => accumulator |= kept,
                 IF_EQUAL => next += jump(accumulator == k),
                 IF_AT_LEAST => next += jump(accumulator >= k),
                 RETURN => return k,
@@ -568,7 +651,7 @@ mod tests {
 
     #[test]
     fn a_server_may_do_what_a_command_may_and_talk_to_who_called_it() {
-        let (command, server) = (ranges(Calls::Command), ranges(Calls::Server));
+        let (command, server) = (ranges(COMMAND), ranges(SERVER));
         let answer = |ranges: &[(u32, Answer)], call: c_long| {
             let place = ranges.partition_point(|(first, _)| *first <= call as u32);
             ranges[place - 1].1
@@ -587,6 +670,60 @@ mod tests {
             libc::SYS_sendmsg,
         ] {
             assert_eq!(answer(&server, call), Answer::Deny, "call {call}");
+        }
+    }
+
+    #[test]
+    fn a_network_is_tcp_and_udp_of_the_internet() {
+        let to = |call: c_long, arguments| answer_of(REACHES, AUDIT_ARCH, call as u32, arguments);
+        let (inet, inet6) = (libc::AF_INET as u64, libc::AF_INET6 as u64);
+        let arguments = |first, second, third| [first, second, third, 0, 0, 0];
+        for family in [inet, inet6] {
+            for kind in [STREAM, DATAGRAM] {
+                assert_eq!(
+                    to(libc::SYS_socket, arguments(family, kind as u64, 0)),
+                    libc::SECCOMP_RET_ALLOW
+                );
+            }
+        }
+        let flags = libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
+        for (family, kind) in [
+            (libc::AF_UNIX, STREAM),
+            (libc::AF_NETLINK, libc::SOCK_RAW | flags),
+            (libc::AF_PACKET, DATAGRAM),
+            (libc::AF_VSOCK, STREAM),
+            (libc::AF_INET, libc::SOCK_RAW | flags),
+            (libc::AF_INET6, libc::SOCK_SEQPACKET | flags),
+        ] {
+            assert_eq!(
+                to(libc::SYS_socket, arguments(family as u64, kind as u64, 0)),
+                DENIED,
+                "{family} {kind}"
+            );
+        }
+        let option = |level: i32, option: i32| to(libc::SYS_setsockopt, arguments(5, level as u64, option as u64));
+        assert_eq!(option(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(
+            option(libc::SOL_SOCKET, libc::SO_ATTACH_FILTER),
+            DENIED,
+            "the same number of another level"
+        );
+        assert_eq!(option(libc::SOL_SOCKET, libc::SO_BINDTODEVICE), DENIED);
+        for call in [
+            libc::SYS_listen,
+            libc::SYS_accept4,
+            libc::SYS_sendmsg,
+            libc::SYS_recvmsg,
+            libc::SYS_socketpair,
+        ] {
+            assert_eq!(to(call, NOTHING), DENIED, "call {call}");
+        }
+        for call in [libc::SYS_socket, libc::SYS_connect, libc::SYS_bind, libc::SYS_sendto] {
+            assert_eq!(
+                answer(AUDIT_ARCH, call as u32, arguments(inet, STREAM as u64, 0)),
+                DENIED,
+                "call {call}"
+            );
         }
     }
 
