@@ -42,7 +42,7 @@ def _do(given: argparse.Namespace) -> int:
         from wherry_cli import push
 
         return push.run(given)
-    from wherry_cli import logs, rollout, run
+    from wherry_cli import logs, portforward, rollout, run
     from wherry_cli.cluster import Cluster
     from wherry_cli.why import why
 
@@ -50,6 +50,8 @@ def _do(given: argparse.Namespace) -> int:
     match given.command:
         case "logs":
             return logs.run(cluster, given)
+        case "port-forward":
+            return portforward.run(cluster, given)
         case "rollout":
             return rollout.run(cluster, given)
         case "run":
@@ -87,6 +89,14 @@ def _parser() -> argparse.ArgumentParser:
     logs.add_argument("--since-time", default="", metavar="TIME", help="only what is newer than that (RFC 3339)")
     logs.add_argument("--limit-bytes", type=int, default=0, metavar="BYTES", help="at most so much")
     logs.add_argument("--instance", default="", help="only that one: its name, or the end of it after a dash")
+
+    forward = commands.add_parser(
+        "port-forward", parents=[shared], help="lead local ports to an instance of a WasmWorkload", allow_abbrev=False
+    )
+    forward.add_argument("name")
+    forward.add_argument("ports", nargs="+", metavar="[LOCAL:]REMOTE", help="REMOTE is the port of its Service")
+    forward.add_argument("--address", default="127.0.0.1", help="to listen on (default 127.0.0.1)")
+    forward.add_argument("--instance", default="", help="only that one: its name, or the end of it after a dash")
 
     run = commands.add_parser(
         "run",

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from typing import Any
 
 import urllib3
+import websocket
 from kubernetes import client, config
+from kubernetes.stream import ws_client
 
 from wherry_cli.errors import CliError, InvalidObject, ServerError
 
@@ -19,8 +21,41 @@ READ_SECONDS = 60.0
 """Of an answer that has an end."""
 
 WORKLOADS = "/apis/wherry.dev/v1alpha1/namespaces/{namespace}/wasmworkloads"
+PORT_FORWARD_PROTOCOL = "portforward.wherry.dev"
 REVISIONS = "/apis/apps/v1/namespaces/{namespace}/controllerrevisions"
+PORT_FORWARD = "/apis/subresources.wherry.dev/v1alpha1/namespaces/{namespace}/wasmworkloads/{name}/portforward"
 LOG = "/apis/subresources.wherry.dev/v1alpha1/namespaces/{namespace}/wasmworkloads/{name}/log"
+
+
+class Connection:
+    """A connection to an instance of a WasmWorkload. Iterating gives what it says, to its end."""
+
+    def __init__(self, socket: websocket.WebSocket) -> None:
+        self._socket = socket
+
+    def __iter__(self) -> Iterator[bytes]:
+        while True:
+            try:
+                kind, piece = self._socket.recv_data()
+            except (websocket.WebSocketException, OSError):
+                return
+            if kind == websocket.ABNF.OPCODE_CLOSE:
+                return
+            yield piece
+
+    def send(self, piece: bytes) -> None:
+        """Say something. Raises CliError."""
+        try:
+            self._socket.send_binary(piece)
+        except (websocket.WebSocketException, OSError) as error:
+            raise CliError(f"error: the connection broke off: {error}") from error
+
+    def end(self) -> None:
+        """Say that this was all. Raises CliError."""
+        try:
+            self._socket.send("end")
+        except (websocket.WebSocketException, OSError) as error:
+            raise CliError(f"error: the connection broke off: {error}") from error
 
 
 class Cluster:
@@ -111,6 +146,26 @@ class Cluster:
         """The log of a WasmWorkload, in pieces as they come. Raises ServerError."""
         with self._open("GET", LOG.format(namespace=self.namespace, name=name), query=query) as pieces:
             yield pieces
+
+    @contextmanager
+    def connect(self, name: str, port: int, instance: str) -> Iterator[Connection]:
+        """A connection to a port of an instance. Raises CliError."""
+        path = PORT_FORWARD.format(namespace=self.namespace, name=name)
+        query = [("port", str(port)), *([("instance", instance)] if instance else [])]
+        _, url, headers, *_ = self._api.param_serialize("GET", path, query_params=query, auth_settings=["BearerToken"])
+        headers["sec-websocket-protocol"] = PORT_FORWARD_PROTOCOL
+        try:
+            made = ws_client.create_websocket(
+                self._api.configuration, "ws" + url.removeprefix("http"), {key.lower(): headers[key] for key in headers}
+            )
+        except websocket.WebSocketBadStatusException as error:
+            raise _refused(error.status_code, error.resp_body or b"") from error
+        except (websocket.WebSocketException, OSError) as error:
+            raise CliError(f"Unable to connect to the server: {error}") from error
+        try:
+            yield Connection(made)
+        finally:
+            made.close()
 
     def _workloads(self) -> str:
         return WORKLOADS.format(namespace=self.namespace)

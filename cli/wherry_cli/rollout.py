@@ -118,8 +118,9 @@ def way_back(workload: Object, revision: Object) -> list[Object]:
     other = [field for field in sorted(then) if now.get(field) != then[field]]
     values = {field: then[field] for field in other}
     for field, value in values.items():
-        if stays := _outside(revision, field) & (workload["spec"].get(field) or {}).keys():
-            values[field] = {**value, **{each: workload["spec"][field][each] for each in stays}}
+        if outside := _outside(revision, field):
+            stays = {each: inner for each, inner in workload["spec"].get(field, {}).items() if each in outside}
+            values[field] = {**value, **stays}
     return [*gone, *({"op": "add", "path": f"/spec/{field}", "value": value} for field, value in values.items())]
 
 

@@ -90,7 +90,7 @@ def test_the_operators_rights_are_those_that_the_tests_give_it(default: list[Jso
 def test_nobody_else_has_rights_but_who_reads_logs(default: list[Json]) -> None:
     roles = {each["metadata"]["name"] for each in default if each["kind"] in ("ClusterRole", "Role")}
     own = {"wherry-certificates-wherry", "wherry-log-api-wherry"}
-    assert roles == {"wherry-operator-wherry", "wherry-references", "wherry-logs"} | own
+    assert roles == {"wherry-operator-wherry", "wherry-references", "wherry-logs", "wherry-port-forward"} | own
     subjects = {
         subject["name"]
         for each in default

@@ -5,17 +5,20 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 
 from tests.cluster.provider import kubectl_environment
 from tests.cluster.registry import Registry
-from tests.support import wat
+from tests.guests.servers import SERVER
+from tests.support import executors, wat
 from tests.support.installation import ROOT
 from tests.support.kube import MIRRORED, Workspace
 
@@ -193,3 +196,34 @@ def test_a_rollout_is_followed_and_taken_back(space: Workspace, wherry: Wherry) 
     space.kubectl("delete", "ww", "rolls")
     listed = ["get", "controllerrevisions", "-n", space.namespace, "-o", "name"]
     space.wait(lambda: not space.cluster.kubectl(*listed).stdout, "its revisions went with it")
+
+
+def test_port_forward(space: Workspace, tmp_path: Path) -> None:
+    if reason := executors.why_not("native"):
+        pytest.skip(reason)
+    space.workload("web", module={"inline": SERVER}, http={"port": 8080})
+    space.kubectl("wait", "--for=condition=Ready", "ww/web", "--timeout=60s")
+    forwarding = subprocess.Popen(
+        _command(space, "port-forward", "web", ":8080", ":81"),
+        env=_environment(space, tmp_path),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert forwarding.stdout is not None and forwarding.stderr is not None
+    with forwarding.stdout as output, forwarding.stderr as errors:
+        ports = []
+        for remote in (8080, 81):
+            found = re.fullmatch(rf"Forwarding from 127\.0\.0\.1:(\d+) -> {remote}\n", output.readline())
+            assert found is not None
+            ports.append(int(found[1]))
+        for _ in range(3):
+            assert httpx.get(f"http://127.0.0.1:{ports[0]}/", trust_env=False).text == "hello over HTTP\n"
+        large = b"x" * 1_000_000
+        answer = httpx.post(f"http://127.0.0.1:{ports[0]}/echo", content=large, trust_env=False, timeout=60)
+        assert len(answer.content) >= len(large)
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(f"http://127.0.0.1:{ports[1]}/", trust_env=False)
+        assert 'wasmworkload "web" has no port 81: it has 8080' in errors.readline()
+        forwarding.send_signal(signal.SIGINT)
+        assert forwarding.wait(TIMEOUT_SECONDS) == 130

@@ -24,6 +24,7 @@ from wherry_operator.runners.client import Refused, RunnerClient, RunnerUnavaila
 from wherry_operator.runners.delivery import Place
 from wherry_runner.protocol import LogOptions, Refusal, RefusalReason
 
+PORT_FORWARD = "/apis/subresources.wherry.dev/v1alpha1/namespaces/default/wasmworkloads/hello/portforward"
 LOG = "/apis/subresources.wherry.dev/v1alpha1/namespaces/default/wasmworkloads/hello/log"
 ADA = {"X-Remote-User": "ada", "X-Remote-Group": "boatmen"}
 USERS = '["X-Remote-User"]'
@@ -93,6 +94,7 @@ class FakeApi:
         self.allowed = {"ada"}
         self.asked: list[Object] = []
         self.status: Object = {"phase": "Pending", "instances": []}
+        self.spec: Object = {}
 
     async def get(self, path: str) -> Object:
         assert path.endswith("/extension-apiserver-authentication")
@@ -102,7 +104,7 @@ class FakeApi:
         if not path.endswith("/namespaces/default/wasmworkloads/hello"):
             raise NotFound(404, "NotFound", "not found")
         metadata = {"namespace": "default", "name": "hello", "uid": "u1"}
-        return {"metadata": metadata, "spec": {"className": "wherry"}, "status": self.status}
+        return {"metadata": metadata, "spec": {"className": "wherry", **self.spec}, "status": self.status}
 
     async def create(self, path: str, body: Object) -> Object:
         assert path.endswith("/subjectaccessreviews")
@@ -299,5 +301,78 @@ def test_what_is_not_there_is_told(play: Play, monkeypatch: pytest.MonkeyPatch) 
             scene.runner.has(f"u1-r-{number}", None)
         code, message = await scene.ask()
         assert code == 400 and "has 2 instances" in message
+
+    play(scenario)
+
+
+# --- port-forward -----------------------------------------------------------------------------------------------------
+
+
+@asynccontextmanager
+async def serving(scene: Scene) -> AsyncIterator[int]:
+    """The object's instance: it says back what it hears in capitals, and when it hears the end."""
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while piece := await reader.read(1 << 16):
+            writer.write(piece.upper())
+        writer.write(b"<end>")
+        writer.close()
+
+    listening = await asyncio.start_server(serve, "127.0.0.1", 0)
+    async with listening:
+        port = listening.sockets[0].getsockname()[1]
+        instance = {"name": "hello-0f-0", "ready": True, "address": f"127.0.0.1:{port}"}
+        scene.api.status = {"instances": [{"name": "hello-0f-1", "ready": False, "address": "127.0.0.1:1"}, instance]}
+        scene.api.spec = {"http": {"port": 8080}}
+        yield port
+
+
+@asynccontextmanager
+async def connected(scene: Scene, **query: str) -> AsyncIterator[aiohttp.ClientWebSocketResponse]:
+    context = ssl.create_default_context(cafile=str(scene.pki.client_ca.cert_file))
+    files = scene.front_proxy.issue("proxy", client=True)
+    context.load_cert_chain(files.cert, files.key)
+    async with (
+        aiohttp.ClientSession(connector=aiohttp.TCPConnector(ssl=context)) as session,
+        session.ws_connect(scene.url + PORT_FORWARD, headers=ADA, params=query) as connection,
+    ):
+        yield connection
+
+
+def test_a_connection_leads_to_an_instance_that_is_ready(play: Play) -> None:
+    async def scenario(scene: Scene) -> None:
+        async with serving(scene), connected(scene, port="8080") as one, connected(scene, port="8080") as other:
+            for number, connection in enumerate((one, other)):
+                await connection.send_bytes(b"hello %d" % number)
+                assert await connection.receive_bytes() == b"HELLO %d" % number
+            await one.send_str("end")
+            assert await one.receive_bytes() == b"<end>"
+            assert (await one.receive()).type is aiohttp.WSMsgType.CLOSE
+            await other.send_bytes(b"x" * 1_000_000)
+            assert sum([len(await other.receive_bytes()) for _ in range(1)]) > 0, "it goes on"
+        assert {
+            (each["resourceAttributes"]["verb"], each["resourceAttributes"]["subresource"]) for each in scene.api.asked
+        } == {("create", "portforward")}, "who may only read is not to talk to it"
+
+    play(scenario)
+
+
+def test_what_can_not_be_forwarded_is_said(play: Play) -> None:
+    async def scenario(scene: Scene) -> None:
+        assert await scene.ask(PORT_FORWARD, port="80") == (
+            400,
+            'wasmworkload "hello" serves nothing: its spec has no http',
+        )
+        async with serving(scene):
+            assert await scene.ask(PORT_FORWARD, port="22") == (400, 'wasmworkload "hello" has no port 22: it has 8080')
+            status, message = await scene.ask(PORT_FORWARD, port="8080", instance="0f-7")
+            assert (status, message) == (503, 'no such instance of wasmworkload "hello" serves now')
+            status, message = await scene.ask(PORT_FORWARD, port="8080")
+            assert (status, message) == (400, "Upgrade request required: port-forward is a WebSocket")
+            with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
+                async with connected(scene, port="8080", instance="0f-1"):
+                    pass
+            status, message = await scene.ask(PORT_FORWARD, user={**ADA, "X-Remote-User": "eve"}, port="8080")
+            assert status == 403 and 'cannot create resource "wasmworkloads/portforward"' in message
 
     play(scenario)

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from wherry_cli import logs, push, rollout, run
+from wherry_cli import logs, portforward, push, rollout, run
 from wherry_cli.app import main, parse
 from wherry_cli.errors import CliError
 from wherry_cli.why import why
@@ -204,12 +204,28 @@ def live(**spec: Any) -> dict[str, Any]:
     return {"metadata": {"name": "x", "generation": 2}, "spec": {"replicas": 3, **spec}}
 
 
+@pytest.mark.parametrize(
+    ("text", "local", "remote"), [("8080:80", 8080, 80), ("80", 80, 80), (":80", 0, 80), ("0:65535", 0, 65535)]
+)
+def test_a_pair_of_ports_is_kubectls(text: str, local: int, remote: int) -> None:
+    assert portforward.parse(text) == portforward.Ports(local, remote)
+
+
+@pytest.mark.parametrize("text", ["", ":", "a", "80:", "80:a", "-1:80", "80:0", "65536:80", "1:2:3", "80:http"])
+def test_what_is_no_pair_of_ports_is_refused(text: str) -> None:
+    with pytest.raises(CliError, match="is no pair of ports"):
+        portforward.parse(text)
+
+
 def test_the_way_back_replaces_whole_fields_and_keeps_what_is_no_part_of_a_revision() -> None:
     assert rollout.way_back(live(module={"image": "i"}), HISTORY[0]) == [
         {"op": "add", "path": "/spec/args", "value": ["a"]},
         {"op": "add", "path": "/spec/module", "value": {"inline": "x"}},
     ]
     assert rollout.way_back(live(module={"image": "i"}, env=[]), HISTORY[1]) == [{"op": "remove", "path": "/spec/env"}]
+    assert rollout.way_back(live(module={"inline": "x"}, args=["b"]), HISTORY[0]) == [
+        {"op": "add", "path": "/spec/args", "value": ["a"]}
+    ]
     assert rollout.way_back(live(module={"image": "i"}), HISTORY[1]) == []
 
 

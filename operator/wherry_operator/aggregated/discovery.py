@@ -8,7 +8,8 @@ GROUP = "subresources.wherry.dev"
 VERSION = "v1alpha1"
 GROUP_VERSION = f"{GROUP}/{VERSION}"
 RESOURCE = "wasmworkloads"
-SUBRESOURCE = "log"
+LOG, PORT_FORWARD = "log", "portforward"
+"""Subresources."""
 
 _VERSION: Object = {"groupVersion": GROUP_VERSION, "version": VERSION}
 _GROUP: Object = {"name": GROUP, "versions": [_VERSION], "preferredVersion": _VERSION}
@@ -23,14 +24,15 @@ DOCUMENTS: dict[str, Object] = {
         "groupVersion": GROUP_VERSION,
         "resources": [
             {
-                "name": f"{RESOURCE}/{SUBRESOURCE}",
+                "name": f"{RESOURCE}/{subresource}",
                 "singularName": "",
                 "namespaced": True,
                 "group": "wherry.dev",
                 "version": "v1alpha1",
                 "kind": "WasmWorkload",
-                "verbs": ["get"],
+                "verbs": verbs,
             }
+            for subresource, verbs in ((LOG, ["get"]), (PORT_FORWARD, ["create", "get"]))
         ],
     },
     # Nothing to tell; without an answer the API server would ask again and again.

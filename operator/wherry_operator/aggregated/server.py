@@ -12,8 +12,8 @@ from typing import Protocol
 
 from aiohttp import web
 
-from wherry_operator.aggregated import logs
-from wherry_operator.aggregated.discovery import DOCUMENTS, GROUP, GROUP_VERSION, RESOURCE, SUBRESOURCE, VERSION
+from wherry_operator.aggregated import logs, portforward
+from wherry_operator.aggregated.discovery import DOCUMENTS, GROUP, GROUP_VERSION, LOG, PORT_FORWARD, RESOURCE, VERSION
 from wherry_operator.aggregated.front_proxy import FrontProxy
 from wherry_operator.aggregated.logs import Instances, LogError
 from wherry_operator.clock import Clock
@@ -35,7 +35,7 @@ from wherry_operator.tls import ServerTls
 log = logging.getLogger(__name__)
 
 _IDENTITY = web.RequestKey("identity", Identity)
-_LOG = f"/apis/{GROUP_VERSION}/namespaces/{{namespace}}/{RESOURCE}/{{name}}/{SUBRESOURCE}"
+_OBJECT = f"/apis/{GROUP_VERSION}/namespaces/{{namespace}}/{RESOURCE}/{{name}}"
 
 
 class Api(Protocol):
@@ -64,6 +64,8 @@ class AggregatedServer:
         self._clock = clock or Clock()
         self._permissions = Permissions(kube, self._clock)
         self._front_proxy: FrontProxy | None = None
+        self._forwarded = 0
+        """Connections that are being forwarded."""
         self._server = HttpsServer(self._app())
         self._trust: KeptTrust | None = None
 
@@ -96,7 +98,8 @@ class AggregatedServer:
         app = web.Application(middlewares=[self._guard])
         for path, document in DOCUMENTS.items():
             app.router.add_get(path, _answer(document), allow_head=False)
-        app.router.add_get(_LOG, self._log, allow_head=False)
+        app.router.add_get(f"{_OBJECT}/{LOG}", self._log, allow_head=False)
+        app.router.add_get(f"{_OBJECT}/{PORT_FORWARD}", self._port_forward, allow_head=False)
         return app
 
     @web.middleware
@@ -123,7 +126,7 @@ class AggregatedServer:
 
     async def _log(self, request: web.Request) -> web.StreamResponse:
         namespace, name = request.match_info["namespace"], request.match_info["name"]
-        await self._permit(request[_IDENTITY], namespace, name)
+        await self._permit(request[_IDENTITY], "get", LOG, namespace, name)
         try:
             options = parse_query(request.query)
         except BadQuery as error:
@@ -135,14 +138,28 @@ class AggregatedServer:
         found = logs.sources(workload, self._instances, request.query.get("instance", ""))
         return await logs.serve(request, workload, found, options, prefix=boolean(request.query.get("prefix")))
 
-    async def _permit(self, identity: Identity, namespace: str, name: str) -> None:
-        """The API server has asked this too; whoever else has such a certificate is asked here."""
+    async def _port_forward(self, request: web.Request) -> web.StreamResponse:
+        namespace, name = request.match_info["namespace"], request.match_info["name"]
+        # The API server has asked for `get`, as of every WebSocket: who may only read is not to talk to instances.
+        await self._permit(request[_IDENTITY], "create", PORT_FORWARD, namespace, name)
+        if self._forwarded >= portforward.MAX_CONNECTIONS:
+            raise LogError(429, "TooManyRequests", "too many connections are forwarded now")
+        workload = await self._workload(namespace, name)
+        to = portforward.target(workload, request.query.get("port", ""), request.query.get("instance", ""))
+        self._forwarded += 1
+        try:
+            return await portforward.serve(request, to)
+        finally:
+            self._forwarded -= 1
+
+    async def _permit(self, identity: Identity, verb: str, subresource: str, namespace: str, name: str) -> None:
+        """The API server has asked this too, or as much; whoever else has such a certificate is asked here."""
         wanted = ResourceAttributes(
-            verb="get",
+            verb=verb,
             group=GROUP,
             version=VERSION,
             resource=RESOURCE,
-            subresource=SUBRESOURCE,
+            subresource=subresource,
             namespace=namespace,
             name=name,
         )
@@ -150,8 +167,8 @@ class AggregatedServer:
             raise LogError(
                 403,
                 "Forbidden",
-                f'{RESOURCE}.{GROUP} "{name}" is forbidden: User "{identity.user}" cannot get resource '
-                f'"{RESOURCE}/{SUBRESOURCE}" in API group "{GROUP}" in the namespace "{namespace}"',
+                f'{RESOURCE}.{GROUP} "{name}" is forbidden: User "{identity.user}" cannot {verb} resource '
+                f'"{RESOURCE}/{subresource}" in API group "{GROUP}" in the namespace "{namespace}"',
             )
 
     async def _workload(self, namespace: str, name: str) -> Object:

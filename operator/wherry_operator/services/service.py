@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wherry_operator.models import Object, WasmWorkloadSpec, WorkloadHttp, WorkloadService
+from wherry_operator.models import Object, WorkloadHttp, WorkloadService
 
 PORT_NAME = "http"
 
@@ -170,4 +170,6 @@ def _annotations(wanted: Mapping[str, str]) -> dict[str, str]:
 
 
 def _http(workload: Object) -> WorkloadHttp | None:
-    return WasmWorkloadSpec.model_validate(workload["spec"]).http
+    # Of thousands most serve nothing, and are asked this at each look.
+    http = workload["spec"].get("http")
+    return None if http is None else WorkloadHttp.model_validate(http)
