@@ -140,6 +140,16 @@ binaries: venv go ## Build what tests and demo run: Kubernetes and a registry (o
 node: venv go executor node-packages ## Run the tests on real nodes: containerd, kubelet, images of our own (Linux, root).
 	$(PY) -m pytest tests/node $(ARGS)
 
+# The same suite on a cluster of kind's, where Docker is; there it ends before `kubectl top`, for kind has no metrics-server.
+# Not tried yet: no Docker was there. On a cluster of ours the runs of `make node` and `make test` have it too.
+CLUSTER ?= node
+.PHONY: e2e
+e2e: venv go executor ## Run the chart's tests end to end on a real node (root); CLUSTER=kind: on kind (untested).
+ifeq ($(CLUSTER),node)
+	@$(MAKE) node-packages
+endif
+	WHERRY_E2E_CLUSTER=$(CLUSTER) $(PY) -m pytest tests/node/test_install.py tests/node/test_end_to_end.py $(ARGS)
+
 # Most of a test's time is waiting for a cluster: a few files at once, each worker with a cluster of its own.
 WORKERS ?= 3
 .PHONY: test

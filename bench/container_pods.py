@@ -91,28 +91,33 @@ class Api:
             connection.close()
 
 
-class Running:
-    """A watch that notes when each Pod is first seen Running, and when it is gone."""
+PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 
-    def __init__(self, api: Api) -> None:
+
+class Running:
+    """A watch that notes when each object, a Pod if nothing else is said, is first seen Running, and when it is gone."""
+
+    def __init__(self, api: Api, path: str = PODS) -> None:
         self.seen: dict[str, float] = {}
         self.gone: set[str] = set()
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._api = api
+        self._api, self._path = api, path
         threading.Thread(target=self._watch, daemon=True).start()
         self._news.get(timeout=TIMEOUT_SECONDS)
 
-    def wait(self, condition: Callable[[], bool]) -> None:
+    def wait(self, condition: Callable[[], bool], *, timeout_seconds: float = TIMEOUT_SECONDS) -> None:
         """Wait until what the watch says fulfils a condition."""
-        deadline = time.monotonic() + TIMEOUT_SECONDS
+        deadline = time.monotonic() + timeout_seconds
         while not condition():
             with contextlib.suppress(queue.Empty):
                 self._news.get(timeout=max(0.0, deadline - time.monotonic()))
             if time.monotonic() > deadline:
-                raise ClusterError(f"not in {TIMEOUT_SECONDS:.0f} s; running: {sorted(self.seen)}")
+                raise ClusterError(
+                    f"not in {timeout_seconds:.0f} s; {len(self.seen)} run, such as {sorted(self.seen)[:10]}"
+                )
 
     def _watch(self) -> None:
-        with self._api.lines(f"/api/v1/namespaces/{NAMESPACE}/pods?watch=1") as lines:
+        with self._api.lines(f"{self._path}?watch=1") as lines:
             self._news.put("")
             for line in lines:
                 now = time.monotonic()
@@ -120,7 +125,7 @@ class Running:
                 name = event["object"]["metadata"]["name"]
                 if event["type"] == "DELETED":
                     self.gone.add(name)
-                elif event["object"]["status"].get("phase") == "Running":
+                elif event["object"].get("status", {}).get("phase") == "Running":
                     self.seen.setdefault(name, now)
                 self._news.put(name)
 
@@ -149,15 +154,14 @@ def pod(name: str, image: str) -> dict[str, Any]:
 def start(api: Api, running: Running, body: dict[str, Any], *, log_query: str = "follow=true") -> tuple[float, float]:
     """Start a Pod that prints a line, and delete it; seconds from POST to Running, and to the first log line."""
     name = body["metadata"]["name"]
-    path = f"/api/v1/namespaces/{NAMESPACE}/pods"
     with contextlib.closing(api.connection()) as connection:
         begin = time.monotonic()
-        api.ask(connection, "POST", path, body)
+        api.ask(connection, "POST", PODS, body)
         running.wait(lambda: name in running.seen)
-        with api.lines(f"{path}/{name}/log?{log_query}") as lines:
+        with api.lines(f"{PODS}/{name}/log?{log_query}") as lines:
             assert lines.readline() == b"ready\n"
             log = time.monotonic() - begin
-        api.ask(connection, "DELETE", f"{path}/{name}")
+        api.ask(connection, "DELETE", f"{PODS}/{name}")
         running.wait(lambda: name in running.gone)
     return running.seen[name] - begin, log
 
@@ -181,7 +185,7 @@ def burst(cluster: NodeCluster, api: Api, running: Running, image: str, count: i
     names = [f"burst-{number}" for number in range(count)]
     begin = time.monotonic()
     for name in names:
-        api.ask(connection, "POST", f"/api/v1/namespaces/{NAMESPACE}/pods", pod(name, image))
+        api.ask(connection, "POST", PODS, pod(name, image))
     posted = time.monotonic()
     running.wait(lambda: all(name in running.seen for name in names))
     after = account.cpu_seconds()

@@ -1,36 +1,38 @@
-"""A Pod of a module against a Pod of a container: from POST to Running, on a real node, through the real scheduler.
+"""Modules against containers on a real node, through the real scheduler: starts, a burst, memory, and very many.
 
-    make bench-node                exits with 1 if the promise is missed
+    make bench-node                         exits with 1 if a promise is missed
+    make bench-node ARGS='starts burst'     some sections
+    make bench-node ARGS=--record           writes bench/node_pods.json
 
-A cluster with one real node (`tests.cluster.node`, so root). Operators and a runner are Pods on that node, from our own images.
-Pods of either kind are started in turns, each when nothing is left of the one before. No image is pulled and no module
-compiled while the clock runs.
+A cluster with one real node (`tests.cluster.node`, so root), beside its control plane. Operators and a runner are Pods on that
+node, from our own images. No image is pulled and no module compiled while the clock runs.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import random
-import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench.container_pods import TIMEOUT_SECONDS, Api, Running, make_namespace, start
+from bench import node_many
+from bench.container_pods import mem_available, start
 from bench.container_pods import pod as container_pod
-from bench.table import Report, p50
-from tests.cluster import cgroups
+from bench.node_scene import NodeScene, wait_settled, wasm_pod
+from bench.table import Report, given, p50
+from tests.cluster import build
 from tests.cluster.errors import ClusterError
-from tests.cluster.images import base
-from tests.cluster.node import ENVIRONMENT, NodeCluster
-from tests.cluster.processes import wait_for
+from tests.cluster.node import NodeCluster
 from tests.cluster.progress import Progress
-from tests.node.installation import NODE_NAME, install
-from tests.support import kube, wat
+
+RECORD = Path(__file__).with_suffix(".json")
 
 ROUNDS = 20
 WARM_UP_ROUNDS = 3
@@ -43,41 +45,11 @@ LOG_QUERY = "follow=true&insecureSkipTLSVerifyBackend=true"
 """The address of the Pod that leads is not known when its certificate is made."""
 
 
-def push_module(cluster: NodeCluster, folder: Path) -> str:
-    """Push the module that is measured, as users do; its name in manifests."""
-    module = wat.write(wat.sleeps("ready"), folder / "module.wasm")
-    reference = f"{cluster.registry.address}/module:1"
-    push = (sys.executable, "-m", "wherry_cli", "push", "--insecure", module, reference)
-    done = subprocess.run(cluster.in_network(*push), env=ENVIRONMENT, capture_output=True, text=True, check=False)
-    if done.returncode != 0:
-        raise ClusterError(f"the module could not be pushed: {done.stderr}")
-    return reference
-
-
-def wasm_pod(name: str, image: str) -> dict[str, Any]:
-    """Return the Pod of a module: it does what the container's does."""
-    alike = ("terminationGracePeriodSeconds", "automountServiceAccountToken")
-    spec = container_pod(name, image)["spec"]
-    return kube.pod(name, image, node=NODE_NAME, spec={field: spec[field] for field in alike})
-
-
-def wait_settled(cluster: NodeCluster, processes: int) -> None:
-    """Wait until the node's Pods have no more processes than that: a deleted Pod's may end after it is gone from the API."""
-    group = f"{cluster.cgroup}/node-1"
-    if not wait_for(lambda: len(cgroups.processes(group)) <= processes, timeout_seconds=TIMEOUT_SECONDS):
-        raise ClusterError(f"a deleted Pod's processes did not end in {TIMEOUT_SECONDS:.0f} s")
-
-
-def measure(cluster: NodeCluster, folder: Path, report: Report, progress: Progress) -> None:
+def starts(scene: NodeScene, report: Report, _: argparse.Namespace) -> None:
     """Start Pods of both kinds in turns, and report what a module's takes in relation to a container's."""
-    container_image, wasm_image = cluster.push(base.layout(progress), "base:1"), push_module(cluster, folder)
-    flags = (f"--insecure-registry={cluster.registry.address}",)
-    install(cluster, folder / "pki", runner_flags=flags, progress=progress)
-    cluster.kubectl("wait", "--for=condition=Ready", f"node/{NODE_NAME}", f"--timeout={TIMEOUT_SECONDS:.0f}s")
-    make_namespace(cluster)
-    api = Api(cluster)
-    running = Running(api)
-    idle = len(cgroups.processes(f"{cluster.cgroup}/node-1"))
+    cluster, api, running, progress = scene.cluster, scene.api, scene.pods, scene.progress
+    container_image, wasm_image = scene.container_image, scene.wasm_image
+    idle = scene.processes()
     containers, modules = [], []
     for number in range(WARM_UP_ROUNDS + ROUNDS):
         if number in (0, WARM_UP_ROUNDS):
@@ -98,9 +70,34 @@ def measure(cluster: NodeCluster, folder: Path, report: Report, progress: Progre
         report.figure(f"Pod of a container, POST to {what}, slowest of {ROUNDS}", max(peer), "ms")
 
 
+Section = Callable[[NodeScene, Report, argparse.Namespace], None]
+
+SECTIONS: dict[str, Section] = {
+    "starts": starts,
+    "burst": lambda scene, report, options: node_many.burst(scene, report, options.burst),
+    "memory": lambda scene, report, options: node_many.memory(scene, report, options.burst, options.workloads),
+    "many": lambda scene, report, options: node_many.many(scene, report, options.pods, options.objects),
+}
+
+
+def machine() -> dict[str, Any]:
+    """What it was measured on."""
+    return {
+        "cores": os.cpu_count(),
+        "memory_gib": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / (1 << 30), 1),
+        "kernel": platform.release(),
+        "kubernetes": build.KUBERNETES_VERSION,
+    }
+
+
 def main() -> None:
     """Run the bench."""
-    argparse.ArgumentParser(prog="python -m bench.node_pods", description=(__doc__ or "").split("\n")[0]).parse_args()
+    parser = argparse.ArgumentParser(prog="python -m bench.node_pods", description=(__doc__ or "").split("\n")[0])
+    sizes = {"burst": 50, "workloads": 1_000, "pods": 1_000, "objects": 5_000}
+    for name, default in sizes.items():
+        parser.add_argument(f"--{name}", type=int, default=default, help="default: %(default)s")
+    parser.add_argument("--record", action="store_true", help=f"write {RECORD.name}")
+    options = given(parser, SECTIONS)
     report, progress = Report(), Progress()
     loads = [os.getloadavg()[0]]
     try:
@@ -108,13 +105,25 @@ def main() -> None:
             tempfile.TemporaryDirectory(prefix="wherry-bench-") as folder,
             NodeCluster(Path(folder) / "cluster", progress=progress) as cluster,
         ):
-            measure(cluster, Path(folder), report, progress)
+            scene = NodeScene.make(cluster, Path(folder), progress, mem_available())
+            for name in options.sections:
+                progress.step(f"section {name}")
+                SECTIONS[name](scene, report, options)
             loads.append(os.getloadavg()[0])
     except ClusterError as error:
         sys.exit(f"error: {error}")
     load = " to ".join(f"{each:.1f}" for each in loads)
     print(f"\n{os.cpu_count()} cores, load {load}, Linux {platform.release()}, the control plane on the same ones\n")
     print(report.markdown())
+    if options.record:
+        asked = {name: getattr(options, name) for name in sizes}
+        made = {
+            "machine": {**machine(), "load": loads},
+            "sections": options.sections,
+            "asked": asked,
+            **report.record(),
+        }
+        RECORD.write_text(json.dumps(made, indent=2) + "\n")
     if report.missed:
         sys.exit("missed:\n  " + "\n  ".join(report.missed))
 

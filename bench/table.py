@@ -8,7 +8,8 @@ import platform
 import statistics
 import sys
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +96,13 @@ class Report:
         print(self.markdown())
         if binding and self.missed:
             sys.exit("missed:\n  " + "\n  ".join(self.missed))
+
+    def record(self) -> dict[str, Any]:
+        """All of it, for a file."""
+        return {
+            "ratios": [{**asdict(each), "value": each.value} for each in self.ratios],
+            "figures": [asdict(each) for each in self.figures],
+        }
 
     @property
     def missed(self) -> list[str]:

@@ -276,12 +276,14 @@ class Operator:
         try:
             done, _ = await asyncio.wait([stopping, watching, *tasks], return_when=asyncio.FIRST_COMPLETED)
         finally:
-            kopf_stop.set()
-            with contextlib.suppress(Exception):
-                await asyncio.wait_for(watching, 5.0)
+            # Who writes is stopped first: kopf's end also ends the connections to runners that were found after its start,
+            # and nobody should be told that these runners are silent.
             for task in (*tasks, stopping):
                 task.cancel()
             await asyncio.gather(*tasks, stopping, return_exceptions=True)
+            kopf_stop.set()
+            with contextlib.suppress(Exception):
+                await asyncio.wait_for(watching, 5.0)
         for task in done - {stopping}:
             error = task.exception()
             if error is not None and not isinstance(error, (Fatal, LeadershipLost)):

@@ -110,6 +110,12 @@ HELM = Target(
 )
 
 
+KIND_VERSION = "v0.33.0"
+"""As in kind/go.mod."""
+
+KIND = Target(name="kind", directory=_HERE / "kind", description=f"kind {KIND_VERSION}", package="sigs.k8s.io/kind")
+
+
 def kube(progress: Progress = SILENT) -> Path:
     """Return the folder with `kubectl`, `kube-apiserver` and so on, building it if needed.
 
@@ -140,6 +146,14 @@ def helm(progress: Progress = SILENT) -> Path:
     :raises BuildFailed: there is no suitable Go, or the build failed.
     """
     return build(HELM, progress) / HELM.name
+
+
+def kind(progress: Progress = SILENT) -> Path:
+    """Return kind's binary, building it if needed: seconds.
+
+    :raises BuildFailed: there is no suitable Go, or the build failed.
+    """
+    return build(KIND, progress) / KIND.name
 
 
 def cache_directory() -> Path:

@@ -69,7 +69,7 @@ class NodeCluster(LocalCluster):
         self.machines = {
             node.name: Machine(node.name, log=self.logs / f"machine-{node.name}.log") for node in self.nodes
         }
-        self.registry = _NodeRegistry(self.directory / "registry", self._first)
+        self.registry: Registry = _NodeRegistry(self.directory / "registry", self._first)
         self.cgroup = f"wherry-{secrets.token_hex(4)}"
         self._footprint: leftovers.Footprint | None = None
         self._parts: dict[str, tuple[Machine, Callable[[], list[str]], Callable[[], bool]]] = {}

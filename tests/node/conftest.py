@@ -10,11 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster import fixtures, host
+from tests.cluster import fixtures, host, kind
 from tests.cluster.images import base, dockerfile
+from tests.cluster.kind import KindCluster
 from tests.cluster.node import NodeCluster
 from tests.cluster.progress import Progress
 from tests.node.pods import Space
+
+ON_KIND = os.environ.get("WHERRY_E2E_CLUSTER") == "kind"
+"""`make e2e CLUSTER=kind`: for the end-to-end tests only."""
 
 COLD_TIMEOUT_SECONDS = 1800
 """For the first test of a session, on a machine that has nothing cached: it waits for builds of minutes."""
@@ -30,11 +34,11 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(scope="session")
 def nodes_possible() -> None:
     """Skip where there can be no node; fail where there must be one."""
-    problem = host.why_not()
+    problem = kind.why_not() if ON_KIND else host.why_not()
     if problem is None:
         return
-    if os.environ.get("CI") == "true":
-        pytest.fail(f"{problem}; with CI=true this is not skipped")
+    if os.environ.get("CI") == "true" or ON_KIND:
+        pytest.fail(f"{problem}; with CI=true, and where kind was asked for, this is not skipped")
     pytest.skip(problem)
 
 
@@ -84,7 +88,10 @@ def _cluster(request: pytest.FixtureRequest, *, nodes: int) -> Iterator[NodeClus
     with fixtures.shown(request.config):
         progress = Progress()
         image = base.layout(progress)
-        cluster = NodeCluster(Path(tempfile.mkdtemp(prefix="wherry-nodes-")), nodes=nodes, progress=progress)
+        if ON_KIND:
+            cluster: NodeCluster = KindCluster(name=f"wherry-{secrets.token_hex(4)}", progress=progress)
+        else:
+            cluster = NodeCluster(Path(tempfile.mkdtemp(prefix="wherry-nodes-")), nodes=nodes, progress=progress)
         cluster.up()  # cleans up after itself if it fails
     failed_before = request.session.testsfailed
     try:

@@ -26,7 +26,12 @@ HAS_RUNNER = "example.com/runner"
 
 
 def install(
-    cluster: NodeCluster, directory: Path, *, runner_flags: Sequence[str] = (), progress: Progress = SILENT
+    cluster: NodeCluster,
+    directory: Path,
+    *,
+    runner_flags: Sequence[str] = (),
+    max_pods: int = 1000,
+    progress: Progress = SILENT,
 ) -> Space:
     """Bring operators and a runner on each node, from our own images, and return their namespace when all are ready.
 
@@ -48,7 +53,7 @@ def install(
         _secret("kubelet", kubelet, certificates.ca.cert_file),
         _headless(),
         _runners(images["runner"], runner_flags),
-        _operators(images["operator"]),
+        _operators(images["operator"], max_pods),
     )
     for what in ("daemonset/runner", "deployment/operator"):
         progress.step(f"waiting for {what}")
@@ -110,7 +115,7 @@ def _runners(image: str, flags: Sequence[str]) -> Json:
     return _controller("DaemonSet", "runner", container, ["runner"], folders, nodeSelector={HAS_RUNNER: "true"})
 
 
-def _operators(image: str) -> Json:
+def _operators(image: str, max_pods: int) -> Json:
     container = {
         "name": "operator",
         "image": image,
@@ -119,6 +124,7 @@ def _operators(image: str) -> Json:
             f"--kubelet-port={KUBELET_PORT}", f"--api-port={API_PORT}", f"--health-port={HEALTH_PORT}",
             "--kubelet-cert=/kubelet/tls.crt", "--kubelet-key=/kubelet/tls.key", "--runner-ca=/operator/ca.crt",
             "--runner-cert=/operator/tls.crt", "--runner-key=/operator/tls.key", "--runner-service=runners",
+            f"--max-pods={max_pods}",
         ],
         "env": [_field("POD_NAME", "metadata.name"), _field("POD_IP", "status.podIP")],
         "readinessProbe": {"httpGet": {"path": "/readyz", "port": HEALTH_PORT}, "periodSeconds": 1},

@@ -2,35 +2,24 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.chart.helm import CHART, Helm, Json
-from tests.cluster.images.archive import MANIFEST_TYPE
 from tests.cluster.node import NodeCluster
 from tests.cluster.processes import wait_for
 from tests.guests.servers import SERVER
 from tests.node.pods import PATIENCE, PATIENCE_SECONDS, Space
 from tests.node.pods import pod as container_pod
+from tests.node.release import LOGS, SYSTEM, Release, installed, module_layout
 from tests.support import wat
-from tests.support.images import CNCF
 from tests.support.kube import pod, workload
-
-SYSTEM = "wherry-system"
-
-PULL_PATIENCE = "300s"
-"""For Pods whose images have to be pulled and unpacked first, on a busy machine."""
 
 FILES_PATIENCE_SECONDS = 240.0
 """A kubelet looks at a Pod's volumes every 60 to 90 s."""
-
-CRD = "wasmworkloads.wherry.dev"
 
 _LOAD = """
 import select, sys, urllib.request
@@ -46,61 +35,14 @@ print(answers, *failures, sep="\\n")
 """
 """Asks until its input ends, each time anew; then tells how many answers there were, and what failed."""
 
-LOGS = "/apis/subresources.wherry.dev/v1alpha1/namespaces"
-
-
-@dataclass(frozen=True)
-class Release:
-    """The chart, installed."""
-
-    helm: Helm
-    cluster: NodeCluster
-    values: Json
-
-    def upgrade(self, part: str, **changed: object) -> None:
-        """Upgrade it with further values of the operator or the runner, and wait until all is as wanted."""
-        values = {**self.values, part: {**self.values[part], **changed}}
-        self.helm.run("upgrade", "wherry", str(CHART), f"--namespace={SYSTEM}", values=values)
-        self.wait()
-
-    def wait(self) -> None:
-        """Wait for its Pods, and for the virtual node."""
-        for what in ("deployment/wherry-operator", "daemonset/wherry-runner"):
-            self.cluster.kubectl("rollout", "status", what, "-n", SYSTEM, f"--timeout={PULL_PATIENCE}", timeout=320)
-        self.cluster.kubectl("wait", "--for=create", "node/wherry", f"--timeout={PULL_PATIENCE}", timeout=320)
-        self.cluster.kubectl("wait", "--for=condition=Ready", "node/wherry", f"--timeout={PULL_PATIENCE}", timeout=320)
-
 
 @pytest.fixture(scope="module")
 def release(
-    node_cluster: NodeCluster,
-    operator_image: str,
-    runner_image: str,
-    tmp_path_factory: pytest.TempPathFactory,
+    node_cluster: NodeCluster, operator_image: str, runner_image: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Release]:
-    cluster = node_cluster
-    helm = Helm(cluster.helm_program(), tmp_path_factory.mktemp("helm"), cluster.kubeconfig)
-    operator, runner = (image.rpartition(":") for image in (operator_image, runner_image))
-    values: Json = {
-        "operator": {"image": {"repository": operator[0], "tag": operator[2]}},
-        "runner": {
-            "image": {"repository": runner[0], "tag": runner[2]},
-            "registries": {"insecure": [cluster.registry.address]},
-        },
-    }
-    cluster.kubectl("create", "namespace", SYSTEM)
-    cluster.kubectl("label", "namespace", SYSTEM, "pod-security.kubernetes.io/enforce=restricted")
-    try:
-        helm.run("install", "wherry", str(CHART), f"--namespace={SYSTEM}", values=values)
-        running = Release(helm, cluster, values)
-        running.wait()
+    images = {"operator": operator_image, "runner": runner_image}
+    with installed(node_cluster, images, tmp_path_factory.mktemp("helm")) as running:
         yield running
-    finally:
-        if "wherry" in helm.run("list", "--short", f"--namespace={SYSTEM}"):
-            helm.run("uninstall", "wherry", f"--namespace={SYSTEM}")
-        cluster.kubectl("delete", "node", "wherry", "--ignore-not-found", "--wait=false")
-        cluster.kubectl("delete", "crd", CRD, "--ignore-not-found", "--wait=false")
-        cluster.kubectl("delete", "namespace", SYSTEM, "--wait=false")
 
 
 def test_helm_test_is_content(release: Release) -> None:
@@ -120,20 +62,20 @@ def test_a_wasmworkload_runs_and_its_log_is_served(release: Release, node_space:
 
 
 def test_a_pod_runs_as_webassembly(release: Release, node_space: Space, tmp_path: Path) -> None:
-    image = release.cluster.push(_layout(wat.sleeps(), tmp_path), "hello-wasm:1")
+    image = release.cluster.push(module_layout(wat.sleeps(), tmp_path), "hello-wasm:1")
     node_space.create(pod("hello", image))
     node_space.wait("pod/hello", "condition=Ready")
     found = release.cluster.get("pod", "hello", node_space.namespace)
     assert found is not None
     assert found["spec"]["nodeName"] == "wherry"
     (container,) = found["status"]["containerStatuses"]
-    assert container["containerID"].startswith("wherry://node-1/")
+    assert container["containerID"].startswith(f"wherry://{release.node}/")
 
 
 def test_a_container_calls_a_module_by_the_name_of_its_service(
     release: Release, node_space: Space, base_image: str, tmp_path: Path
 ) -> None:
-    image = release.cluster.push(_layout(SERVER, tmp_path), "web-wasm:1")
+    image = release.cluster.push(module_layout(SERVER, tmp_path), "web-wasm:1")
     # Below 1024, which the runner may open without a privilege.
     web = pod("web", image, ports=[{"name": "http", "containerPort": 80}])
     web["metadata"]["labels"] = {"app": "web"}
@@ -203,7 +145,7 @@ def test_a_container_calls_a_wasmworkload_by_its_services_name_while_it_is_updat
 def test_twenty_pods_with_one_port_serve_on_one_node(
     release: Release, node_space: Space, base_image: str, tmp_path: Path
 ) -> None:
-    image = release.cluster.push(_layout(SERVER, tmp_path), "many-wasm:1")
+    image = release.cluster.push(module_layout(SERVER, tmp_path), "many-wasm:1")
     template = pod("many", image, ports=[{"name": "http", "containerPort": 8080}])
     labels = {"app": "many"}
     node_space.create(
@@ -246,38 +188,6 @@ def test_twenty_pods_with_one_port_serve_on_one_node(
     assert answers.splitlines() == [str(b"hello over HTTP\n")] * 120
 
 
-def test_an_upgrade_of_the_operator_leaves_guests_alone(release: Release, node_space: Space) -> None:
-    node_space.create(workload("stays", module={"inline": wat.sleeps()}))
-    node_space.wait("wasmworkload/stays", "jsonpath={.status.phase}=Running")
-    release.upgrade("operator", logLevel="DEBUG")
-    node_space.create(workload("after", module={"inline": wat.sleeps()}))
-    node_space.wait("wasmworkload/after", "jsonpath={.status.phase}=Running")
-    (instance,) = json.loads(node_space.kubectl("get", "ww", "stays", "-o", "json").stdout)["status"]["instances"]
-    assert instance["state"] == "Running"
-    assert instance.get("restarts", 0) == 0
-
-
-def test_an_upgrade_of_the_runners_loses_no_workload(release: Release, node_space: Space, tmp_path: Path) -> None:
-    image = release.cluster.push(_layout(wat.sleeps(), tmp_path), "stays-wasm:1")
-    node_space.create(workload("stays", module={"inline": wat.sleeps()}))
-    node_space.create(pod("stays", image))
-    node_space.wait("wasmworkload/stays", "jsonpath={.status.phase}=Running")
-    node_space.wait("pod/stays", "condition=Ready")
-
-    def restarts() -> tuple[int, int]:
-        (instance,) = json.loads(node_space.kubectl("get", "ww", "stays", "-o", "json").stdout)["status"]["instances"]
-        (container,) = json.loads(node_space.kubectl("get", "pod", "stays", "-o", "json").stdout)["status"][
-            "containerStatuses"
-        ]
-        return instance.get("restarts", 0), container["restartCount"]
-
-    assert restarts() == (0, 0)
-    release.upgrade("runner", logLevel="DEBUG")
-    assert wait_for(lambda: restarts() == (1, 1), timeout_seconds=PATIENCE_SECONDS), restarts()
-    node_space.wait("wasmworkload/stays", "jsonpath={.status.phase}=Running")
-    node_space.wait("pod/stays", "condition=Ready")
-
-
 def test_certificates_are_replaced_while_all_runs(release: Release, node_space: Space) -> None:
     """Down to the CA, as after somebody has seen its key; a kubelet takes a minute or two to bring files."""
     cluster = release.cluster
@@ -307,45 +217,4 @@ def test_certificates_are_replaced_while_all_runs(release: Release, node_space: 
 
 def test_nothing_is_left_but_the_crd(release: Release) -> None:
     """The last of this file: it removes what the others use."""
-    release.helm.run("uninstall", "wherry", f"--namespace={SYSTEM}")
-    cluster = release.cluster
-
-    def pods() -> str:
-        return cluster.kubectl("get", "pods", "-n", SYSTEM, "-o", "name").stdout
-
-    assert wait_for(lambda: not pods(), timeout_seconds=PATIENCE_SECONDS), pods()
-    selector = "app.kubernetes.io/part-of=wherry"
-    kinds = (
-        "deploy,ds,svc,cm,secret,sa,netpol,pdb,role,rolebinding,clusterrole,clusterrolebinding,priorityclass,apiservice"
-    )
-
-    def left() -> str:
-        return cluster.kubectl("get", kinds, "-A", "-l", selector, "-o", "name").stdout
-
-    # What the operator made is the garbage collector's.
-    assert wait_for(lambda: not left() and cluster.get("node", "wherry") is None, timeout_seconds=PATIENCE_SECONDS), (
-        left()
-    )
-    assert cluster.get("crd", CRD) is not None
-
-
-def _layout(module: str, folder: Path) -> Path:
-    """An OCI layout of a module, as the CNCF's Wasm artifact."""
-    layer_type, config_type = CNCF
-    blobs = folder / "layout" / "blobs" / "sha256"
-    blobs.mkdir(parents=True)
-
-    def blob(content: bytes, media_type: str) -> Json:
-        digest = hashlib.sha256(content).hexdigest()
-        (blobs / digest).write_bytes(content)
-        return {"mediaType": media_type, "digest": f"sha256:{digest}", "size": len(content)}
-
-    manifest = {
-        "schemaVersion": 2,
-        "mediaType": MANIFEST_TYPE,
-        "config": blob(b'{"architecture": "wasm", "os": "wasip1"}', config_type),
-        "layers": [blob(wat.write(module, folder / "module.wasm").read_bytes(), layer_type)],
-    }
-    entry = blob(json.dumps(manifest).encode(), MANIFEST_TYPE)
-    (folder / "layout" / "index.json").write_text(json.dumps({"schemaVersion": 2, "manifests": [entry]}))
-    return folder / "layout"
+    release.uninstall()

@@ -152,9 +152,9 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
     let nice = payload.nice;
     let confine = || {
         if nice != 0 {
-            // After our own part: what is the module's has the module's weight.
-            rustix::process::setpriority_process(None, nice)
-                .map_err(|error| format!("could not be made nice: {error}"))?;
+            // After our own part: what is the module's has the module's weight. On top of the runner's own, below which
+            // nobody without a privilege can go.
+            rustix::process::nice(nice).map_err(|error| format!("could not be made nice: {error}"))?;
         }
         sandbox.enter()
     };

@@ -21,14 +21,16 @@ def cached(kind: str, ingredients: str | bytes, make: Callable[[Path], None]) ->
     folder = build.cache_directory() / "images"
     folder.mkdir(parents=True, exist_ok=True)
     entry = folder / f"{kind}-{hashlib.sha256(content).hexdigest()[:16]}"
-    with (folder / f"{kind}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        if not entry.exists():
-            with tempfile.TemporaryDirectory(dir=folder, prefix=f".{kind}-") as made:
-                result = Path(made) / "entry"
-                result.mkdir()
-                make(result)
-                result.rename(entry)
-            build.drop_unused(folder, kind, keep=entry)
+    # Who finds it waits for nobody, least of all for somebody else's build of other ingredients.
+    if not entry.exists():
+        with (folder / f"{kind}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not entry.exists():
+                with tempfile.TemporaryDirectory(dir=folder, prefix=f".{kind}-") as made:
+                    result = Path(made) / "entry"
+                    result.mkdir()
+                    make(result)
+                    result.rename(entry)
+                build.drop_unused(folder, kind, keep=entry)
     os.utime(entry)
     return entry

@@ -1,0 +1,92 @@
+"""What the benches on a real node share: the cluster with Wherry's operators and a runner as Pods, and its watches."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.container_pods import NAMESPACE, TIMEOUT_SECONDS, Account, Api, Running, make_namespace
+from bench.container_pods import pod as container_pod
+from tests.cluster import cgroups
+from tests.cluster.errors import ClusterError
+from tests.cluster.images import base
+from tests.cluster.node import ENVIRONMENT, NodeCluster
+from tests.cluster.processes import wait_for
+from tests.cluster.progress import Progress
+from tests.node.installation import NODE_NAME, install
+from tests.support import kube, wat
+
+WORKLOADS = f"/apis/wherry.dev/v1alpha1/namespaces/{NAMESPACE}/wasmworkloads"
+
+MOST_WORKLOADS = 7_000
+"""Of the runner: more than any section wants."""
+
+MOST_PODS = 2_000
+"""Of the virtual node, likewise."""
+
+
+@dataclass(frozen=True)
+class NodeScene:
+    """A cluster with one real node, which also has Wherry.
+
+    Attributes:
+        empty: the memory of the node's Pods, in bytes by PSS, before Wherry was installed: nothing, but for others' Pods.
+        available_before: what the kernel called available then, in bytes.
+    """
+
+    cluster: NodeCluster
+    api: Api
+    pods: Running
+    workloads: Running
+    account: Account
+    container_image: str
+    wasm_image: str
+    progress: Progress
+    empty: dict[str, float] = field(default_factory=dict)
+    available_before: float = 0.0
+
+    @classmethod
+    def make(cls, cluster: NodeCluster, folder: Path, progress: Progress, available: float) -> NodeScene:
+        """Install Wherry on a cluster, and wait until its node is there."""
+        container_image, wasm_image = cluster.push(base.layout(progress), "base:1"), push_module(cluster, folder)
+        empty = Account(cluster).memory()
+        flags = (f"--insecure-registry={cluster.registry.address}", f"--max-workloads={MOST_WORKLOADS}")
+        install(cluster, folder / "pki", runner_flags=flags, max_pods=MOST_PODS, progress=progress)
+        cluster.kubectl("wait", "--for=condition=Ready", f"node/{NODE_NAME}", f"--timeout={TIMEOUT_SECONDS:.0f}s")
+        make_namespace(cluster)
+        api = Api(cluster)
+        pods, workloads = Running(api), Running(api, WORKLOADS)
+        account = Account(cluster)
+        return cls(cluster, api, pods, workloads, account, container_image, wasm_image, progress, empty, available)
+
+    def processes(self) -> int:
+        """How many processes the node's Pods have, guests included."""
+        return len(cgroups.processes(f"{self.cluster.cgroup}/node-1"))
+
+
+def push_module(cluster: NodeCluster, folder: Path) -> str:
+    """Push the module that is measured, as users do; its name in manifests."""
+    module = wat.write(wat.sleeps("ready"), folder / "module.wasm")
+    reference = f"{cluster.registry.address}/module:1"
+    push = (sys.executable, "-m", "wherry_cli", "push", "--insecure", module, reference)
+    done = subprocess.run(cluster.in_network(*push), env=ENVIRONMENT, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise ClusterError(f"the module could not be pushed: {done.stderr}")
+    return reference
+
+
+def wasm_pod(name: str, image: str) -> dict[str, Any]:
+    """Return the Pod of a module: it does what the container's does."""
+    alike = ("terminationGracePeriodSeconds", "automountServiceAccountToken")
+    spec = container_pod(name, image)["spec"]
+    return kube.pod(name, image, node=NODE_NAME, spec={field: spec[field] for field in alike})
+
+
+def wait_settled(cluster: NodeCluster, processes: int) -> None:
+    """Wait until the node's Pods have no more processes than that: a deleted Pod's may end after it is gone from the API."""
+    group = f"{cluster.cgroup}/node-1"
+    if not wait_for(lambda: len(cgroups.processes(group)) <= processes, timeout_seconds=TIMEOUT_SECONDS):
+        raise ClusterError(f"a deleted Pod's processes did not end in {TIMEOUT_SECONDS:.0f} s")
