@@ -11,6 +11,7 @@ from bench.container_pods import MIB, PODS, mem_available
 from bench.container_pods import pod as container_pod
 from bench.node_scene import WORKLOADS, NodeScene, wait_settled, wasm_pod
 from bench.table import Report
+from tests.cluster.errors import ClusterError
 from tests.support import kube, wat
 
 MANY_TIMEOUT_SECONDS = 1_800.0
@@ -50,6 +51,8 @@ def memory(scene: NodeScene, report: Report, containers: int, workloads: int) ->
         "MemAvailable": (taken["MemAvailable"] + scene.available_before) / workloads,
     }
     for how in ("PSS", "MemAvailable"):
+        if min(each[how], ours[how], peer[how]) <= 0:
+            raise ClusterError(f"memory by {how}: others' work disturbed it; measure on a machine that is left alone")
         name = "PSS" if how == "PSS" else "fall of MemAvailable"
         report.ratio(f"each further idle workload, {name}", each[how] / 1024, peer[how] / 1024, "KiB", at_most=0.07)
         report.ratio(
