@@ -39,6 +39,7 @@ FIELDS = {
     "metadata.name": "wherry-operator-0",
     "spec.nodeName": "node-1",
     "status.podIP": "10.0.0.7",
+    "status.hostIP": "10.0.0.1",
 }
 """What the kubelet fills in."""
 

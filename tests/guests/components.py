@@ -110,12 +110,19 @@ SOCKET_ERRORS = (
 _ERROR_CODES = " ".join(f'"{name}"' for name in SOCKET_ERRORS)
 
 LOOKS_UP_LOCALHOST = f"""(component
+  (import "wasi:io/poll@0.2.0" (instance $poll (export "pollable" (type (sub resource)))
+    (export "[method]pollable.block" (func (param "self" (borrow 0))))))
+  (alias export $poll "pollable" (type $pollable))
   (import "wasi:sockets/network@0.2.0" (instance $network
     (export "network" (type (sub resource)))
+    (type $four (tuple u8 u8 u8 u8)) (export "ipv4-address" (type $v4 (eq $four)))
+    (type $six (tuple u16 u16 u16 u16 u16 u16 u16 u16)) (export "ipv6-address" (type $v6 (eq $six)))
+    (type $either (variant (case "ipv4" $v4) (case "ipv6" $v6))) (export "ip-address" (type (eq $either)))
     (type $codes (enum {_ERROR_CODES}))
     (export "error-code" (type (eq $codes)))))
   (alias export $network "network" (type $net))
   (alias export $network "error-code" (type $code))
+  (alias export $network "ip-address" (type $address))
   (import "wasi:sockets/instance-network@0.2.0" (instance $default
     (alias outer 1 $net (type $outer)) (export "network" (type $n (eq $outer)))
     (export "instance-network" (func (result (own $n))))))
@@ -123,6 +130,11 @@ LOOKS_UP_LOCALHOST = f"""(component
     (alias outer 1 $net (type $outer-net)) (export "network" (type $n (eq $outer-net)))
     (alias outer 1 $code (type $outer-code)) (export "error-code" (type $c (eq $outer-code)))
     (export "resolve-address-stream" (type $addresses (sub resource)))
+    (alias outer 1 $pollable (type $outer-pollable)) (export "pollable" (type $p (eq $outer-pollable)))
+    (alias outer 1 $address (type $outer-address)) (export "ip-address" (type $a (eq $outer-address)))
+    (export "[method]resolve-address-stream.subscribe" (func (param "self" (borrow $addresses)) (result (own $p))))
+    (export "[method]resolve-address-stream.resolve-next-address" (func (param "self" (borrow $addresses))
+      (result (result (option $a) (error $c)))))
     (export "resolve-addresses" (func (param "network" (borrow $n)) (param "name" string)
       (result (result (own $addresses) (error $c)))))))
   (import "wasi:cli/exit@0.2.0" (instance $exiting (export "exit-with-code" (func (param "status-code" u8)))))
@@ -130,22 +142,34 @@ LOOKS_UP_LOCALHOST = f"""(component
   (core instance $libc (instantiate $libc))
   (core func $network (canon lower (func $default "instance-network")))
   (core func $resolve (canon lower (func $lookup "resolve-addresses") (memory (core memory $libc "memory"))))
+  (core func $block (canon lower (func $poll "[method]pollable.block")))
+  (core func $subscribe (canon lower (func $lookup "[method]resolve-address-stream.subscribe")))
+  (core func $next (canon lower (func $lookup "[method]resolve-address-stream.resolve-next-address")
+    (memory (core memory $libc "memory"))))
   (core func $exit (canon lower (func $exiting "exit-with-code")))
   (core module $main
     (import "libc" "memory" (memory 1))
     (import "host" "network" (func $network (result i32)))
     (import "host" "resolve" (func $resolve (param i32 i32 i32 i32)))
+    (import "host" "block" (func $block (param i32)))
+    (import "host" "subscribe" (func $subscribe (param i32) (result i32)))
+    (import "host" "next" (func $next (param i32 i32)))
     (import "host" "exit" (func $exit (param i32)))
     (data (i32.const 64) "localhost")
     (func (export "run") (result i32)
       (call $resolve (call $network) (i32.const 64) (i32.const 9) (i32.const 0))
       (if (i32.load8_u (i32.const 0)) (then (call $exit (i32.load8_u (i32.const 4)))))
+      (call $block (call $subscribe (i32.load (i32.const 4))))
+      (call $next (i32.load (i32.const 4)) (i32.const 16))
+      (if (i32.load8_u (i32.const 16)) (then (call $exit (i32.load8_u (i32.const 18)))))
       (call $exit (i32.const 255))
       unreachable))
   (core instance $main (instantiate $main (with "libc" (instance $libc)) (with "host" (instance
-    (export "network" (func $network)) (export "resolve" (func $resolve)) (export "exit" (func $exit))))))
+    (export "network" (func $network)) (export "resolve" (func $resolve)) (export "exit" (func $exit))
+    (export "block" (func $block)) (export "subscribe" (func $subscribe)) (export "next" (func $next))))))
   {_RUN})"""
-"""Its exit code is the error of a name lookup, an index of `SOCKET_ERRORS`; 255 if there was none."""
+"""Its exit code is the error of a name lookup, at once or when its first address is asked for: an index of `SOCKET_ERRORS`;
+255 if there was none."""
 
 OPENS_A_SOCKET = f"""(component
   (import "wasi:sockets/network@0.2.0" (instance $network

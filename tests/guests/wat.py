@@ -242,8 +242,8 @@ def growing_table(elements: int) -> str:
 
 
 OUTGOING_HTTP = """
-  (import "wasi:http/outgoing-handler@0.2.0" (instance (export "nothing" (func))))"""
-"""An import that no guest of ours is given."""
+  (import "wasi:http/types@0.2.0" (instance (export "fields" (type (sub resource)))))"""
+"""An import that only the native executor gives."""
 
 TCP_SOCKETS = """
   (import "wasi:sockets/network@0.2.0" (instance $network (export "network" (type (sub resource)))))

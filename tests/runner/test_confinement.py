@@ -289,6 +289,59 @@ print(json.dumps({{
     assert outcomes == dict.fromkeys(outcomes, "EPERM")
 
 
+def test_a_network_is_its_ports_and_nothing_that_listens(native_sandbox: Path) -> None:
+    script = f"""
+import ctypes, errno, json, socket
+library = ctypes.CDLL({str(native_sandbox)!r})
+servers = [socket.create_server(("127.0.0.1", 0)) for _ in range(2)]
+granted, other = (server.getsockname() for server in servers)
+datagrams = socket.socket(type=socket.SOCK_DGRAM)
+datagrams.bind(("127.0.0.1", 0))
+found = library.probe()
+assert library.apply_with_network(found, granted[1]) == 0
+FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+
+def make(family=socket.AF_INET, kind=socket.SOCK_STREAM):
+    return socket.socket(family, kind | FLAGS)
+
+def tried(what):
+    try:
+        what()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "ok"
+
+def bound():
+    stream = make()
+    stream.bind(("127.0.0.1", 0))
+    return stream
+
+print(json.dumps({{
+    "landlock": found & 255,
+    "connect": tried(lambda: make().connect(granted)),
+    "another port": tried(lambda: make().connect(other)),
+    "datagram": tried(lambda: make(kind=socket.SOCK_DGRAM).sendto(b"x", datagrams.getsockname())),
+    "bind any": tried(bound),
+    "bind one": tried(lambda: make().bind(("127.0.0.1", 12345))),
+    "listen": tried(lambda: bound().listen()),
+    "fast open": tried(lambda: make().sendto(b"x", socket.MSG_FASTOPEN, other)),
+    "unix": tried(lambda: make(socket.AF_UNIX)),
+    "netlink": tried(lambda: make(socket.AF_NETLINK, socket.SOCK_RAW)),
+    "raw": tried(lambda: make(kind=socket.SOCK_RAW)),
+    "option": tried(lambda: make().setsockopt(socket.SOL_SOCKET, socket.SO_BINDTODEVICE, b"lo")),
+    "message": tried(lambda: make(kind=socket.SOCK_DGRAM).sendmsg([b"x"], [], 0, datagrams.getsockname())),
+}}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
+    outcomes = json.loads(done.stdout)
+    # TCP is Landlock's since version 4.
+    by_landlock = "EACCES" if outcomes.pop("landlock") >= 4 else "ok"
+    assert outcomes.pop("connect") == "EINPROGRESS"
+    assert outcomes.pop("another port") == ("EACCES" if by_landlock == "EACCES" else "EINPROGRESS")
+    assert (outcomes.pop("datagram"), outcomes.pop("bind any"), outcomes.pop("bind one")) == ("ok", "ok", by_landlock)
+    assert outcomes == dict.fromkeys(outcomes, "EPERM")
+
+
 def test_a_runner_does_not_start_without_what_it_requires(executor: str, tmp_path: Path) -> None:
     pki = Certificates(tmp_path)
     command = [

@@ -314,7 +314,7 @@ def test_a_component_that_only_imports_http_runs_where_there_is_some(play: Play)
             return
         with pytest.raises(StartRefused) as refusal:
             await bench.run(component)
-        assert "wants outbound HTTP (it imports wasi:http/outgoing-handler@0.2.0)" in str(refusal.value)
+        assert "wants outbound HTTP (it imports wasi:http/types@0.2.0)" in str(refusal.value)
 
     play(scenario)
 

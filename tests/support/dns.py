@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
-_A, _AAAA = 1, 28
+_A = 1
 _RESPONSE, _TRUNCATED, _NO_NAME = 0x8180, 0x0200, 3
 
 
@@ -18,12 +18,13 @@ class NameServer:
     """Answers for names; any other does not exist."""
 
     answers: dict[str, Iterator[list[str]]]
-    """By name: what each question gets, one after the other; a question of the other family gets none of it and takes none."""
+    """By name: what each lookup gets, one after the other; its questions for the two families share it."""
     truncates: bool = False
     """Answers by UDP are cut."""
     asked: list[str] = field(default_factory=list)
     address: str = ""
-    _given: dict[str, list[str]] = field(default_factory=dict)
+    _lookups: dict[str, tuple[list[str], set[int]]] = field(default_factory=dict)
+    """Of each name the newest: what it gets, and the families that were asked for."""
 
     def answer(self, message: bytes, *, cut: bool) -> bytes:
         """The answer to a question."""
@@ -40,10 +41,12 @@ class NameServer:
             return number + struct.pack("!5H", _RESPONSE | _NO_NAME, 1, 0, 0, 0) + question
         if cut:
             return number + struct.pack("!5H", _RESPONSE | _TRUNCATED, 1, 0, 0, 0) + question
-        if kind == _A or name not in self._given:
-            self._given[name] = next(self.answers[name])
+        if name not in self._lookups or kind in self._lookups[name][1]:
+            self._lookups[name] = (next(self.answers[name]), set())
+        given, kinds = self._lookups[name]
+        kinds.add(kind)
         wanted = 4 if kind == _A else 6
-        found = [ipaddress.ip_address(text) for text in self._given.get(name, [])]
+        found = [ipaddress.ip_address(text) for text in given]
         records = [
             struct.pack("!HHHIH", 0xC00C, kind, 1, 0, len(address.packed)) + address.packed
             for address in found

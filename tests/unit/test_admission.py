@@ -167,7 +167,7 @@ def test_what_could_never_fit_is_told_so() -> None:
         ({"workloads": 1}, "workloads: 1 requested, 0 free of 1"),
         ({"logs": 1}, "container logs: 1 requested, 0 free of 1"),
         ({"processes": 3}, "processes: 2 requested, 1 free of 3"),
-        ({"descriptors": 3}, "descriptors: 2 requested, 1 free of 3"),
+        ({"descriptors": 3}, "descriptors: 3 requested, 0 free of 3"),
         ({"memory_bytes": MIB + 1023}, "memory: 1.0 MiB requested, 1023 B free of 1.0 MiB"),
     ],
 )

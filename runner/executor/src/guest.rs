@@ -108,8 +108,10 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
     process::forbid_inspection().map_err(failed)?;
 
     let mut payload = Payload::unseal(descriptors.payload)?;
-    let fuel = payload.fuel;
-    let memory_bytes = payload.memory_bytes;
+    let bounds = run::Bounds {
+        fuel: payload.fuel,
+        memory_bytes: payload.memory_bytes,
+    };
     // The module's `working_dir` is a matter of its kind, so it is asked here and not in the executor.
     if let Program::Command(command) = &loaded.program {
         run::check_working_dir(command, &payload.working_dir)?;
@@ -175,18 +177,18 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
             };
             drop(payload);
             confine()?;
-            run::run(&loaded.engine, command, &runtime, wasi, &log, &gate, fuel, memory_bytes)
+            run::run(&loaded.engine, command, &runtime, wasi, &log, &gate, bounds)
         }
         Program::Server(instances) => {
-            let (Some(settings), Some(given)) = (payload.http, descriptors.server) else {
+            let Some(given) = descriptors.server else {
                 return Err("it is a server, and was given nothing to serve on".into());
             };
             let failed = |error: io::Error| format!("could not serve: {error}");
             let termination = signals::termination().map_err(failed)?;
             let runtime = http::runtime().map_err(no_runtime)?;
             let (engine, folders) = (&loaded.engine, descriptors.preopens);
-            let server = http::Server::new(engine, instances, settings, payload, folders, &log, gate, &page.http)
-                .map_err(failed)?;
+            let server =
+                http::Server::new(engine, instances, payload, folders, &log, gate, &page.http).map_err(failed)?;
             confine()?;
             server.serve(&runtime, given.listener, given.ready, termination)
         }

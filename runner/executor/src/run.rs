@@ -24,6 +24,12 @@ use crate::trap_text;
 /// What a component may hand to the host in one call, and so what it can make the host allocate.
 pub const HOSTCALL_BYTES: usize = 32 << 20;
 
+/// What one run may use.
+pub struct Bounds {
+    pub fuel: Option<u64>,
+    pub memory_bytes: Option<u64>,
+}
+
 /// For one guest: on this thread, and at most one more for what can't be done without blocking (facts: executor.md, trap 9).
 pub fn runtime(io: bool) -> io::Result<Runtime> {
     let mut builder = Builder::new_current_thread();
@@ -53,14 +59,13 @@ pub fn run(
     wasi: WasiP1Ctx,
     log: &SharedLog,
     gate: &Arc<Gate>,
-    fuel: Option<u64>,
-    memory_bytes: Option<u64>,
+    bounds: Bounds,
 ) -> Report {
     let mut store = Store::new(
         engine,
         State {
             wasi,
-            limiter: Limiter::new(memory_bytes),
+            limiter: Limiter::new(bounds.memory_bytes),
             log: log.clone(),
             http: WasiHttpCtx::new(),
             outbound: Outbound::new(gate),
@@ -70,8 +75,8 @@ pub fn run(
     store.limiter(|state| &mut state.limiter);
     store.set_hostcall_fuel(HOSTCALL_BYTES);
     // Fails only for code that counts nothing; which variant runs is the supervisor's choice, and it knows the limit.
-    let counted = store.set_fuel(fuel.unwrap_or(u64::MAX));
-    if fuel.is_some() && counted.is_err() {
+    let counted = store.set_fuel(bounds.fuel.unwrap_or(u64::MAX));
+    if bounds.fuel.is_some() && counted.is_err() {
         return Report::failed("could not run the module: it was compiled without fuel, which its limit wants".into());
     }
     let result = runtime.block_on(flushing(log, call(command, &mut store)));

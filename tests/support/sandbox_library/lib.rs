@@ -5,7 +5,7 @@ use std::ffi::c_int;
 #[path = "../../../runner/executor/src/sandbox/mod.rs"]
 mod sandbox;
 
-use sandbox::{Calls, Confinement, Folder, Sandbox};
+use sandbox::{Calls, Confinement, Folder, Reach, Sandbox};
 
 /// What this kernel gives, as one number: the version of Landlock, plus 256 for no_new_privs and 512 for seccomp.
 #[unsafe(no_mangle)]
@@ -27,13 +27,36 @@ pub extern "C" fn apply(found: c_int, readable: c_int, writable: c_int, log: c_i
             writable: true,
         },
     ];
-    enter(Sandbox::new(confinement(found), &folders, Some(log), Calls::Command))
+    let reach = Reach {
+        folders: &folders,
+        log: Some(log),
+        connect: None,
+    };
+    enter(Sandbox::new(confinement(found), &reach, Calls::default()))
 }
 
 /// Confine the process to what `probe` returned, and to what a server without folders may do.
 #[unsafe(no_mangle)]
 pub extern "C" fn apply_as_server(found: c_int) -> c_int {
-    enter(Sandbox::new(confinement(found), &[], None, Calls::Server))
+    let calls = Calls {
+        server: true,
+        network: false,
+    };
+    enter(Sandbox::new(confinement(found), &Reach::default(), calls))
+}
+
+/// Confine the process to what `probe` returned, and to what a command may do that may reach one port.
+#[unsafe(no_mangle)]
+pub extern "C" fn apply_with_network(found: c_int, port: u16) -> c_int {
+    let reach = Reach {
+        connect: Some(&[(port, port)]),
+        ..Reach::default()
+    };
+    let calls = Calls {
+        server: false,
+        network: true,
+    };
+    enter(Sandbox::new(confinement(found), &reach, calls))
 }
 
 fn confinement(found: c_int) -> Confinement {

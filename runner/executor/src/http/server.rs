@@ -73,13 +73,15 @@ impl Server {
     pub fn new(
         engine: &Engine,
         instances: &ProxyPre<State>,
-        settings: Settings,
         payload: Payload,
         folders: Vec<OwnedFd>,
         log: &SharedLog,
         gate: Arc<Gate>,
         counts: &'static Counts,
     ) -> io::Result<Server> {
+        let settings = payload
+            .http
+            .ok_or_else(|| io::Error::other("nothing says what bounds it"))?;
         epochs::tick(engine)?;
         Ok(Server {
             instances: instances.clone(),

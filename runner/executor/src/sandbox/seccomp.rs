@@ -223,7 +223,11 @@ const OF_NETWORK: &[(c_long, Answer)] = &[
     (libc::SYS_getsockname, Answer::Allow),
     (libc::SYS_getsockopt, Answer::Allow),
     (libc::SYS_recvfrom, Answer::Allow),
-    (libc::SYS_sendto, Answer::Allow),
+    // Which would connect as well, and not every Landlock looks at it.
+    (
+        libc::SYS_sendto,
+        Answer::If(Condition::HasNot(3, libc::MSG_FASTOPEN as u32)),
+    ),
     (libc::SYS_shutdown, Answer::Allow),
 ];
 
@@ -709,6 +713,9 @@ mod tests {
             "the same number of another level"
         );
         assert_eq!(option(libc::SOL_SOCKET, libc::SO_BINDTODEVICE), DENIED);
+        let flags = |flags: i32| to(libc::SYS_sendto, [3, 0, 0, flags as u64, 0, 0]);
+        assert_eq!(flags(libc::MSG_NOSIGNAL), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(flags(libc::MSG_NOSIGNAL | libc::MSG_FASTOPEN), DENIED);
         for call in [
             libc::SYS_listen,
             libc::SYS_accept4,
