@@ -67,7 +67,10 @@ def test_what_is_not_there_is_told_as_kubernetes_does(space: Workspace) -> None:
 
 def test_discovery_names_it(space: Workspace) -> None:
     found = json.loads(space.cluster.kubectl("get", "--raw", API).stdout)
-    assert [(item["name"], item["verbs"]) for item in found["resources"]] == [("wasmworkloads/log", ["get"])]
+    assert [(item["name"], item["verbs"]) for item in found["resources"]] == [
+        ("wasmworkloads/log", ["get"]),
+        ("wasmworkloads/portforward", ["create", "get"]),
+    ]
     space.wait(lambda: "True" in space.kubectl("get", "apiservice", "v1alpha1.subresources.wherry.dev"), "available")
     groups = json.loads(space.cluster.kubectl("get", "--raw", "/apis").stdout)["groups"]
     assert "subresources.wherry.dev" in [group["name"] for group in groups]

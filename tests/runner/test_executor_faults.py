@@ -12,7 +12,7 @@ import pytest
 
 from tests.runner.conftest import children
 from tests.runner.harness import open_descriptors
-from wherry_runner.execution import adapter, link
+from wherry_runner.execution import adapter, channel, link
 from wherry_runner.execution.adapter import ExecutorEngine
 from wherry_runner.execution.engine import (
     CompiledModule,
