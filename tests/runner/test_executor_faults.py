@@ -88,7 +88,7 @@ def spec(tmp_path: Path) -> GuestSpec:
         (BEGIN + 'sock.send(b\'{"type": "ready"}\'); time.sleep(3600)', "it broke the protocol: ready: .*engine"),
         (
             BEGIN + "channel.send(sock, channel.Ready(engine='fake', protocol=1)); time.sleep(3600)",
-            "it speaks version 1 of the protocol, this runner 3: both must come from one release",
+            f"it speaks version 1 of the protocol, this runner {channel.PROTOCOL}: both must come from one release",
         ),
     ],
 )
