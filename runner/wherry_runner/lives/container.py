@@ -10,6 +10,7 @@ on disk, before that. When a container begins and ends, its workload decides (`w
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import functools
 import hashlib
@@ -429,7 +430,8 @@ class ContainerLife:
         """Be there without a process until a client comes. What is to be started for it is no restart."""
         self._idle = True
         self._around.on_change()
-        await self._unless_stopped(idling.until_called(listener.descriptor))
+        with contextlib.suppress(OSError):  # without a descriptor to spare it does not rest
+            await self._unless_stopped(idling.until_called(listener.descriptor))
         if self._stopping or self._held:
             self._idle = False
             self._end, self._end_before = end, self._end
@@ -462,8 +464,7 @@ class ContainerLife:
         log.info("workload %s: %s", self._around.id, message)
         self._why = message
         if self._serves and grace_seconds > 0:
-            guest.drain()
-            asyncio.get_running_loop().call_later(grace_seconds, functools.partial(guest.kill, message=message))
+            _drain(guest, message, grace_seconds)
         else:
             guest.kill(message=message)
 
@@ -485,7 +486,7 @@ class ContainerLife:
             and not (self._stopping or self._why)
         ):
             self._resting = True
-            guest.drain()
+            _drain(guest, "it did not end when nobody asked it", self._around.grace_seconds)
 
     def _open_port(self, spec: protocol.Container, compiled: CompiledModule) -> None:
         """Have a server's port open, and none for a command. Raises PortError, StartRefused."""
@@ -676,6 +677,12 @@ class ContainerLife:
             self._compiled = compiled
             spec = spec.model_copy(update={"module": spec.module.model_copy(update={"data": b""})})
         self._spec = Packed(spec)
+
+
+def _drain(guest: Guest, message: str, grace_seconds: float) -> None:
+    """Let a server finish what it has, and kill it if that takes longer."""
+    guest.drain()
+    asyncio.get_running_loop().call_later(grace_seconds, functools.partial(guest.kill, message=message))
 
 
 _NO_SPEC: protocol.Container = protocol.Container(name="none", module=protocol.ImageModule(reference="none"))

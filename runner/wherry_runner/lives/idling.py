@@ -7,6 +7,7 @@ that is started for it.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Callable
 
 from wherry_runner.http_counts import HttpCounts
@@ -30,16 +31,19 @@ async def is_idle(read: Callable[[], HttpCounts | None], seconds: float) -> bool
 
 
 async def until_called(listener: int) -> None:
-    """Wait until a client is in the queue of a listening socket."""
+    """Wait until a client is in the queue of a listening socket, which may be closed meanwhile. Raises OSError."""
     loop = asyncio.get_running_loop()
     called = loop.create_future()
+    # Of our own: the number of one that others close may be somebody else's before the loop is told.
+    watched = os.dup(listener)
 
     def note() -> None:
         if not called.done():
             called.set_result(None)
 
-    loop.add_reader(listener, note)
     try:
+        loop.add_reader(watched, note)
         await called
     finally:
-        loop.remove_reader(listener)
+        loop.remove_reader(watched)
+        os.close(watched)
