@@ -15,6 +15,8 @@ import aiohttp
 import pytest
 
 from tests.cluster.pki import CertificateAuthority
+from tests.support.fake_runners import AT, status_of
+from tests.support.fake_runners import FakeRunner as RunnerOfAll
 from tests.support.operator_fakes import Pki, make_pki, make_settings
 from wherry_operator.aggregated import logs
 from wherry_operator.aggregated.server import AggregatedServer
@@ -22,12 +24,32 @@ from wherry_operator.kube import NotFound
 from wherry_operator.models import Object
 from wherry_operator.runners.client import Refused, RunnerClient, RunnerUnavailable
 from wherry_operator.runners.delivery import Place
-from wherry_runner.protocol import LogOptions, Refusal, RefusalReason
+from wherry_runner.protocol import (
+    Container,
+    ContainerStatus,
+    InlineModule,
+    LogOptions,
+    Owner,
+    Refusal,
+    RefusalReason,
+    Running,
+    Workload,
+    WorkloadPut,
+)
 
 PORT_FORWARD = "/apis/subresources.wherry.dev/v1alpha1/namespaces/default/wasmworkloads/hello/portforward"
 LOG = "/apis/subresources.wherry.dev/v1alpha1/namespaces/default/wasmworkloads/hello/log"
 ADA = {"X-Remote-User": "ada", "X-Remote-Group": "boatmen"}
 USERS = '["X-Remote-User"]'
+PUT = WorkloadPut(
+    epoch=1,
+    sequence=1,
+    template_hash="t",
+    workload=Workload(
+        owner=Owner(kind="WasmWorkload", namespace="default", name="hello", uid="u1"),
+        containers=(Container(name="module", module=InlineModule(data=b"AA==")),),
+    ),
+)
 
 
 def at(second: int, text: str) -> bytes:
@@ -71,13 +93,22 @@ class FakeInstances:
     def __init__(self, runner: FakeRunner) -> None:
         self.runner = runner
         self.silent = False
+        self.ports: dict[str, tuple[int, bool]] = {}
+        """Of what serves, by its workload: where, and whether it is ready."""
 
     def instances(self, owner_uid: str) -> set[str]:
         assert owner_uid == "u1"
-        return self.runner.logs.keys() | self.runner.refusals.keys()
+        return self.runner.logs.keys() | self.runner.refusals.keys() | self.ports.keys()
 
     def locate(self, workload_id: str, *, last_runner: str = "") -> Place | None:
-        return Place(runner="a", reachable=True, status=None, info=None)
+        if workload_id not in self.ports:
+            return Place(runner="a", reachable=True, status=None, info=None)
+        port, ready = self.ports[workload_id]
+        container = ContainerStatus(name="module", state=Running(started_at=AT), port=port, ready=ready)
+        info = RunnerOfAll("a").state.info
+        assert info is not None
+        status = status_of(workload_id, PUT, containers=(container,))
+        return Place(runner="a", reachable=True, status=status, info=info.model_copy(update={"address": "127.0.0.1"}))
 
     def client(self, runner: str) -> RunnerClient | None:
         return cast("RunnerClient", self.runner)
@@ -321,8 +352,9 @@ async def serving(scene: Scene) -> AsyncIterator[int]:
     listening = await asyncio.start_server(serve, "127.0.0.1", 0)
     async with listening:
         port = listening.sockets[0].getsockname()[1]
-        instance = {"name": "hello-0f-0", "ready": True, "address": f"127.0.0.1:{port}"}
-        scene.api.status = {"instances": [{"name": "hello-0f-1", "ready": False, "address": "127.0.0.1:1"}, instance]}
+        scene.instances.ports = {"u1-0f-0": (1, False), "u1-0f-1": (port, True)}
+        # Anybody's word, who may write a status: nobody listens to it.
+        scene.api.status = {"instances": [{"name": "hello-0f-1", "ready": True, "address": "127.0.0.1:1"}]}
         scene.api.spec = {"http": {"port": 8080}}
         yield port
 
@@ -370,7 +402,7 @@ def test_what_can_not_be_forwarded_is_said(play: Play) -> None:
             status, message = await scene.ask(PORT_FORWARD, port="8080")
             assert (status, message) == (400, "Upgrade request required: port-forward is a WebSocket")
             with pytest.raises(aiohttp.WSServerHandshakeError, match="503"):
-                async with connected(scene, port="8080", instance="0f-1"):
+                async with connected(scene, port="8080", instance="0f-0"):
                     pass
             status, message = await scene.ask(PORT_FORWARD, user={**ADA, "X-Remote-User": "eve"}, port="8080")
             assert status == 403 and 'cannot create resource "wasmworkloads/portforward"' in message

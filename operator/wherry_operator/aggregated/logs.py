@@ -79,10 +79,7 @@ def sources(workload: Object, known: Instances, wanted: str) -> list[Source]:
     :param wanted: an instance's name, or the end of it after a dash; "": all of them.
     :raises LogError: there are none, or too many.
     """
-    uid, name = workload["metadata"]["uid"], workload["metadata"]["name"]
-    found = {f"{name}{workload_id.removeprefix(uid)}": workload_id for workload_id in known.instances(uid)}
-    if wanted:
-        found = {instance: found[instance] for instance in found if is_named(instance, wanted, name)}
+    name, found = workload["metadata"]["name"], named(workload, known, wanted)
     if len(found) > MAX_INSTANCES:
         raise LogError(
             400, "BadRequest", f'wasmworkload "{name}" has {len(found)} instances, of {MAX_INSTANCES} at most a log can '
@@ -97,6 +94,16 @@ def sources(workload: Object, known: Instances, wanted: str) -> list[Source]:
     if not logs:
         raise LogError(400, "BadRequest", _why_none(workload, wanted))
     return logs
+
+
+def named(workload: Object, known: Instances, wanted: str) -> dict[str, str]:
+    """The workloads of an object that runners have, by the names of its instances.
+
+    :param wanted: an instance's name, or the end of it after a dash; "": all of them.
+    """
+    uid, name = workload["metadata"]["uid"], workload["metadata"]["name"]
+    found = {f"{name}{workload_id.removeprefix(uid)}": workload_id for workload_id in known.instances(uid)}
+    return {instance: found[instance] for instance in found if not wanted or is_named(instance, wanted, name)}
 
 
 def is_named(instance: str, wanted: str, name: str) -> bool:

@@ -1,7 +1,8 @@
 """A connection to an instance of a WasmWorkload: over a WebSocket, one for each.
 
 Binary messages are what either side says. A text message of the client is the end of what it has to say; what the instance has
-to say ends with the WebSocket. Only the port that the object serves on is connected to, never another of its runner.
+to say ends with the WebSocket. Only the port that the instance serves on is connected to, never another of its runner, and by
+what the runner itself says: an object's status could be somebody else's word, who would have us connect to anything.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import dataclass
 
 from aiohttp import WSMsgType, web
 
-from wherry_operator.aggregated.logs import LogError, is_named
+from wherry_operator.aggregated.logs import Instances, LogError, named
 from wherry_operator.models import Object
 
 DEFAULT_PORT = 80
@@ -37,7 +38,7 @@ class Target:
     port: int
 
 
-def target(workload: Object, port: str, instance: str) -> Target:
+def target(workload: Object, known: Instances, port: str, instance: str) -> Target:
     """Where to connect to. Raises LogError.
 
     :param port: as the client gives it: the one that the object's Service has.
@@ -49,17 +50,15 @@ def target(workload: Object, port: str, instance: str) -> Target:
     serves = http.get("port") or DEFAULT_PORT
     if port != str(serves):
         raise LogError(400, "BadRequest", f'wasmworkload "{name}" has no port {port}: it has {serves}')
-    found = [
-        each
-        for each in (workload.get("status") or {}).get("instances") or ()
-        if each.get("address") and (is_named(each["name"], instance, name) if instance else each.get("ready"))
-    ]
-    if not found:
-        raise LogError(
-            503, "ServiceUnavailable", f'no {"such " if instance else ""}instance of wasmworkload "{name}" serves now'
-        )
-    host, _, number = found[0]["address"].rpartition(":")
-    return Target(host.strip("[]"), int(number))
+    for _, workload_id in sorted(named(workload, known, instance).items()):
+        place = known.locate(workload_id)
+        if place is None or place.info is None or place.status is None:
+            continue
+        container = place.status.containers[0]
+        if container.port is not None and (instance or container.ready):
+            return Target(place.info.address, container.port)
+    such = "such " if instance else ""
+    raise LogError(503, "ServiceUnavailable", f'no {such}instance of wasmworkload "{name}" serves now')
 
 
 async def serve(request: web.Request, to: Target) -> web.StreamResponse:

@@ -145,7 +145,8 @@ class AggregatedServer:
         if self._forwarded >= portforward.MAX_CONNECTIONS:
             raise LogError(429, "TooManyRequests", "too many connections are forwarded now")
         workload = await self._workload(namespace, name)
-        to = portforward.target(workload, request.query.get("port", ""), request.query.get("instance", ""))
+        port, instance = request.query.get("port", ""), request.query.get("instance", "")
+        to = portforward.target(workload, self._instances, port, instance)
         self._forwarded += 1
         try:
             return await portforward.serve(request, to)
