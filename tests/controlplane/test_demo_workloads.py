@@ -8,6 +8,7 @@ import httpx
 import pytest
 
 from tests.guests import build
+from tests.support import executors
 from tests.support.images import push
 from tests.support.installation import ROOT
 from tests.support.kube import Json, Workspace
@@ -67,6 +68,8 @@ def test_a_rolling_update_that_can_be_watched(space: Workspace) -> None:
 
 
 def test_an_http_api_in_python(space: Workspace, tmp_path: Path) -> None:
+    if reason := executors.why_not("native"):
+        pytest.skip(reason)
     component = tmp_path / "app.wasm"
     component.write_bytes(build.python_in(DEMOS / "http-python", "app", world="app"))
     push(space.registry.address, "demos/http-python", [component], tag="v1")
