@@ -155,6 +155,7 @@ class Operator:
             node_labels=node_object.labels(settings),
             moved=self._moved,
             tokens=ServiceAccountTokens(self._kube_as_node) if settings.service_account_tokens else None,
+            claims=settings.claims,
         )
         self._revisions = Revisions(self._kube, self._workloads, busy=self._is_busy)
         self._workload_reconciler = workload.WorkloadReconciler(

@@ -180,12 +180,20 @@ class HostPath(Model):
     type: str | None = None
 
 
+class PersistentVolumeClaim(Model):
+    """What a claim of the Pod's namespace holds."""
+
+    claim_name: str
+    read_only: bool | None = None
+
+
 class Volume(Model):
     """A volume of one of the kinds that a runner can have."""
 
     name: str
     empty_dir: EmptyDir | None = None
     host_path: HostPath | None = None
+    persistent_volume_claim: PersistentVolumeClaim | None = None
     config_map: ConfigMapVolume | None = None
     secret: SecretVolume | None = None
     projected: ProjectedVolume | None = None

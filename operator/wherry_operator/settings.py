@@ -116,6 +116,8 @@ class Settings:
     """A referenced ConfigMap or Secret is read at most this often; changes reach files within one and a half of it."""
     service_account_tokens: bool = False
     """Whether Pods get the tokens of their service accounts that they ask for."""
+    claims: frozenset[str] = frozenset()
+    """PersistentVolumeClaims that the runners offer to Pods of their namespaces: `NAMESPACE/NAME`."""
     log_level: str = "INFO"
 
 
@@ -132,8 +134,7 @@ _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 def parse(argv: Sequence[str] | None = None) -> Settings:
     """Settings from flags and WHERRY_* variables. Raises SettingsError; exits on --help and unknown flags."""
     given = _parser().parse_args(argv)
-    listed = given.runner or os.environ.get("WHERRY_RUNNERS", "").split(",")
-    runners = tuple(_static_runner(text.strip()) for text in listed if text.strip())
+    runners = tuple(map(_static_runner, _repeated(given.runner, "WHERRY_RUNNERS")))
     brought = {"--runner-ca": given.runner_ca, "--runner-cert": given.runner_cert, "--runner-key": given.runner_key}
     missing = [
         flag
@@ -219,6 +220,7 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         resync_seconds=given.resync_seconds,
         reference_ttl_seconds=given.reference_ttl_seconds,
         service_account_tokens=given.service_account_tokens == "allow",
+        claims=frozenset(map(_claim, _repeated(given.claim, "WHERRY_CLAIMS"))),
         log_level=given.log_level.upper(),
     )
 
@@ -229,6 +231,18 @@ def _api_certificate(given: argparse.Namespace, made: Path) -> CertificateFiles 
     if given.api_cert:
         return CertificateFiles(cert_file=Path(given.api_cert), key_file=Path(given.api_key))
     return None
+
+
+def _repeated(given: Sequence[str], variable: str) -> list[str]:
+    """What a flag was given, else what its variable lists."""
+    return [text.strip() for text in given or os.environ.get(variable, "").split(",") if text.strip()]
+
+
+def _claim(text: str) -> str:
+    parts = text.split("/")
+    if len(parts) != 2 or not all(map(_DNS_LABEL.fullmatch, parts)):
+        raise SettingsError(f"--claim wants NAMESPACE/NAME, not {text!r}")
+    return text
 
 
 def _static_runner(text: str) -> RunnerAddress:
@@ -311,5 +325,13 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=URL",
         help="a runner: NAME=https://HOST:PORT; repeat it for more (or WHERRY_RUNNERS, separated by commas)",
+    )
+    parser.add_argument(
+        "--claim",
+        action="append",
+        default=[],
+        metavar="NAMESPACE/NAME",
+        help="a PersistentVolumeClaim that each runner has a --claim for; repeat it for more (or WHERRY_CLAIMS, separated by "
+        "commas)",
     )
     return parser

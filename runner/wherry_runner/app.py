@@ -98,6 +98,7 @@ async def run(settings: Settings) -> None:
             settings.memory_directory,
             volumes_memory_directory=settings.volumes_memory_directory,
             host_paths=settings.host_paths,
+            claims=settings.claims,
         )
         volumes.clear()
         ending.callback(volumes.close)

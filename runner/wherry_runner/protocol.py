@@ -327,7 +327,17 @@ class HostPathVolume(Wire):
     type: Literal["", "Directory", "DirectoryOrCreate"] = ""
 
 
-Volume = Annotated[FilesVolume | EmptyDirVolume | HostPathVolume, Field(discriminator="kind")]
+class ClaimVolume(Wire):
+    """What a PersistentVolumeClaim holds, of those that the runner's settings offer."""
+
+    kind: Literal["claim"] = "claim"
+    name: Name
+    claim: Annotated[str, Field(min_length=3, max_length=512)]
+    """`NAMESPACE/NAME` of the claim that the object names."""
+    read_only: bool = False
+
+
+Volume = Annotated[FilesVolume | EmptyDirVolume | HostPathVolume | ClaimVolume, Field(discriminator="kind")]
 
 
 class Owner(Wire):

@@ -8,9 +8,10 @@ import os
 import re
 import socket
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from wherry_runner.execution import confinement, native
 from wherry_runner.execution.engine import HttpBounds
@@ -25,7 +26,7 @@ from wherry_runner.modules.pull import PullSettings
 from wherry_runner.modules.store import StoreLimits
 from wherry_runner.resources import cgroup
 from wherry_runner.resources.limits import LimitDefaults
-from wherry_runner.volumes import HostPath
+from wherry_runner.volumes import Claim, HostPath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +51,7 @@ class Settings:
     volumes_memory_directory: Path | None
     """A tmpfs for emptyDirs in memory, best one of its own with a size; None: there are none."""
     host_paths: tuple[HostPath, ...]
+    claims: tuple[Claim, ...]
     """Folders of this runner that workloads may mount."""
     executor_directory: Path | None
     """Where the native executor is; None: the python executor runs."""
@@ -76,6 +78,9 @@ class Settings:
     modules: StoreLimits
     back_off: BackOffSettings
     log_level: str
+
+
+T = TypeVar("T")
 
 
 class SettingsError(Exception):
@@ -156,7 +161,8 @@ def parse(argv: Sequence[str] | None = None, *, root: Path = Path("/")) -> Setti
         state_directory=Path(given.state_directory),
         memory_directory=Path(given.memory_directory),
         volumes_memory_directory=Path(given.volumes_memory_directory) if given.volumes_memory_directory else None,
-        host_paths=_host_paths(_repeated("--host-path", given.host_path)),
+        host_paths=_each("--host-path", HostPath.parse, given.host_path),
+        claims=_each("--claim", Claim.parse, given.claim),
         executor_directory=executor_directory,
         wasi_03=given.wasi_0_3,
         require_confinement=_required_confinement(given.require_confinement),
@@ -381,11 +387,11 @@ def _network(given: argparse.Namespace) -> NetworkAround:
     return NetworkAround(nameservers=nameservers, protected=protected, certificates=certificates)
 
 
-def _host_paths(texts: Sequence[str]) -> tuple[HostPath, ...]:
+def _each(flag: str, parse: Callable[[str], T], given: Sequence[str]) -> tuple[T, ...]:
     try:
-        return tuple(HostPath.parse(text) for text in texts)
+        return tuple(parse(text) for text in _repeated(flag, given))
     except ValueError as error:
-        raise SettingsError(f"--host-path: {error}") from None
+        raise SettingsError(f"{flag}: {error}") from None
 
 
 def _repeated(flag: str, given: Sequence[str]) -> Sequence[str]:
@@ -481,5 +487,10 @@ def _parser() -> argparse.ArgumentParser:
     repeated("--insecure-registry", "HOST", "allow plain http to the registry HOST; may be repeated")
     repeated("--nameserver", "IP[:PORT]", "asked for guests' names instead of those of resolv.conf; may be repeated")
     repeated("--protected-network", "CIDR", "guests reach it only if they name it by address; may be repeated")
+    repeated(
+        "--claim",
+        "NAMESPACE/NAME=PATH[:ro]",
+        "PATH is what that PersistentVolumeClaim holds, for Pods of its namespace; may be repeated",
+    )
     repeated("--host-path", "PREFIX[:ro]", "allow hostPath volumes below PREFIX, with :ro for reading; may be repeated")
     return parser

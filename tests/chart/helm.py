@@ -95,6 +95,14 @@ VALUE_SETS: dict[str, Json] = {
     "default": {},
     "all": ALL,
     "host paths": {"runner": {"hostPaths": [{"path": "/srv/data", "readOnly": True}, {"path": "/srv/scratch"}]}},
+    "claims": {
+        "runner": {
+            "claims": [
+                {"namespace": "a", "name": "data", "claim": "of-a", "readOnly": True},
+                {"namespace": "b", "name": "b"},
+            ]
+        }
+    },
     "existing certificates": {"certificates": {"source": "existing", "servingCa": PEM}},
     "no policies": {"networkPolicies": {"enabled": False}, "priorityClass": {"create": False}},
     "cert-manager": {"certificates": {"source": "certManager"}},

@@ -197,6 +197,28 @@ def test_host_paths_are_mounted_where_workloads_name_them(helm: Helm, machine: P
     assert len(runner_of(objects, machine).host_paths) == 2
 
 
+def test_claims_are_mounted_and_operator_and_runner_know_them(helm: Helm, machine: Path) -> None:
+    objects = helm.template(VALUE_SETS["claims"])
+    runner = find(objects, "DaemonSet", "wherry-runner")
+    volumes = {
+        each["name"]: each.get("persistentVolumeClaim") for each in runner["spec"]["template"]["spec"]["volumes"]
+    }
+    mounts = {each["mountPath"]: each for each in container(runner)["volumeMounts"]}
+    found = {
+        claim.name: (
+            mounts[claim.folder.prefix]["readOnly"],
+            claim.folder.read_only,
+            volumes[mounts[claim.folder.prefix]["name"]],
+        )
+        for claim in runner_of(objects, machine).claims
+    }
+    assert found == {
+        "a/data": (True, True, {"claimName": "of-a", "readOnly": True}),
+        "b/b": (False, False, {"claimName": "b", "readOnly": False}),
+    }
+    assert operator_of(objects).claims == set(found)
+
+
 @pytest.mark.parametrize("values", VALUE_SETS.values(), ids=VALUE_SETS)
 def test_every_file_that_a_flag_names_is_mounted(helm: Helm, values: Json) -> None:
     objects = helm.template(values)
@@ -382,6 +404,7 @@ def test_scrapers_find_operators_and_runners(helm: Helm) -> None:
         ({"runner": {"modulesQuota": "lots"}}, "at '/runner/modulesQuota': 'lots' does not match pattern"),
         ({"runner": {"state": {"emptyDir": {}, "hostPath": {"path": "/x"}}}}, "at '/runner/state': maxProperties"),
         ({"runner": {"hostPaths": [{"path": "data"}]}}, "at '/runner/hostPaths/0/path': 'data' does not match"),
+        ({"runner": {"claims": [{"name": "data"}]}}, "at '/runner/claims/0': missing property 'namespace'"),
         ({"runner": {"requireConfinement": ["selinux"]}}, "at '/runner/requireConfinement/0': value must be one of"),
         ({"runner": {"registries": {"mirrors": {"a": "b"}}}}, "at '/runner/registries/mirrors/a': 'b' does not match"),
         ({"certificates": {"source": "magic"}}, "value must be one of 'operator', 'certManager', 'existing'"),

@@ -284,12 +284,16 @@ def test_a_config_map_as_large_as_they_can_be(space: Workspace, tool: str, tmp_p
 
 
 @pytest.fixture
-def offering(request: pytest.FixtureRequest, registry: Registry, tmp_path: Path) -> Iterator[tuple[Installation, Path]]:
-    """An installation that allows one folder, and the folder."""
+def offering(
+    request: pytest.FixtureRequest, registry: Registry, namespace: str, tmp_path: Path
+) -> Iterator[tuple[Installation, Path]]:
+    """An installation that allows one folder, and a claim of the namespace beside it; and the folder."""
     cluster = request.getfixturevalue("cluster")
     folder = tmp_path / "shared"
     (folder / "data").mkdir(parents=True)
     (folder / "data" / "file").write_text("of the node")
+    (tmp_path / "claim").mkdir()
+    (tmp_path / "claim" / "file").write_text("of the claim")
     with Installation(
         cluster,
         tmp_path / "installation",
@@ -297,7 +301,8 @@ def offering(request: pytest.FixtureRequest, registry: Registry, tmp_path: Path)
         class_name="host",
         namespace="wherry-host",
         runners=["runner-h"],
-        runner_flags=["--host-path", str(folder)],
+        runner_flags=["--host-path", str(folder), "--claim", f"{namespace}/data={tmp_path / 'claim'}"],
+        operator_flags=["--claim", f"{namespace}/data"],
         registry_mirrors={MIRRORED: registry.url},
         serves_logs=False,
     ) as running:
@@ -331,3 +336,78 @@ def test_a_folder_of_the_node_below_what_is_allowed(
         volumeMounts=[{"name": "v", "mountPath": "/v"}],
     )
     space.wait(lambda: "--host-path" in json.dumps(space.waiting("nosy")), "anything else is refused by name")
+
+
+# --- claims -----------------------------------------------------------------------------------------------------------
+
+
+def claim(name: str, namespace: str, path: Path) -> list[Json]:
+    """A claim, and a volume of which an administrator has made it."""
+    size = {"storage": "1Mi"}
+    modes = ["ReadWriteMany"]
+    volume = f"{namespace}-{name}"
+    return [
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolume",
+            "metadata": {"name": volume},
+            "spec": {
+                "capacity": size,
+                "accessModes": modes,
+                "storageClassName": "",
+                "hostPath": {"path": str(path)},
+                "claimRef": {"namespace": namespace, "name": name},
+            },
+        },
+        {
+            "apiVersion": "v1",
+            "kind": "PersistentVolumeClaim",
+            "metadata": {"name": name, "namespace": namespace},
+            "spec": {
+                "accessModes": modes,
+                "storageClassName": "",
+                "volumeName": volume,
+                "resources": {"requests": size},
+            },
+        },
+    ]
+
+
+def test_a_claim_that_the_runners_have_and_one_that_they_have_not(
+    offering: tuple[Installation, Path], registry: Registry, namespace: str, tmp_path: Path
+) -> None:
+    installation, _ = offering
+    space = Workspace(installation, registry, namespace, tmp_path)
+    volumes = [*claim("data", namespace, tmp_path / "claim"), *claim("other", namespace, tmp_path / "claim")]
+    path = tmp_path / "tool.wasm"
+    path.write_bytes(build.c("tool"))
+    tool = space.push_file(path)
+    try:
+        for each in volumes:
+            space.apply(each)
+        mounts = [{"name": "own", "mountPath": "/own"}, {"name": "read", "mountPath": "/read"}]
+        seen = looks(
+            space,
+            tool,
+            [
+                {"name": "own", "persistentVolumeClaim": {"claimName": "data"}},
+                {"name": "read", "persistentVolumeClaim": {"claimName": "data", "readOnly": True}},
+            ],
+            mounts,
+            {"read": ["read", "/read/file"], "make": ["create", "/own/made", "by a module"]},
+        )
+        assert seen["read"].strip() == "of the claim"
+        assert (tmp_path / "claim" / "made").read_text() == "by a module"
+        space.pod(
+            "nosy",
+            tool,
+            spec={"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "other"}}]},
+            volumeMounts=[{"name": "v", "mountPath": "/v"}],
+        )
+        space.wait(lambda: "claim" in space.waiting("nosy").get("message", ""), "the claim is refused")
+        says = space.waiting("nosy")["message"]
+        assert f'spec.volumes[0].persistentVolumeClaim: the claim "{namespace}/other" is not mounted' in says
+    finally:
+        space.kubectl("delete", "pods", "--all", "--wait=false")
+        for each in volumes[::2]:
+            space.kubectl("delete", "persistentvolume", each["metadata"]["name"], "--wait=false")

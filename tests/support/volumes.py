@@ -23,7 +23,7 @@ from wherry_runner.protocol import (
     VolumeFile,
     VolumeMount,
 )
-from wherry_runner.volumes import HostPath, Volumes
+from wherry_runner.volumes import Claim, HostPath, Volumes
 
 T = TypeVar("T")
 
@@ -32,12 +32,16 @@ NOBODY = 65534
 
 
 @contextmanager
-def made(folder: Path, *, host_paths: Sequence[HostPath] = ()) -> Iterator[Volumes]:
+def made(folder: Path, *, host_paths: Sequence[HostPath] = (), claims: Sequence[Claim] = ()) -> Iterator[Volumes]:
     """Volumes on `disk`, `memory` and `ram` in a folder; at the end nothing of them is left."""
     for name in ("memory", "ram"):
         (folder / name).mkdir()
     volumes = Volumes(
-        folder / "disk", folder / "memory", volumes_memory_directory=folder / "ram", host_paths=host_paths
+        folder / "disk",
+        folder / "memory",
+        volumes_memory_directory=folder / "ram",
+        host_paths=host_paths,
+        claims=claims,
     )
     volumes.clear()
     yield volumes

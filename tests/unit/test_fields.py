@@ -64,9 +64,13 @@ def test_every_refusal_is_named_at_once() -> None:
     ]  # fmt: skip
 
 
-def test_a_claim_is_refused_with_a_way_out() -> None:
-    (text,) = refusals(pod({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]}))
-    assert text.startswith("spec.volumes[0].persistentVolumeClaim: ") and "--host-path" in text
+def test_a_claim_is_refused_unless_the_runners_have_it() -> None:
+    asks = pod({"volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}]})
+    for claims in ([], ["other/data"], ["n/other"]):
+        (text,) = refusals(asks, claims=claims)
+        assert text.startswith('spec.volumes[0].persistentVolumeClaim: the claim "n/data" ')
+        assert "runner.claims" in text
+    assert refusals(asks, claims=["n/data"]) == []
 
 
 def test_only_init_containers_have_a_restart_policy_of_their_own() -> None:

@@ -33,7 +33,7 @@ def pod(container: Json | None = None, *, status: Json | None = None, **spec: An
 
 
 def resolve(body: Json, objects: Objects | None = None) -> protocol.Workload:
-    return pods.resolve(body, objects or {}, now=NOW, host=HOST).workload
+    return pods.resolve(body, objects or {}, now=NOW, host=HOST, claims={"boats/data"}).workload
 
 
 def refused(body: Json) -> str:
@@ -212,6 +212,11 @@ def test_a_sub_path_may_name_variables_that_there_are() -> None:
         ),
         ({"emptyDir": {"sizeLimit": "0"}}, protocol.EmptyDirVolume(name="v")),
         ({"hostPath": {"path": "/data"}}, protocol.HostPathVolume(name="v", path="/data")),
+        ({"persistentVolumeClaim": {"claimName": "data"}}, protocol.ClaimVolume(name="v", claim="boats/data")),
+        (
+            {"persistentVolumeClaim": {"claimName": "data", "readOnly": True}},
+            protocol.ClaimVolume(name="v", claim="boats/data", read_only=True),
+        ),
         (
             {"hostPath": {"path": "/data", "type": "DirectoryOrCreate"}},
             protocol.HostPathVolume(name="v", path="/data", type="DirectoryOrCreate"),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -61,9 +61,10 @@ class PodReconciler:
         node_labels: Mapping[str, str],
         moved: MovedPods,
         tokens: ServiceAccountTokens | None = None,
+        claims: Collection[str] = (),
     ) -> None:
         """`node_labels`: those that the node has at least; an administrator may have given it more.
-        `tokens`: None where Pods get none of their service accounts'."""
+        `tokens`: None where Pods get none of their service accounts'. `claims`: those that runners offer, `NAMESPACE/NAME`."""
         self._kube = kube_as_node
         self._store = store
         self._references = references
@@ -72,6 +73,7 @@ class PodReconciler:
         self._node_address = node_address
         self._node_labels = node_labels
         self._tokens = tokens
+        self._claims = claims
         self._moved = moved
         self._unhealthy = Unhealthy()
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
@@ -292,7 +294,7 @@ class PodReconciler:
 
     async def _resolve(self, pod: Object, place: Place) -> tuple[Resolved, float | None]:
         """What is to run, and after how many seconds a token of it is to be renewed. Raises ResolveError."""
-        resolving.check(pod)
+        resolving.check(pod, claims=self._claims)
         pod = resize.decide(pod).pod
         wanted = resolving.references(pod)
         namespace = pod["metadata"]["namespace"]
@@ -302,7 +304,9 @@ class PodReconciler:
             tokens, renewal = None, None
             if self._tokens is not None:
                 tokens, renewal = await self._tokens.read(pod, PodSpec.model_validate(pod["spec"]))
-            resolved = resolving.resolve(pod, objects, now=datetime.now(UTC), host=self._host(place), tokens=tokens)
+            resolved = resolving.resolve(
+                pod, objects, now=datetime.now(UTC), host=self._host(place), tokens=tokens, claims=self._claims
+            )
         except ResolveError:
             self._references.doubt(namespace, wanted)
             raise

@@ -134,9 +134,7 @@ CONTAINER = _table(
 )
 """Fields of `Container`."""
 
-REFUSED_VOLUMES = {
-    "persistentVolumeClaim": (
-        "a claim can't be mounted into a module; mount it into the runners, and let them offer it by --host-path"
-    ),
-}
-"""Why, for kinds of volumes about which there is more to say than that they are not supported."""
+REFUSED_CLAIM = (
+    'the claim "{}" is not mounted into the runners; an administrator may do that (runner.claims of the chart)'
+)
+"""Why a volume `persistentVolumeClaim` is refused, by `NAMESPACE/NAME` of the claim."""

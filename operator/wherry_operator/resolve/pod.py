@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from datetime import datetime, timedelta
 
 from wherry_operator.models import Object, PodSpec
@@ -20,8 +21,11 @@ ARGV0_ANNOTATION = "wherry.dev/argv0"
 (design §6); without the annotation it depends on the packing."""
 
 
-def refusals(pod: Object) -> list[str]:
-    """What the Pod asks for and a module can't have, each naming its field; empty if there is nothing."""
+def refusals(pod: Object, *, claims: Collection[str] = ()) -> list[str]:
+    """What the Pod asks for and a module can't have, each naming its field; empty if there is nothing.
+
+    `claims`: PersistentVolumeClaims that runners offer, as `NAMESPACE/NAME`.
+    """
     spec = pod["spec"]
     found = [f"spec.{field}: {why}" for field, why in fields.REFUSED_OF_POD.items() if spec.get(field)]
     for kind in ("initContainers", "containers"):
@@ -37,7 +41,11 @@ def refusals(pod: Object) -> list[str]:
     for index, item in enumerate(spec.get("volumes") or ()):
         for field in sorted(set(item) - {"name", *KINDS}):
             why = f"volumes of this kind are not supported; {', '.join(KINDS[:-1])} and {KINDS[-1]} are"
-            found.append(f"spec.volumes[{index}].{field}: {fields.REFUSED_VOLUMES.get(field, why)}")
+            found.append(f"spec.volumes[{index}].{field}: {why}")
+        if source := item.get("persistentVolumeClaim"):
+            claim = f"{pod['metadata']['namespace']}/{source['claimName']}"
+            if claim not in claims:
+                found.append(f"spec.volumes[{index}].persistentVolumeClaim: {fields.REFUSED_CLAIM.format(claim)}")
     return found
 
 
@@ -50,9 +58,9 @@ def _refused_of_probe(probe: Object) -> list[tuple[str, str]]:
     return [(field, why) for field, why in fields.REFUSED_OF_PROBE.items() if asks(field)]
 
 
-def check(pod: Object) -> None:
-    """Raises Unsupported: the spec has a field that is refused."""
-    if refused := refusals(pod):
+def check(pod: Object, *, claims: Collection[str] = ()) -> None:
+    """Raises Unsupported: the spec has a field that is refused (`refusals`)."""
+    if refused := refusals(pod, claims=claims):
         raise Unsupported("; ".join(refused))
 
 
@@ -67,14 +75,20 @@ def references(pod: Object) -> set[Reference]:
 
 
 def resolve(
-    pod: Object, objects: Objects, *, now: datetime, host: Host | None = None, tokens: Tokens | None = None
+    pod: Object,
+    objects: Objects,
+    *,
+    now: datetime,
+    host: Host | None = None,
+    tokens: Tokens | None = None,
+    claims: Collection[str] = (),
 ) -> Resolved:
     """The Pod as a workload. Its deadline counts from its `status.startTime`, before that is written from `now`.
 
     `tokens`: of its service account, those that its volumes ask for; None: it gets none.
-    Raises ResolveError.
+    `claims`: as `refusals` has it. Raises ResolveError.
     """
-    check(pod)
+    check(pod, claims=claims)
     metadata = pod["metadata"]
     namespace = metadata["namespace"]
     spec = PodSpec.model_validate(pod["spec"])

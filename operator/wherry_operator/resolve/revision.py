@@ -46,7 +46,7 @@ def _container(container: protocol.Container) -> Any:
     return [module, variables, container.resources.model_dump()]
 
 
-def _volume(volume: protocol.FilesVolume | protocol.EmptyDirVolume | protocol.HostPathVolume) -> Any:
+def _volume(volume: protocol.Volume) -> Any:
     if not isinstance(volume, protocol.FilesVolume):
         return None
     return [[file.path, file.mode, base64.b64encode(file.data).decode()] for file in volume.files]

@@ -9,7 +9,7 @@ from wherry_operator.resolve.objects import Objects, mount_error
 from wherry_operator.resolve.tokens import Tokens
 from wherry_runner import protocol
 
-KINDS = ("configMap", "secret", "projected", "downwardAPI", "emptyDir", "hostPath")
+KINDS = ("configMap", "secret", "projected", "downwardAPI", "emptyDir", "hostPath", "persistentVolumeClaim")
 """The kinds of volumes that a Pod may have here, by their names in its spec."""
 
 
@@ -20,12 +20,16 @@ def volume(
     objects: Objects,
     downward: Downward,
     tokens: Tokens | None = None,
-) -> protocol.FilesVolume | protocol.EmptyDirVolume | protocol.HostPathVolume:
+) -> protocol.Volume:
     """One volume, resolved. Raises ResolveError."""
     if spec.empty_dir is not None:
         return _empty_dir(spec.name, spec.empty_dir)
     if isinstance(spec, Volume) and spec.host_path is not None:
         return _host_path(spec)
+    if isinstance(spec, Volume) and spec.persistent_volume_claim is not None:
+        claim = spec.persistent_volume_claim
+        named = f"{namespace}/{claim.claim_name}"
+        return protocol.ClaimVolume(name=spec.name, claim=named, read_only=bool(claim.read_only))
     return files.volume_files(spec, namespace=namespace, objects=objects, downward=downward, tokens=tokens)
 
 

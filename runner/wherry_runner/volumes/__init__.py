@@ -5,6 +5,7 @@ What decides is pure: `mounts.py`, `file_mounts.py`, `empty_dir.py`. What strang
 `wherry_runner.files.beneath`, measured by `usage.py` and removed by `files.removal`: none of them is led astray by a link.
 """
 
+from wherry_runner.volumes.claim import Claim
 from wherry_runner.volumes.empty_dir import memory_bytes
 from wherry_runner.volumes.errors import VolumeError
 from wherry_runner.volumes.host_path import HostPath
@@ -12,4 +13,4 @@ from wherry_runner.volumes.mounts import check
 from wherry_runner.volumes.size_watch import SizeWatch
 from wherry_runner.volumes.volumes import Volumes
 
-__all__ = ["HostPath", "SizeWatch", "VolumeError", "Volumes", "check", "memory_bytes"]
+__all__ = ["Claim", "HostPath", "SizeWatch", "VolumeError", "Volumes", "check", "memory_bytes"]

@@ -6,7 +6,7 @@
     ROOT/ID/mounts/CONTAINER                the same for files volumes, and what their subPaths name
 
 Guests get open folders and see nothing above them. So the paths that are written here are ours alone; everything below a
-`folder`, and every hostPath, is opened as what it is: others' (`files/beneath.py`).
+`folder`, every hostPath and every claim, is opened as what it is: others' (`files/beneath.py`).
 """
 
 from __future__ import annotations
@@ -24,10 +24,11 @@ from pathlib import Path, PurePosixPath
 from wherry_runner import protocol
 from wherry_runner.execution.engine import Preopen
 from wherry_runner.files.beneath import make_folder, open_beneath, opened
-from wherry_runner.volumes import file_mounts, files, host_path, mounts
+from wherry_runner.volumes import claim, file_mounts, files, host_path, mounts
+from wherry_runner.volumes.claim import Claim
 from wherry_runner.volumes.errors import VolumeError
 from wherry_runner.volumes.file_mounts import FileMount
-from wherry_runner.volumes.host_path import HostPath
+from wherry_runner.volumes.host_path import HostPath, Place
 from wherry_runner.volumes.mounts import Mount
 from wherry_runner.volumes.root import Root
 
@@ -60,6 +61,7 @@ class Volumes:
         *,
         volumes_memory_directory: Path | None = None,
         host_paths: Sequence[HostPath] = (),
+        claims: Sequence[Claim] = (),
     ) -> None:
         """`memory_directory`: a tmpfs for Secrets. `volumes_memory_directory`: one for emptyDirs; None: they are refused."""
         # One thread: what is removed in the background shall disturb little.
@@ -72,6 +74,7 @@ class Volumes:
         if volumes_memory_directory is not None:
             self._memory = Root(volumes_memory_directory / f"wherry-volumes-{key}", self._remover)
         self._host_paths = tuple(host_paths)
+        self._claims = tuple(claims)
         self._limited: dict[str, list[Limited]] = {}
 
     def clear(self) -> None:
@@ -104,8 +107,8 @@ class Volumes:
                     files.checked(volume)
                 case protocol.EmptyDirVolume():
                     self._root(volume)
-                case protocol.HostPathVolume():
-                    host_path.place(volume, self._host_paths)
+                case protocol.HostPathVolume() | protocol.ClaimVolume():
+                    self._place(volume)
         limited = []
         for volume in volumes:
             with _naming(volume):
@@ -204,7 +207,11 @@ class Volumes:
             case protocol.EmptyDirVolume() as volume:
                 return self._mounted_empty_dir(workload_id, volume, mount)
             case protocol.HostPathVolume() as volume:
-                return self._mounted_host_path(volume, mount)
+                found = self._place(volume)
+                host_path.prepare(volume, found)
+                return _mounted_folder(volume, found, mount)
+            case protocol.ClaimVolume() as volume:
+                return _mounted_folder(volume, self._place(volume), mount)
 
     def _mounted_files(
         self, workload_id: str, container: protocol.Container, volume: protocol.FilesVolume, mount: Mount
@@ -234,23 +241,6 @@ class Volumes:
             beneath=(mount.sub_path,) if mount.sub_path else (),
             guest_path=mount.path,
             writable=not mount.read_only,
-        )
-
-    def _mounted_host_path(self, volume: protocol.HostPathVolume, mount: Mount) -> Preopen:
-        found = host_path.place(volume, self._host_paths)
-        host_path.prepare(volume, found)
-        prefix, steps = Path(found.allowed.prefix), (found.beneath,) if found.beneath else ()
-        make_mode = None if found.allowed.read_only else host_path.MADE_MODE
-        if mount.sub_path and _is_file(prefix, steps, mount.sub_path, make_mode=make_mode):
-            raise VolumeError(
-                f'volume "{volume.name}": "{mount.sub_path}" is a file of a host folder; '
-                "a module sees folders, so mount the folder that it is in"
-            )
-        return Preopen(
-            host_path=prefix,
-            beneath=(*steps, mount.sub_path) if mount.sub_path else steps,
-            guest_path=mount.path,
-            writable=not (mount.read_only or found.allowed.read_only),
         )
 
     def _made(self, workload_id: str, container: protocol.Container, folder: file_mounts.Folder) -> Preopen:
@@ -294,6 +284,11 @@ class Volumes:
     def _empty_dir(self, workload_id: str, volume: protocol.EmptyDirVolume) -> Path:
         return self._root(volume).path / workload_id / "empty" / volume.name
 
+    def _place(self, volume: protocol.HostPathVolume | protocol.ClaimVolume) -> Place:
+        if isinstance(volume, protocol.ClaimVolume):
+            return claim.place(volume, self._claims)
+        return host_path.place(volume, self._host_paths)
+
 
 @contextmanager
 def _naming(volume: protocol.Volume, sub_path: str = "") -> Iterator[None]:
@@ -303,6 +298,24 @@ def _naming(volume: protocol.Volume, sub_path: str = "") -> Iterator[None]:
     except OSError as error:
         where = f'volume "{volume.name}"' + (f', subPath "{sub_path}"' if sub_path else "")
         raise VolumeError(f"{where}: {error.strerror}") from error
+
+
+def _mounted_folder(volume: protocol.Volume, found: Place, mount: Mount) -> Preopen:
+    """A folder that is not the runner's own: of the host or of a claim."""
+    prefix, steps = Path(found.allowed.prefix), (found.beneath,) if found.beneath else ()
+    make_mode = None if found.allowed.read_only else host_path.MADE_MODE
+    whose = "a claim" if isinstance(volume, protocol.ClaimVolume) else "a host folder"
+    if mount.sub_path and _is_file(prefix, steps, mount.sub_path, make_mode=make_mode):
+        raise VolumeError(
+            f'volume "{volume.name}": "{mount.sub_path}" is a file of {whose}; '
+            "a module sees folders, so mount the folder that it is in"
+        )
+    return Preopen(
+        host_path=prefix,
+        beneath=(*steps, mount.sub_path) if mount.sub_path else steps,
+        guest_path=mount.path,
+        writable=not (mount.read_only or found.allowed.read_only),
+    )
 
 
 def _new_folder(parent: Path) -> Path:
