@@ -13,6 +13,7 @@ from tests.cluster.registry import Registry
 from tests.guests import build
 from tests.support import wat
 from tests.support.audit import answers, pod_writes
+from tests.support.claims import claim
 from tests.support.installation import Installation
 from tests.support.kube import MIRRORED, Json, Workspace, pod
 
@@ -339,38 +340,6 @@ def test_a_folder_of_the_node_below_what_is_allowed(
 
 
 # --- claims -----------------------------------------------------------------------------------------------------------
-
-
-def claim(name: str, namespace: str, path: Path) -> list[Json]:
-    """A claim, and a volume of which an administrator has made it."""
-    size = {"storage": "1Mi"}
-    modes = ["ReadWriteMany"]
-    volume = f"{namespace}-{name}"
-    return [
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolume",
-            "metadata": {"name": volume},
-            "spec": {
-                "capacity": size,
-                "accessModes": modes,
-                "storageClassName": "",
-                "hostPath": {"path": str(path)},
-                "claimRef": {"namespace": namespace, "name": name},
-            },
-        },
-        {
-            "apiVersion": "v1",
-            "kind": "PersistentVolumeClaim",
-            "metadata": {"name": name, "namespace": namespace},
-            "spec": {
-                "accessModes": modes,
-                "storageClassName": "",
-                "volumeName": volume,
-                "resources": {"requests": size},
-            },
-        },
-    ]
 
 
 def test_a_claim_that_the_runners_have_and_one_that_they_have_not(

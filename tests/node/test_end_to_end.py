@@ -26,6 +26,7 @@ from tests.node.pods import PATIENCE, PATIENCE_SECONDS, Space
 from tests.node.pods import pod as container_pod
 from tests.node.release import SYSTEM, Release, installed, module_layout
 from tests.support import executors, pages, wat
+from tests.support.claims import claim
 from tests.support.images import KRUSTLET
 from tests.support.kube import pod, workload
 
@@ -342,6 +343,41 @@ def test_an_upgrade_of_the_runners_under_load_loses_no_object(release: Release, 
     ), counts(stays)
     all_run(stays)
     assert objects.all_run(), objects.states()
+
+
+def test_a_claim_that_the_chart_mounts_is_a_volume_of_a_pod(
+    release: Release, node_space: Space, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    folder = tmp_path_factory.mktemp("claim")
+    folder.chmod(0o777)
+    (folder / "file").write_text("of the claim")
+    # The runners mount the one, and the scheduler wants to see the other.
+    objects = [*claim("guests", SYSTEM, folder), *claim("data", node_space.namespace, folder)]
+    tool = release.cluster.push(module_layout(build.c("tool"), tmp_path_factory.mktemp("module")), "tool:1")
+    mounted: Json = {
+        "volumes": [{"name": "v", "persistentVolumeClaim": {"claimName": "data"}}],
+        "restartPolicy": "Never",
+    }
+    at: Json = {"volumeMounts": [{"name": "v", "mountPath": "/data"}]}
+    try:
+        for each in objects:
+            release.cluster.kubectl("apply", "-f", "-", input=json.dumps(each))
+        release.upgrade("runner", claims=[{"namespace": node_space.namespace, "name": "data", "claim": "guests"}])
+        reachable(release)
+        node_space.create(
+            pod("reads", tool, args=["read", "/data/file"], spec=mounted, **at),
+            pod("writes", tool, args=["create", "/data/made", "by a module"], spec=mounted, **at),
+        )
+        for name in ("reads", "writes"):
+            node_space.wait(f"pod/{name}", "jsonpath={.status.phase}=Succeeded")
+        assert logged(node_space, "reads").strip() == "of the claim"
+        assert (folder / "made").read_text() == "by a module"
+    finally:
+        release.upgrade("runner", claims=[])
+        reachable(release)
+        for each in objects[::2]:
+            release.cluster.kubectl("delete", "persistentvolume", each["metadata"]["name"], "--wait=false", check=False)
+        release.cluster.kubectl("delete", "persistentvolumeclaim", "guests", "-n", SYSTEM, check=False)
 
 
 # --- each part killed -------------------------------------------------------------------------------------------------
