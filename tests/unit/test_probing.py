@@ -208,7 +208,7 @@ def test_failures_are_told_when_they_are_new_and_not_each_time(tmp_path: Path) -
         (failure,) = status.containers[0].probe_failures
         refused = f"dial tcp 127.0.0.1:{port + 1}: connect: connection refused"
         assert (failure.probe, failure.message, failure.count) == ("Readiness", refused, 1)
-        probes = runner.life()._probes
+        probes = runner.life()._beside._probes
         await holds(lambda: probes is not None and probes._counts["Readiness"] >= 3)
         assert runner.life().status.probe_failures == (failure,), "in the same words it is not told again at once"
 
