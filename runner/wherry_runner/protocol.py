@@ -27,7 +27,8 @@ that ended by itself: whoever counts ends may not have heard of it yet. A life t
 under its id: neither its runs nor how they ended.
 
 **Watch.** First one `status` event for every workload the runner has, then `synced`, then changes, with a `heartbeat` after
-`HEARTBEAT_SECONDS` of silence. A slow reader gets each workload's newest status, never a growing queue.
+`HEARTBEAT_SECONDS` of silence. A slow reader gets each workload's newest status, never a growing queue. A runner that is about to
+end says so at once, by a heartbeat with `leaving`: for a while it serves on, so that clients can be led elsewhere.
 
 Unknown fields are ignored on both sides, so that an operator one release older or newer works; `API_VERSION` changes when
 that is not enough. Times are UTC, RFC 3339.
@@ -511,6 +512,8 @@ class RunnerInfo(Wire):
     """What a container that names neither request nor limit is counted with."""
     default_memory_limit_bytes: int = 0
     """What a container that names no limit gets."""
+    leaving: bool = False
+    """It is about to end: it takes nothing new, and serves on for a moment."""
 
 
 # --- the watch --------------------------------------------------------------------------------------------------------
@@ -541,6 +544,8 @@ class HeartbeatEvent(Wire):
     """Nothing changed, and the runner lives."""
 
     event: Literal["heartbeat"] = "heartbeat"
+    leaving: bool = False
+    """As in `RunnerInfo`."""
 
 
 WatchEvent = Annotated[StatusEvent | GoneEvent | SyncedEvent | HeartbeatEvent, Field(discriminator="event")]

@@ -84,8 +84,13 @@ class FakeRunner:
         self.state.connected = self.state.synced = False
         self.state.silent_since = since
 
+    def leave(self) -> None:
+        """It says that it is about to end."""
+        self.state.leaving = True
+
     def come_back(self) -> None:
         self.state.connected = self.state.synced = True
+        self.state.leaving = False
         self.state.silent_since = None
 
     async def put(self, workload_id: str, put: WorkloadPut) -> WorkloadStatus:

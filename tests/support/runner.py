@@ -90,7 +90,7 @@ class RunnerProcess:
             "--health-listen", "127.0.0.1", "--health-port", str(self._health.port),
             "--cert", str(pki.runner.cert), "--key", str(pki.runner.key),
             "--client-ca", str(pki.ca.cert_file), "--state-directory", str(self.state),
-            "--termination-grace-seconds", "0", *executors.runner_flags(), *self.flags,
+            "--leave-seconds", "0", "--termination-grace-seconds", "0", *executors.runner_flags(), *self.flags,
         ]  # fmt: skip
         self.process = Process.start(f"runner {self.name}", command, log=self.log, env=environment(**self._variables))
         self.process.wait_until(

@@ -28,6 +28,7 @@ from wherry_operator.resolve import resize
 from wherry_operator.resolve.downward import Host
 from wherry_operator.resolve.objects import ResolveError, Unsupported
 from wherry_operator.resolve.revision import Resolved
+from wherry_operator.rollout.instances import serves
 from wherry_operator.runners.client import Refused, RunnerClient, RunnerError
 from wherry_operator.runners.delivery import Deliveries, Place
 from wherry_operator.services.pods import Serving
@@ -311,12 +312,14 @@ class PodReconciler:
     def _observed(
         self, place: Place, status: WorkloadStatus | None = None, *, problem: Problem | None = None
     ) -> Observed:
+        newest = status or place.status
         return Observed(
             runner=place.runner,
             host_ip=self._host_ip(place),
-            status=status or place.status,
+            status=newest,
             problem=problem,
             unreachable=not place.reachable,
+            leaving=place.leaving and newest is not None and serves(newest),
         )
 
     def _host_ip(self, place: Place) -> str:

@@ -75,7 +75,7 @@ class Refused(RunnerError):
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(f"{refusal.reason.value}: {refusal.message}")
-        self.full = refusal.reason in (RefusalReason.TOO_LARGE, RefusalReason.NO_ROOM)
+        self.full = refusal.reason in (RefusalReason.TOO_LARGE, RefusalReason.NO_ROOM, RefusalReason.STOPPING)
         """The runner has no room for it now: another may have."""
         self.refusal = refusal
 

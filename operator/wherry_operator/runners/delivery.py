@@ -54,6 +54,8 @@ class Place:
     """When it will be lost, if it stays silent; None: it is not silent, or lost already."""
     copies: bool = False
     """Another runner that can be reached has it as well."""
+    leaving: bool = False
+    """The runner can be reached, and is about to end."""
 
 
 class Term(Protocol):
@@ -200,9 +202,18 @@ class Deliveries:
         self._ledger.note(workload_id, name, owner, needs.demand, needs.ports)
         return self._place(name, None)
 
+    def has_others(self, runner: str) -> bool:
+        """Whether there is another runner that takes something new."""
+        return any(each.synced and not each.leaving for each in self._registry.states() if each.name != runner)
+
     def silent_hosts(self) -> frozenset[str]:
-        """Names, nodes and addresses of runners that are silent, and not lost: what they had may go on well."""
-        states = [state for state in self._registry.states() if not state.synced and self._left(state) > 0]
+        """Names, nodes and addresses of runners that are silent, and not lost: what they had may go on well. One that said it
+        would end has ended."""
+        states = [
+            state
+            for state in self._registry.states()
+            if not state.synced and not state.leaving and self._left(state) > 0
+        ]
         known = {(state.info.node, state.info.address) for state in states if state.info is not None}
         return frozenset({*(state.name for state in states), *(state.node for state in states), *sum(known, ())} - {""})
 
@@ -339,6 +350,7 @@ class Deliveries:
             info=state.info if state else None,
             lost=left is not None and left <= 0,
             lost_in_seconds=left if left is not None and left > 0 else None,
+            leaving=reachable and state is not None and state.leaving,
         )
 
     def state_of(self, state: RunnerState) -> Literal["ready", "syncing", "silent", "lost"]:
@@ -373,6 +385,7 @@ class Deliveries:
         return RunnerFacts(
             name=state.name,
             ready=state.synced,
+            leaving=state.leaving,
             workloads=max(len(state.statuses), self._ledger.count(state.name)),
             max_workloads=info.max_workloads,
             kept=self._ledger.kept(state.name),

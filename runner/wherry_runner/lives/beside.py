@@ -24,6 +24,7 @@ class Beside:
         "_around",
         "_name",
         "_probes",
+        "_server",
         "_tasks",
         "idle",
         "listener",
@@ -38,6 +39,8 @@ class Beside:
         self._around = around
         self._probes: Probes | None = None
         """Of the run that there is, if its spec has any."""
+        self._server = False
+        """Its module is one."""
         self._tasks: list[asyncio.Task[None]] = []
         self.listener: Listener | None = None
         """Of a server: open from before its first run until it is to be reached no more."""
@@ -57,7 +60,7 @@ class Beside:
     @property
     def takes_requests(self) -> bool:
         """Of a command: always. Of a server: it takes connections. Of both: no probe has anything against it."""
-        return (self.listener is None or self.serves) and (self._probes is None or self._probes.ready)
+        return (not self._server or self.serves) and (self._probes is None or self._probes.ready)
 
     @property
     def started(self) -> bool:
@@ -73,7 +76,8 @@ class Beside:
 
     def open_port(self, spec: protocol.Container, compiled: CompiledModule) -> None:
         """Have a server's port open, and none for a command. Raises PortError, StartRefused."""
-        if compiled.kind is not ModuleKind.HTTP:
+        self._server = compiled.kind is ModuleKind.HTTP
+        if not self._server:
             return self.close_port()
         if spec.http is None:
             raise StartRefused("it serves HTTP, and nothing says on which port: name one for the container")
@@ -86,7 +90,7 @@ class Beside:
         """Have clients refused, once its process takes no more either."""
         if self.listener is not None:
             self.listener.close()
-            self.listener = None
+            self.listener, self.serves = None, False
 
     # --- a run --------------------------------------------------------------------------------------------------------
 

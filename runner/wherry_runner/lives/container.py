@@ -211,6 +211,11 @@ class ContainerLife:
         return self._run is not None
 
     @property
+    def serves(self) -> bool:
+        """Clients reach it, or will in a moment."""
+        return self._beside.listener is not None
+
+    @property
     def module_digest(self) -> str:
         """`sha256:…` of the module that it runs or would run again; empty before it is known, and after its last run."""
         return "" if self.finished else self._digest

@@ -164,7 +164,7 @@ class _Api:
         self._bodies = Bodies()
 
     async def info(self, _: web.Request) -> web.Response:
-        return _json(self._info)
+        return _json(self._info.model_copy(update={"leaving": self._supervisor.leaving}))
 
     async def get(self, request: web.Request) -> web.Response:
         return _json(self._supervisor.status(_workload_id(request)))
