@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.cluster.pki import CertificateAuthority
 from tests.cluster.ports import Reservation
-from tests.cluster.processes import Process
+from tests.cluster.processes import STOP_TIMEOUT_SECONDS, Process
 from tests.support import executors
 
 START_SECONDS = 60.0
@@ -97,10 +97,10 @@ class RunnerProcess:
             lambda: healthy(f"{self.health_url}/healthz"), what="ready", timeout_seconds=START_SECONDS
         )
 
-    def stop(self) -> None:
-        """Stop it with SIGTERM."""
+    def stop(self, *, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
+        """Stop it with SIGTERM, and with SIGKILL after so long."""
         if self.process is not None:
-            self.process.stop()
+            self.process.stop(timeout_seconds=timeout_seconds)
             self.process = None
 
     def kill(self) -> None:

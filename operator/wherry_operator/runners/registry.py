@@ -37,6 +37,9 @@ FIRST_BACKOFF_SECONDS = 0.2
 LAST_BACKOFF_SECONDS = 10.0
 """One that is away for long is tried often enough for a node that comes back."""
 
+LEFT_BACKOFF_SECONDS = 1.0
+"""The same for one that said it would end: most are back soon, and the next one to be upgraded waits for no operator."""
+
 OnChange = Callable[[Owner | None, str, str], None]
 """Owner (None where unknown), workload id, runner's name."""
 
@@ -253,7 +256,7 @@ class RunnerRegistry:
                 await self._clients.pop(name).close()
                 return
             await self._clock.sleep(delay * random.uniform(0.5, 1.0))
-            delay = min(2 * delay, LAST_BACKOFF_SECONDS)
+            delay = min(2 * delay, LEFT_BACKOFF_SECONDS if state.leaving else LAST_BACKOFF_SECONDS)
 
     async def _follow(self, state: RunnerState, client: RunnerClient) -> None:
         self._connected(state, await client.info(), client)
