@@ -258,6 +258,26 @@ class Probe(Model):
     termination_grace_period_seconds: int | None = None
 
 
+class Sleep(Model):
+    """A pause."""
+
+    seconds: float
+
+
+class LifecycleHandler(Model):
+    """What a hook does."""
+
+    http_get: HttpGet | None = None
+    sleep: Sleep | None = None
+
+
+class Lifecycle(Model):
+    """A container's hooks."""
+
+    post_start: LifecycleHandler | None = None
+    pre_stop: LifecycleHandler | None = None
+
+
 class Container(Model):
     """What is read of a Pod's container."""
 
@@ -277,6 +297,7 @@ class Container(Model):
     startup_probe: Probe | None = None
     liveness_probe: Probe | None = None
     readiness_probe: Probe | None = None
+    lifecycle: Lifecycle | None = None
     restart_policy: str | None = None
     """Of an init container: `Always` makes it a sidecar."""
 

@@ -22,9 +22,9 @@ workload within an epoch: an older one is refused (`StaleSequence`), so a delaye
 resources are those of the next run. A container that runs with other limits is ended for that, if its policy lets it run again;
 what doesn't fit is refused (`NoRoom`), and then nothing has changed. A PUT that changes neither is a no-op.
 
-**Delete.** The first one stops what runs; asked again once it has ended, the runner forgets it. With `keepEnded` it keeps one
-that ended by itself: whoever counts ends may not have heard of it yet. A life that was stopped leaves nothing to the next one
-under its id: neither its runs nor how they ended.
+**Delete.** The first one stops what runs, within `grace` seconds or else the workload's own grace period; asked again once it
+has ended, the runner forgets it. With `keepEnded` it keeps one that ended by itself: whoever counts ends may not have heard of it
+yet. A life that was stopped leaves nothing to the next one under its id: neither its runs nor how they ended.
 
 **Watch.** First one `status` event for every workload the runner has, then `synced`, then changes, with a `heartbeat` after
 `HEARTBEAT_SECONDS` of silence. A slow reader gets each workload's newest status, never a growing queue. A runner that is about to
@@ -255,6 +255,18 @@ class Probe(Wire):
     """To end, when it failed; None: the workload's."""
 
 
+class Hook(Wire):
+    """What is done at a moment of a container's life; fields and meanings of `v1.LifecycleHandler`."""
+
+    port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """As in `Probe`."""
+    path: Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$", max_length=8192)] | None = None
+    """Asked for by HTTP."""
+    headers: Annotated[Many[ProbeHeader], Field(max_length=100)] = ()
+    sleep_seconds: Annotated[float, Field(ge=0, le=2**31)] | None = None
+    """Instead: only so much time passes."""
+
+
 class Container(Wire):
     """One container, everything in it resolved."""
 
@@ -280,6 +292,10 @@ class Container(Wire):
     startup_probe: Probe | None = None
     liveness_probe: Probe | None = None
     readiness_probe: Probe | None = None
+    post_start: Hook | None = None
+    """Right after each start; before it has succeeded the container does not count as running, and it is ended if it fails."""
+    pre_stop: Hook | None = None
+    """Before it is asked to end, within its grace period."""
 
 
 class InitContainer(Container):
@@ -420,6 +436,12 @@ class ProbeFailure(Wire):
     """Of this probe's failures in the newest run."""
 
 
+class HookFailure(Wire):
+    """A hook of the newest run has failed."""
+
+    hook: Literal["PostStart", "PreStop"]
+
+
 class ContainerStatus(Wire):
     """One container as it is; the fields of `v1.ContainerStatus` by their meaning there."""
 
@@ -438,6 +460,7 @@ class ContainerStatus(Wire):
     """Of a server that runs: it has no process, for nobody asks it; the next request starts one."""
     probe_failures: Many[ProbeFailure] = ()
     """The newest of each of its probes, told when it is another, and else once in a while."""
+    hook_failures: Many[HookFailure] = ()
     image: str = ""
     module_digest: str = ""
     """`sha256:…` of the module's bytes, once known."""

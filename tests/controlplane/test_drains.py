@@ -6,7 +6,9 @@ the same. What kube-proxy would do is done by clients that read the slices.
 
 from __future__ import annotations
 
+import http.client
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -161,3 +163,31 @@ def test_of_ten_thousand_requests_none_fails_while_runners_and_instances_come_an
     assert clients.failures == []
     assert 0 < clients.kept < clients.answered
     assert clients.answered >= REQUESTS
+
+
+def test_a_deleted_object_finishes_the_requests_that_it_has(space: Workspace, service: Service) -> None:
+    space.workload("web", className=NAME, module={"inline": SERVER}, http={}, terminationGracePeriodSeconds=60)
+    service.wait(1)
+    ((address,), _) = service.where()
+    connection = http.client.HTTPConnection(*address, timeout=PATIENCE_SECONDS)
+    # Its head has come back, and its body is on the way, until the client has sent its own.
+    connection.putrequest("POST", "/echo")
+    connection.putheader("Transfer-Encoding", "chunked")
+    connection.endheaders()
+    connection.send(b"6\r\nbefore\r\n")
+    answer = connection.getresponse()
+    assert answer.read(6) == b"before"
+    space.kubectl("delete", "ww", "web", "--wait=true")
+    space.wait(lambda: not space.get("service", "web"), "its Service has gone")
+
+    def refused() -> bool:
+        try:
+            socket.create_connection(address, timeout=PATIENCE_SECONDS).close()
+        except ConnectionRefusedError:
+            return True
+        return False
+
+    space.wait(refused, "it takes no more clients")
+    connection.send(b"5\r\nafter\r\n0\r\n\r\n")
+    assert answer.read() == b"after"
+    connection.close()

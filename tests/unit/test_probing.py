@@ -14,7 +14,8 @@ import pytest
 from tests.support.ports import free_port
 from tests.support.runner_scene import ALWAYS, AT_ONCE, Runner, container, holds, run
 from wherry_runner.execution.engine import ModuleKind
-from wherry_runner.lives.probing import Count, Target, attempt
+from wherry_runner.lives.asking import Target
+from wherry_runner.lives.probing import Count, attempt
 from wherry_runner.protocol import HttpServer, Probe, ProbeHeader, Running, WorkloadStatus
 
 EVERY_SECOND = {"period_seconds": 1, "failure_threshold": 1}

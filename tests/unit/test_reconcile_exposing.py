@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.told import START
-from tests.support.workload_scene import Scene, container
+from tests.support.workload_scene import KEY, PATH, Scene, container
 from wherry_operator.kube import Forbidden, Unavailable
 from wherry_runner.protocol import Phase, Running, Waiting
 
@@ -51,8 +51,8 @@ class Serving:
         return found["status"], found["reason"]
 
     @property
-    def deletes(self) -> list[int]:
-        """The grace periods with which instances were stopped."""
+    def deletes(self) -> list[int | None]:
+        """The grace periods with which instances were stopped; None: their own."""
         return [grace for runner in self.scene.runners for _, grace in runner.deletes]
 
 
@@ -198,10 +198,31 @@ def test_one_that_drains_is_asked_once_more_and_gone_when_it_has_ended() -> None
     assert serving.deletes == [9]
     serving.scene.reconcile()
     assert serving.endpoints == {}, "its port is closed"
+    assert set(serving.deletes) == {9}, "and it has its time all the same"
     assert serving.scene.status["replicas"] == 1
     runner.says(workload_id, stopping, phase=Phase.ENDED)
     serving.scene.reconcile()
     assert serving.scene.ids == []
+
+
+def test_what_a_deleted_object_had_drains_and_what_is_held_is_led_away_from_before() -> None:
+    held, gone = Serving(), Serving()
+    for serving in (held, gone):
+        serving.scene.reconcile()
+        serving.serve()
+    held.scene.change(lambda body: body["metadata"].update(deletionTimestamp="2026-01-02T03:04:05Z"))
+    again = held.scene.reconcile()
+    assert list(held.endpoints.values()) == ["leaving"]
+    assert (held.deletes, again) == ([], UNPUBLISH_SECONDS)
+    held.scene.reconcile(after=UNPUBLISH_SECONDS)
+    assert (held.deletes, held.endpoints) == ([None], {20_000: "leaving"})
+    assert held.scene.reconcile() is None
+    assert held.endpoints == {}
+
+    gone.scene.reconciler.gone(KEY, "u-1")
+    gone.scene.store.seen(gone.scene.kube.objects[PATH], deleted=True)
+    gone.scene.reconcile()
+    assert gone.deletes == [None]
 
 
 # --- a runner that is about to end ------------------------------------------------------------------------------------

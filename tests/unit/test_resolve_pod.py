@@ -171,6 +171,22 @@ def test_a_probe_reaches_the_wire_with_the_kubelets_defaults(probe: Json, expect
     assert (found.startup_probe, found.liveness_probe, found.readiness_probe) == (None, expected, None)
 
 
+def test_hooks_reach_the_wire() -> None:
+    ports = [{"name": "web", "containerPort": 8080}]
+    asked = {"port": "web", "path": "warm", "httpHeaders": [{"name": "X", "value": "y"}]}
+    hooks = {"postStart": {"httpGet": asked}, "preStop": {"sleep": {"seconds": 5}}}
+    found = resolve(pod({"ports": ports, "lifecycle": hooks})).containers[0]
+    headers = (protocol.ProbeHeader(name="X", value="y"),)
+    assert found.post_start == protocol.Hook(port=8080, path="/warm", headers=headers)
+    assert found.pre_stop == protocol.Hook(sleep_seconds=5)
+    for hook, message in (
+        ({"httpGet": {"port": "no"}}, 'a hook names the port "no"'),
+        ({}, "a hook must have httpGet"),
+    ):
+        with pytest.raises(ResolveError, match=message):
+            resolve(pod({"lifecycle": {"preStop": hook}}))
+
+
 @pytest.mark.parametrize(
     ("probe", "message"),
     [

@@ -15,7 +15,7 @@ from wherry_operator.resolve import workload as resolving
 from wherry_operator.resolve.objects import Objects, ResolveError
 from wherry_operator.resolve.revision import Resolved
 from wherry_operator.rollout import completion
-from wherry_operator.rollout.instances import Instance, Slot, by_runner, by_status, serves
+from wherry_operator.rollout.instances import Instance, Slot, by_runner, by_status, drains, serves
 from wherry_operator.rollout.plan import Plan, Soonest, Wanted
 from wherry_operator.runners.client import Refused, RunnerError
 from wherry_operator.runners.delivery import Deliveries, Place
@@ -160,9 +160,8 @@ class Instances:
         last = workload_status.last_runner(self._entries.get(slot, {})) if slot is not None else ""
         place = self._deliveries.locate(workload_id, last_runner=last)
         if place is not None and place.reachable:
-            # At once: a module can't be asked to stop, so waiting would only take its time. A server can.
-            drains = place.status is not None and serves(place.status)
-            grace = self._spec.termination_grace_period_seconds if drains else 0
+            waits = place.status is not None and drains(place.status)
+            grace = self._spec.termination_grace_period_seconds if waits else 0
             if not await self._deliveries.delete(workload_id, place.runner, grace_seconds=grace, keep_ended=keep_ended):
                 return False
         elif place is not None:

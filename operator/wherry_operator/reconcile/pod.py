@@ -205,8 +205,7 @@ class PodReconciler:
                     problem = Problem(reason="CreateContainerError", message=message)
                     await self._write(pod, self._observed(place, problem=problem))
                 return RETRY_SECONDS
-        for happening in self._unhealthy.news(uid, (status,)):
-            self._events.record({**pod, "apiVersion": "v1", "kind": KIND}, happening)
+        self._tell_unhealthy(pod, status)
         observed = self._observed(place, status)
         if pod_status.may_wait(pod, observed, now=datetime.now(UTC)):
             return pod_status.BEGUN_WITHIN.total_seconds()
@@ -250,6 +249,8 @@ class PodReconciler:
         at_once = metadata.get("deletionGracePeriodSeconds") == 0 and pod_status.is_terminal(pod)
         place = self._deliveries.locate(uid, last_runner=last_runner)
         if place is not None:
+            if place.status is not None:
+                self._tell_unhealthy(pod, place.status)
             if not place.reachable:
                 # Only proof that it has ended may confirm the deletion (design §3.7).
                 self._deliveries.wait(_key(pod))
@@ -373,6 +374,10 @@ class PodReconciler:
                 self._events.record({**after, "apiVersion": "v1", "kind": KIND}, happening)
         for happening in happenings.of_resize(before, after["status"]):
             self._events.record({**after, "apiVersion": "v1", "kind": KIND}, happening)
+
+    def _tell_unhealthy(self, pod: Object, status: WorkloadStatus) -> None:
+        for happening in self._unhealthy.news(pod["metadata"]["uid"], (status,)):
+            self._events.record({**pod, "apiVersion": "v1", "kind": KIND}, happening)
 
     def _record(self, pod: Object, kind: str, reason: str, message: str, container: str = "") -> None:
         self._events.record({**pod, "apiVersion": "v1", "kind": KIND}, Happening(kind, reason, message, container))

@@ -174,6 +174,12 @@ def serves(status: protocol.WorkloadStatus) -> bool:
     return any(each.port is not None for each in (*status.init_containers, *status.containers))
 
 
+def drains(status: protocol.WorkloadStatus) -> bool:
+    """Whether it has a use for its grace period: it serves, or did when it was asked to stop. A command can't be asked, so
+    waiting would only take its time."""
+    return serves(status) or status.phase is protocol.Phase.STOPPING
+
+
 def elapsed_seconds(since: datetime, now: datetime) -> float:
     """How long ago something was. What is further ahead than clocks may be apart was told by one that was set back since: then
     it is long enough ago for anything, for nobody would wait until that clock has caught up."""

@@ -20,6 +20,7 @@ from wherry_operator.models import Toleration
 from wherry_operator.placement import Demand, Needs, NodeFacts, RunnerFacts, Taint
 from wherry_operator.queue import Fatal, Key
 from wherry_operator.resolve.revision import Resolved
+from wherry_operator.rollout.instances import drains
 from wherry_operator.runners.client import Refused, RunnerClient
 from wherry_operator.runners.ledger import Ledger, Reserved, kind_of
 from wherry_operator.runners.registry import RunnerRegistry, RunnerState
@@ -267,9 +268,11 @@ class Deliveries:
                 self.forget(owner.uid, workload_id)  # that one is full; another may not be
             raise
 
-    async def delete(self, workload_id: str, runner: str, *, grace_seconds: int, keep_ended: bool = False) -> bool:
-        """Stop and forget the workload on the runner; True once it is gone. `keep_ended`: one that ended by itself, perhaps
-        unheard as yet, stays. Raises RunnerError, Deposed."""
+    async def delete(
+        self, workload_id: str, runner: str, *, grace_seconds: int | None, keep_ended: bool = False
+    ) -> bool:
+        """Stop and forget the workload on the runner; True once it is gone. `grace_seconds`: None for its own. `keep_ended`: one
+        that ended by itself, perhaps unheard as yet, stays. Raises RunnerError, Deposed."""
         client = self._registry.client(runner)
         if client is None:
             return True
@@ -300,7 +303,8 @@ class Deliveries:
             return await send()
 
     async def drop(self, owner_uid: str) -> bool:
-        """Stop and forget all of an object that is gone; True once nothing is left where it can be reached."""
+        """Stop and forget all of an object that is gone; True once nothing is left where it can be reached. What serves has its
+        grace period to finish what it has."""
         left = False
         for workload_id in self.instances(owner_uid):
             stays = False
@@ -309,7 +313,8 @@ class Deliveries:
                 state = self._registry.state(name)
                 if state is None or not state.synced:
                     continue  # once it is back, it is swept
-                if not await self.delete(workload_id, name, grace_seconds=0):
+                status = state.statuses.get(workload_id)
+                if not await self.delete(workload_id, name, grace_seconds=grace_to_end(status)):
                     stays = True
             if stays:
                 left = True
@@ -398,6 +403,11 @@ class Deliveries:
             ports=self._ledger.ports(state.name),
             has_module=bool(module) and self._ledger.has_module(state.name, module),
         )
+
+
+def grace_to_end(status: protocol.WorkloadStatus | None) -> int | None:
+    """The grace period of what nobody asks for any more: its own, if it has a use for it."""
+    return None if status is not None and drains(status) else 0
 
 
 def _ports_of(status: protocol.WorkloadStatus) -> frozenset[int] | None:

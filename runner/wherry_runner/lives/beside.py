@@ -1,17 +1,21 @@
-"""What goes on beside the runs of a container: the port on which it is reached, its probes, and its rest while nobody asks it."""
+"""What goes on beside the runs of a container: the port on which it is reached, its hooks and probes, and its rest while nobody
+asks it."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import logging
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
+from typing import Literal
 
 from wherry_runner import protocol
 from wherry_runner.execution.engine import CompiledModule, Guest, ModuleKind, StartRefused
-from wherry_runner.lives import idling
+from wherry_runner.lives import hooks, idling
+from wherry_runner.lives.asking import Target
+from wherry_runner.lives.hooks import HookError
 from wherry_runner.lives.listeners import Listener
-from wherry_runner.lives.probing import Probes, Target
+from wherry_runner.lives.probing import Probes
 from wherry_runner.lives.surroundings import Surroundings
 
 log = logging.getLogger(__name__)
@@ -22,10 +26,15 @@ class Beside:
 
     __slots__ = (
         "_around",
+        "_closes",
+        "_expired",
+        "_guest",
         "_name",
+        "_pre_stop",
         "_probes",
         "_server",
         "_tasks",
+        "hook_failures",
         "idle",
         "listener",
         "resting",
@@ -42,6 +51,16 @@ class Beside:
         self._server = False
         """Its module is one."""
         self._tasks: list[asyncio.Task[None]] = []
+        self._pre_stop: asyncio.Task[None] | None = None
+        """Of the run that there is, once it is to end."""
+        self._guest: Guest | None = None
+        """Of the run that there is."""
+        self._closes = False
+        """When it ends, its port is closed: no other run will follow for now."""
+        self._expired = False
+        """Its grace period was over before its hook was."""
+        self.hook_failures: tuple[protocol.HookFailure, ...] = ()
+        """Of the newest run."""
         self.listener: Listener | None = None
         """Of a server: open from before its first run until it is to be reached no more."""
         self.serves = False
@@ -94,46 +113,124 @@ class Beside:
 
     # --- a run --------------------------------------------------------------------------------------------------------
 
-    def begin(self, guest: Guest, spec: protocol.Container) -> None:
-        """A run has begun."""
+    def begin(self, guest: Guest, spec: protocol.Container, on_started: Callable[[], None]) -> None:
+        """A run has begun. `on_started`: its hook has been run, if there is one; not called for one that was idle."""
+        self._guest = guest
+        self._closes = self._expired = False
+        self.hook_failures = ()
         if self.listener is not None:
             self._also(self._watch_serving(guest))
             if spec.http is not None and spec.http.idle_seconds is not None:
                 self._also(self._end_when_idle(guest, spec.http.idle_seconds))
-        if spec.startup_probe or spec.liveness_probe or spec.readiness_probe:
-            target = Target(
-                address=self._around.room.listeners.address,
-                port=lambda: self.listener.port if self.listener is not None else None,
-                named=lambda: self.listener.wanted if self.listener is not None else None,
-                serves=lambda: self.serves,
-            )
-
-            def on_failure(why: str, grace_seconds: float | None) -> None:
-                seconds = self._around.grace_seconds if grace_seconds is None else grace_seconds
-                self._end_run(guest, f"Container {self._name} {why}", seconds)
-
-            self._probes = Probes(spec=spec, target=target, on_change=self._changed, on_failure=on_failure)
-            self._also(self._probes.run())
+        if self.idle:
+            self._probe(guest, spec)
+        elif spec.post_start is None:
+            on_started()
+            self._probe(guest, spec)
+        else:
+            self._also(self._start(guest, spec, spec.post_start, on_started))
 
     def end(self) -> None:
         """The run has ended."""
         self.serves = False
-        self._probes = None
+        self._guest = self._probes = self._pre_stop = None
         for task in self._tasks:
             task.cancel()
         self._tasks = []
 
-    def _also(self, what: Coroutine[None, None, None]) -> None:
-        self._tasks.append(asyncio.create_task(what))
+    def drain(self, guest: Guest, hook: protocol.Hook | None) -> None:
+        """Have the run end, and no other follow for now: after its hook a server takes no more connections, and finishes what it
+        has; a command runs on. Asked again, once is enough."""
+        self._closes = True
+        self._ask_to_end(guest, hook)
 
-    def _end_run(self, guest: Guest, message: str, grace_seconds: float) -> None:
-        """End a run that another may follow: a server has its time to finish what it has."""
+    def expire(self, guest: Guest, message: str = "") -> None:
+        """Its grace period is over. Where its hook took all of that, it has a moment to end nevertheless."""
+        if self._pre_stop is not None and not self._pre_stop.done():
+            self._pre_stop.cancel()
+            self._expired = True
+            self._let_end(guest)
+            asyncio.get_running_loop().call_later(hooks.LEAST_SECONDS, lambda: guest.kill(message=message))
+        elif not self._expired:
+            guest.kill(message=message)
+
+    def _ask_to_end(self, guest: Guest, hook: protocol.Hook | None) -> None:
+        if self._pre_stop is None and hook is not None:
+            self._pre_stop = self._also(self._stop(guest, hook))
+        elif self._pre_stop is None or self._pre_stop.done():
+            self._let_end(guest)
+
+    def _let_end(self, guest: Guest) -> None:
+        served = self.serves
+        if self._closes:
+            self.close_port()
+        if self.why and not served:
+            guest.kill(message=self.why)  # nothing to wait for: a command that is asked to end can't hear it
+        else:
+            guest.drain()
+
+    async def _start(
+        self, guest: Guest, spec: protocol.Container, hook: protocol.Hook, on_started: Callable[[], None]
+    ) -> None:
+        try:
+            await hooks.run(hook, self._target, container=self._name, owner=self._around.owner)
+        except HookError as error:
+            self._failed("PostStart", error)
+            self._end_run(guest, str(error), self._around.grace_seconds, spec.pre_stop)
+        else:
+            on_started()
+            self._probe(guest, spec)
+
+    async def _stop(self, guest: Guest, hook: protocol.Hook) -> None:
+        try:
+            await hooks.run(hook, self._target, container=self._name, owner=self._around.owner)
+        except HookError as error:
+            self._failed("PreStop", error)
+        self._let_end(guest)
+
+    def _failed(self, hook: Literal["PostStart", "PreStop"], error: HookError) -> None:
+        log.info("workload %s: %s", self._around.id, error)
+        self.hook_failures += (protocol.HookFailure(hook=hook),)
+        self._around.on_change()
+
+    def _probe(self, guest: Guest, spec: protocol.Container) -> None:
+        if not (spec.startup_probe or spec.liveness_probe or spec.readiness_probe):
+            return
+
+        def on_failure(why: str, grace_seconds: float | None) -> None:
+            seconds = self._around.grace_seconds if grace_seconds is None else grace_seconds
+            self._end_run(guest, f"Container {self._name} {why}", seconds, spec.pre_stop)
+
+        self._probes = Probes(spec=spec, target=self._target, on_change=self._changed, on_failure=on_failure)
+        self._also(self._probes.run())
+
+    @property
+    def _target(self) -> Target:
+        return Target(
+            address=self._around.room.listeners.address,
+            port=lambda: self.listener.port if self.listener is not None else None,
+            named=lambda: self.listener.wanted if self.listener is not None else None,
+            serves=lambda: self.serves,
+        )
+
+    def _also(self, what: Coroutine[None, None, None]) -> asyncio.Task[None]:
+        task = asyncio.create_task(what)
+        self._tasks.append(task)
+        return task
+
+    def _end_run(self, guest: Guest, message: str, grace_seconds: float, hook: protocol.Hook | None) -> None:
+        """End a run that another may follow: it has its time for its hook, and a server for what it has."""
         log.info("workload %s: %s", self._around.id, message)
         self.why = message
-        if self.serves and grace_seconds > 0:
-            _drain(guest, message, grace_seconds)
+        if grace_seconds > 0:
+            self._ask_to_end(guest, hook)
+            asyncio.get_running_loop().call_later(grace_seconds, self._expire, guest)
         else:
             guest.kill(message=message)
+
+    def _expire(self, guest: Guest) -> None:
+        if self._guest is guest:
+            self.expire(guest, self.why)
 
     async def _watch_serving(self, guest: Guest) -> None:
         if await guest.serving():
@@ -153,10 +250,6 @@ class Beside:
             and not (self.stopping or self.why)
         ):
             self.resting = True
-            _drain(guest, "it did not end when nobody asked it", self._around.grace_seconds)
-
-
-def _drain(guest: Guest, message: str, grace_seconds: float) -> None:
-    """Let a server finish what it has, and kill it if that takes longer."""
-    guest.drain()
-    asyncio.get_running_loop().call_later(grace_seconds, functools.partial(guest.kill, message=message))
+            guest.drain()
+            kill = functools.partial(guest.kill, message="it did not end when nobody asked it")
+            asyncio.get_running_loop().call_later(self._around.grace_seconds, kill)

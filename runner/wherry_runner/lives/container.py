@@ -179,6 +179,7 @@ class ContainerLife:
             port=beside.listener.port if beside.listener is not None else None,
             idle=beside.idle and self._run is None,
             probe_failures=beside.probe_failures,
+            hook_failures=beside.hook_failures,
             image=self._image,
             module_digest=self._digest,
             image_digest=self._image_digest,
@@ -270,10 +271,17 @@ class ContainerLife:
         self._break_off()
 
     def drain(self) -> None:
-        """Let a server that runs finish what it has, and end; it takes no more connections. A command runs on."""
-        self._beside.close_port()
+        """Run its hook; then let a server that runs finish what it has, and end: it takes no more connections. A command runs
+        on."""
         if self._run is not None:
-            self._run.guest.drain()
+            self._beside.drain(self._run.guest, self._unpacked().pre_stop)
+        else:
+            self._beside.close_port()
+
+    def expire(self) -> None:
+        """Its grace period is over."""
+        if self._run is not None:
+            self._beside.expire(self._run.guest)
 
     def kill(self, *, reason: str = "Error", message: str = "") -> None:
         """End the running guest at once."""
@@ -382,11 +390,10 @@ class ContainerLife:
         if self._restart_count and not self._beside.idle:
             self._around.room.metrics.restarted()
         self.begun = True
-        if not self._beside.idle:
-            self._set(protocol.Running(started_at=guest.started_at))
+        running = protocol.Running(started_at=guest.started_at)
         if self._stopping:
             guest.kill()
-        self._beside.begin(guest, self._unpacked())
+        self._beside.begin(guest, self._unpacked(), lambda: self._set(running))
         try:
             end = await guest.wait()
         except EngineLost:

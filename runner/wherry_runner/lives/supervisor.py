@@ -225,17 +225,18 @@ class Supervisor:
         life.put(put)
 
     def delete(
-        self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: float, keep_ended: bool = False
+        self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: float | None, keep_ended: bool = False
     ) -> protocol.WorkloadStatus | None:
-        """Stop a workload; once it has ended, forget it: with `keep_ended` only if it did so because it was stopped. None:
-        it is gone. Raises Refused."""
+        """Stop a workload, within its own grace period unless another is given; once it has ended, forget it: with `keep_ended`
+        only if it did so because it was stopped. None: it is gone. Raises Refused."""
         if self._closed:
             raise Refused(RefusalReason.STOPPING, "the runner has stopped")
         self._accept_epoch(epoch, sequence)
         life = self._lives.get(workload_id)
         self._accept_order(workload_id, (epoch, sequence), life)
         if life is not None and not life.ended:
-            life.stop(epoch=epoch, sequence=sequence, grace_seconds=grace_seconds)
+            seconds = life.grace_seconds if grace_seconds is None else grace_seconds
+            life.stop(epoch=epoch, sequence=sequence, grace_seconds=seconds)
             return life.status
         if keep_ended and life is not None and not life.stopped:
             return life.status

@@ -307,7 +307,7 @@ class WorkloadLife:
                 self._finish()
         elif asyncio.get_running_loop().time() >= self._end_at:
             for container in ending:
-                container.kill()
+                container.expire()
         else:
             for container in ending:
                 container.drain()

@@ -270,7 +270,7 @@ async def _streamed(request: web.Request, content_type: str) -> web.StreamRespon
 class _DeleteQuery(protocol.Wire):
     epoch: int
     sequence: int
-    grace: Annotated[float, Field(allow_inf_nan=False)] = 30.0
+    grace: Annotated[float, Field(allow_inf_nan=False)] | None = None
     keep_ended: bool = False
 
 
