@@ -245,11 +245,19 @@ class TcpSocket(Model):
     port: int | str
 
 
+class Grpc(Model):
+    """What a probe asks for by gRPC."""
+
+    port: int
+    service: str | None = None
+
+
 class Probe(Model):
     """What is read of a container's probe; its defaults are written by the API server."""
 
     http_get: HttpGet | None = None
     tcp_socket: TcpSocket | None = None
+    grpc: Grpc | None = None
     initial_delay_seconds: int | None = None
     period_seconds: int | None = None
     timeout_seconds: int | None = None

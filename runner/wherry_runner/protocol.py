@@ -244,7 +244,9 @@ class Probe(Wire):
     port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     """The one that the container's spec names, wherever that is now; any other refuses. None: its own, whichever it is."""
     path: Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$", max_length=8192)] | None = None
-    """Asked for by HTTP. None: it is enough that connections are taken."""
+    """Asked for by HTTP. Without it and the next: it is enough that connections are taken."""
+    grpc_service: Annotated[str, Field(max_length=8192)] | None = None
+    """Asked for by gRPC, as `grpc.health.v1.Health/Check` names services; empty: the server as a whole."""
     headers: Annotated[Many[ProbeHeader], Field(max_length=100)] = ()
     initial_delay_seconds: Annotated[int, Field(ge=0, le=2**31)] = 0
     period_seconds: Annotated[int, Field(ge=1, le=2**31)] = 10

@@ -163,7 +163,9 @@ def test_a_pre_stop_hook_that_takes_all_of_the_grace_period_leaves_a_moment_to_e
 
 
 @pytest.mark.parametrize("grace", [0, 3600])
-def test_without_a_grace_period_no_hook_runs_and_one_that_ends_by_itself_ends_its_hook(tmp_path: Path, grace: float) -> None:
+def test_without_a_grace_period_no_hook_runs_and_one_that_ends_by_itself_ends_its_hook(
+    tmp_path: Path, grace: float
+) -> None:
     async def scenario() -> None:
         runner = Runner(tmp_path)
         runner.put(containers=(container(pre_stop=LONG),))

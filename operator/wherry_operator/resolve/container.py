@@ -99,9 +99,9 @@ def _probe(probe: Probe | None, spec: Container) -> protocol.Probe | None:
     """A probe of a Pod's container. Raises ResolveError."""
     if probe is None:
         return None
-    asked = probe.http_get or probe.tcp_socket
+    asked = probe.http_get or probe.tcp_socket or probe.grpc
     if asked is None:
-        raise ResolveError(f"containers: {spec.name}: a probe must have httpGet or tcpSocket")
+        raise ResolveError(f"containers: {spec.name}: a probe must have httpGet, tcpSocket or grpc")
     return wire_probe(probe, port=_port(asked.port, spec, what="probe"), where=f"containers: {spec.name}: ")
 
 
@@ -137,6 +137,7 @@ def wire_probe(probe: Probe | WorkloadProbe, *, port: int | None, where: str) ->
             port=port,
             path=_path(probe.http_get) if probe.http_get is not None else None,
             headers=_headers(probe.http_get) if probe.http_get is not None else (),
+            grpc_service=(probe.grpc.service or "") if isinstance(probe, Probe) and probe.grpc is not None else None,
             initial_delay_seconds=probe.initial_delay_seconds or 0,
             period_seconds=probe.period_seconds or 10,
             timeout_seconds=probe.timeout_seconds or 1,

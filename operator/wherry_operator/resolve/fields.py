@@ -93,8 +93,7 @@ REFUSED_OF_PORT = {
 PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 
 REFUSED_OF_PROBE = {
-    "exec": "a module has no other program to run; ask it by httpGet or tcpSocket",
-    "grpc": "gRPC probes are not supported; ask it by httpGet or tcpSocket",
+    "exec": "a module has no other program to run; ask it by httpGet, tcpSocket or grpc",
     "httpGet.host": "a probe asks its own container",
     "httpGet.scheme": "a server has no TLS; HTTP is asked",
     "tcpSocket.host": "a probe asks its own container",

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from wherry_runner import protocol
-from wherry_runner.lives import asking
+from wherry_runner.lives import asking, grpc_health
 from wherry_runner.lives.asking import Target
 
 MAX_HEAD_BYTES = 64 << 10
@@ -130,6 +130,12 @@ async def attempt(probe: protocol.Probe, target: Target) -> str:
     """Ask once. Why that failed, as a kubelet says it (k8s.io/kubernetes/pkg/probe); empty: it did not."""
     port = target.port_for(probe.port)
     host = asking.host(target.address, port or probe.port or 0)
+    if probe.grpc_service is not None:
+        if port is None:
+            return grpc_health.refused(host, probe.timeout_seconds)
+        return await grpc_health.check(
+            target.address, port, host=host, service=probe.grpc_service, timeout_seconds=probe.timeout_seconds
+        )
     refused = f"dial tcp {host}: connect: connection refused"
     if probe.path is None:
         return "" if port is not None and target.serves() else refused
