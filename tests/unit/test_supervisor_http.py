@@ -254,10 +254,13 @@ def test_one_that_is_stopped_in_its_rest_has_completed(tmp_path: Path) -> None:
         runner = serving_runner(tmp_path)
         runner.put(containers=RESTS)
         port = await at_rest(runner)
+        counted = 'wherry_runner_container_ends_total{reason="Completed"} 1.0'
+        assert counted not in runner.room.metrics.text().decode(), "a rest is no end"
         runner.delete(grace=30)
         (ended,) = (await runner.ended()).containers
         assert isinstance(ended.state, Terminated)
         assert (ended.state.exit_code, ended.idle) == (0, False)
+        assert counted in runner.room.metrics.text().decode()
         assert not await is_open(port)
         assert len(runner.engine.guests) == 1
 

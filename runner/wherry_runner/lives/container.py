@@ -421,6 +421,7 @@ class ContainerLife:
             await self._unless_stopped(idling.until_called(listener.descriptor))
         if self._stopping or self._held:
             self._beside.idle = False
+            self._around.room.metrics.ended(end.reason)
             self._end, self._end_before = end, self._end
 
     async def _begin(self, compiled: CompiledModule) -> Guest:
@@ -464,6 +465,7 @@ class ContainerLife:
     async def _ended(self, end: GuestExit, *, started_at: datetime | None) -> protocol.Terminated:
         """Note how the newest run ended: in the journal first, then for everybody."""
         terminated = await self._note(end, started_at=started_at)
+        self._around.room.metrics.ended(end.reason)
         self._beside.idle = False
         self._end, self._end_before = terminated, self._end
         self._set(terminated)
@@ -484,7 +486,6 @@ class ContainerLife:
         except OSError as error:
             # It is told nevertheless: the object's status is the second record of it (protocol.History).
             log.error("workload %s, container %s: its end is not journaled: %s", self._around.id, self.name, error)
-        self._around.room.metrics.ended(end.reason)
         return terminated
 
     # --- pauses -------------------------------------------------------------------------------------------------------
