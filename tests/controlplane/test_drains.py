@@ -23,7 +23,8 @@ from tests.guests.servers import SERVER
 from tests.support import executors
 from tests.support.clients import Address, Clients
 from tests.support.installation import Installation, folder_of
-from tests.support.kube import Json, Workspace
+from tests.support.kube import TOLERATIONS, Json, Workspace, pod
+from tests.support.ports import free_port
 
 NAME = "drains"
 """Of this installation's node and class."""
@@ -58,7 +59,7 @@ def draining(request: pytest.FixtureRequest, cluster: LocalCluster, registry: Re
             # Servers are waited for as long as it takes on a busy machine, and then have their grace period.
             runner_flags=[
                 "--address", ADDRESS, "--guest-listen", "127.0.0.1",
-                "--leave-seconds", "60", "--termination-grace-seconds", "30",
+                "--leave-seconds", "30", "--termination-grace-seconds", "30",
             ],
             registry_mirrors={MIRRORED: registry.url},
             # The clients read the slices again and again, on a busy machine.
@@ -163,6 +164,39 @@ def test_of_ten_thousand_requests_none_fails_while_runners_and_instances_come_an
     assert clients.failures == []
     assert 0 < clients.kept < clients.answered
     assert clients.answered >= REQUESTS
+
+
+def test_no_request_to_pods_fails_while_one_of_their_runners_is_stopped_and_started_again(
+    space: Workspace, service: Service, draining: Installation
+) -> None:
+    labels, ports = {"app": "web"}, [{"name": "http", "containerPort": free_port()}]
+    led = {"selector": labels, "ports": [{"port": 80, "targetPort": "http"}]}
+    space.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": led})
+    # Its node is cordoned, to keep other tests' Pods away.
+    cordoned = {"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}
+    body = pod("web", space.push(SERVER), node=NAME, ports=ports, spec={"tolerations": [*TOLERATIONS, cordoned]})
+    template = {"metadata": {"labels": labels}, "spec": body["spec"]}
+    deployment = {"replicas": 4, "selector": {"matchLabels": labels}, "template": template}
+    space.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": deployment})
+
+    def led_to(number: int) -> None:
+        space.wait(lambda: len(service.where()[0]) == number, f"it leads to {number}", timeout=PATIENCE_SECONDS)
+
+    led_to(4)
+    before = set(service.where()[0])
+    listed = json.loads(space.cluster.kubectl("get", "pods", "-n", space.namespace, "-o", "json").stdout)["items"]
+    ids = [each["status"]["containerStatuses"][0]["containerID"] for each in listed]
+    on_a = sum(each.startswith("wherry://drains-a/") for each in ids)
+    assert 0 < on_a < 4
+    with Clients(service.where, GREETING) as clients:
+        runner = draining.runners["drains-a"]
+        runner.stop(timeout_seconds=PATIENCE_SECONDS)
+        led_to(4 - on_a)
+        assert set(service.where()[0]) < before, "those that are left have not moved"
+        runner.start()
+        led_to(4)
+        clients.wait(1000, timeout_seconds=PATIENCE_SECONDS)
+    assert clients.failures == []
 
 
 def test_a_deleted_object_finishes_the_requests_that_it_has(space: Workspace, service: Service) -> None:
