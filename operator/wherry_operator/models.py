@@ -253,17 +253,45 @@ class TcpSocket(Model):
     port: int | str
 
 
+class Grpc(Model):
+    """What a probe asks for by gRPC."""
+
+    port: int
+    service: str | None = None
+
+
 class Probe(Model):
     """What is read of a container's probe; its defaults are written by the API server."""
 
     http_get: HttpGet | None = None
     tcp_socket: TcpSocket | None = None
+    grpc: Grpc | None = None
     initial_delay_seconds: int | None = None
     period_seconds: int | None = None
     timeout_seconds: int | None = None
     success_threshold: int | None = None
     failure_threshold: int | None = None
     termination_grace_period_seconds: int | None = None
+
+
+class Sleep(Model):
+    """A pause."""
+
+    seconds: float
+
+
+class LifecycleHandler(Model):
+    """What a hook does."""
+
+    http_get: HttpGet | None = None
+    sleep: Sleep | None = None
+
+
+class Lifecycle(Model):
+    """A container's hooks."""
+
+    post_start: LifecycleHandler | None = None
+    pre_stop: LifecycleHandler | None = None
 
 
 class Container(Model):
@@ -285,6 +313,7 @@ class Container(Model):
     startup_probe: Probe | None = None
     liveness_probe: Probe | None = None
     readiness_probe: Probe | None = None
+    lifecycle: Lifecycle | None = None
     restart_policy: str | None = None
     """Of an init container: `Always` makes it a sidecar."""
 

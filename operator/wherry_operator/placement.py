@@ -232,6 +232,8 @@ class RunnerFacts:
     workloads: int
     """On it now, and on their way to it."""
     max_workloads: int
+    leaving: bool = False
+    """It is about to end."""
     kept: Demand = Demand()
     """For all of these."""
     memory_bytes: int = 1 << 62
@@ -275,6 +277,7 @@ class _Reason:
 
 
 _NOT_READY = _Reason("is not ready", "are not ready")
+_LEAVING = _Reason("is about to end", "are about to end")
 _NODE_NOT_READY = _Reason("is on a node that is not ready", "are on nodes that are not ready")
 _CORDONED = _Reason("is on an unschedulable node", "are on unschedulable nodes")
 _ELSEWHERE = _Reason("doesn't match the node selector", "don't match the node selector")
@@ -330,6 +333,8 @@ def _refusal(runner: RunnerFacts, needs: Needs) -> _Reason | None:
     node = runner.node
     if not runner.ready:
         return _NOT_READY
+    if runner.leaving:
+        return _LEAVING
     if any(node.labels.get(key) != value for key, value in needs.node_selector.items()):
         return _ELSEWHERE
     if node.unschedulable and not Taint(_UNSCHEDULABLE, "", "NoSchedule").tolerated(needs.tolerations):

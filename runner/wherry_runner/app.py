@@ -11,7 +11,7 @@ import os
 import secrets
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
@@ -204,6 +204,7 @@ async def run(settings: Settings) -> None:
         await stop.wait()
         log.info("stopping")
         well.serving = False
+        await _unless(hurry, supervisor.leave(settings.leave_seconds))
 
 
 # --- what is made of the settings -------------------------------------------------------------------------------------
@@ -306,16 +307,21 @@ async def _close_all(servers: list[Server]) -> None:
 
 
 async def _close_supervisor(supervisor: Supervisor, grace_seconds: float, hurry: asyncio.Event) -> None:
-    closing = asyncio.create_task(supervisor.close(grace_seconds))
-    hurried = asyncio.create_task(hurry.wait())
-    await asyncio.wait([closing, hurried], return_when=asyncio.FIRST_COMPLETED)
-    hurried.cancel()
-    if not closing.done():
-        closing.cancel()
-        await asyncio.gather(closing, return_exceptions=True)
+    if not await _unless(hurry, supervisor.close(grace_seconds)):
         await supervisor.close()
-    else:
-        closing.result()
+
+
+async def _unless(hurry: asyncio.Event, work: Coroutine[None, None, None]) -> bool:
+    """Do the work, unless there is no time for it any more; whether it was done."""
+    task, hurried = asyncio.create_task(work), asyncio.create_task(hurry.wait())
+    await asyncio.wait([task, hurried], return_when=asyncio.FIRST_COMPLETED)
+    hurried.cancel()
+    if task.done():
+        task.result()
+        return True
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return False
 
 
 async def _for_ever(keep: Callable[[], Awaitable[None]]) -> None:

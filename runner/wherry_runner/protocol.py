@@ -22,12 +22,13 @@ workload within an epoch: an older one is refused (`StaleSequence`), so a delaye
 resources are those of the next run. A container that runs with other limits is ended for that, if its policy lets it run again;
 what doesn't fit is refused (`NoRoom`), and then nothing has changed. A PUT that changes neither is a no-op.
 
-**Delete.** The first one stops what runs; asked again once it has ended, the runner forgets it. With `keepEnded` it keeps one
-that ended by itself: whoever counts ends may not have heard of it yet. A life that was stopped leaves nothing to the next one
-under its id: neither its runs nor how they ended.
+**Delete.** The first one stops what runs, within `grace` seconds or else the workload's own grace period; asked again once it
+has ended, the runner forgets it. With `keepEnded` it keeps one that ended by itself: whoever counts ends may not have heard of it
+yet. A life that was stopped leaves nothing to the next one under its id: neither its runs nor how they ended.
 
 **Watch.** First one `status` event for every workload the runner has, then `synced`, then changes, with a `heartbeat` after
-`HEARTBEAT_SECONDS` of silence. A slow reader gets each workload's newest status, never a growing queue.
+`HEARTBEAT_SECONDS` of silence. A slow reader gets each workload's newest status, never a growing queue. A runner that is about to
+end says so at once, by a heartbeat with `leaving`: for a while it serves on, so that clients can be led elsewhere.
 
 Unknown fields are ignored on both sides, so that an operator one release older or newer works; `API_VERSION` changes when
 that is not enough. Times are UTC, RFC 3339.
@@ -243,7 +244,9 @@ class Probe(Wire):
     port: Annotated[int, Field(ge=1, le=65_535)] | None = None
     """The one that the container's spec names, wherever that is now; any other refuses. None: its own, whichever it is."""
     path: Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$", max_length=8192)] | None = None
-    """Asked for by HTTP. None: it is enough that connections are taken."""
+    """Asked for by HTTP. Without it and the next: it is enough that connections are taken."""
+    grpc_service: Annotated[str, Field(max_length=8192)] | None = None
+    """Asked for by gRPC, as `grpc.health.v1.Health/Check` names services; empty: the server as a whole."""
     headers: Annotated[Many[ProbeHeader], Field(max_length=100)] = ()
     initial_delay_seconds: Annotated[int, Field(ge=0, le=2**31)] = 0
     period_seconds: Annotated[int, Field(ge=1, le=2**31)] = 10
@@ -252,6 +255,18 @@ class Probe(Wire):
     failure_threshold: Annotated[int, Field(ge=1, le=2**31)] = 3
     grace_seconds: Annotated[int, Field(ge=0)] | None = None
     """To end, when it failed; None: the workload's."""
+
+
+class Hook(Wire):
+    """What is done at a moment of a container's life; fields and meanings of `v1.LifecycleHandler`."""
+
+    port: Annotated[int, Field(ge=1, le=65_535)] | None = None
+    """As in `Probe`."""
+    path: Annotated[str, Field(pattern=r"^/[\x21-\x7e]*$", max_length=8192)] | None = None
+    """Asked for by HTTP."""
+    headers: Annotated[Many[ProbeHeader], Field(max_length=100)] = ()
+    sleep_seconds: Annotated[float, Field(ge=0, le=2**31)] | None = None
+    """Instead: only so much time passes."""
 
 
 class Container(Wire):
@@ -279,6 +294,10 @@ class Container(Wire):
     startup_probe: Probe | None = None
     liveness_probe: Probe | None = None
     readiness_probe: Probe | None = None
+    post_start: Hook | None = None
+    """Right after each start; before it has succeeded the container does not count as running, and it is ended if it fails."""
+    pre_stop: Hook | None = None
+    """Before it is asked to end, within its grace period."""
 
 
 class InitContainer(Container):
@@ -429,6 +448,12 @@ class ProbeFailure(Wire):
     """Of this probe's failures in the newest run."""
 
 
+class HookFailure(Wire):
+    """A hook of the newest run has failed."""
+
+    hook: Literal["PostStart", "PreStop"]
+
+
 class ContainerStatus(Wire):
     """One container as it is; the fields of `v1.ContainerStatus` by their meaning there."""
 
@@ -447,6 +472,7 @@ class ContainerStatus(Wire):
     """Of a server that runs: it has no process, for nobody asks it; the next request starts one."""
     probe_failures: Many[ProbeFailure] = ()
     """The newest of each of its probes, told when it is another, and else once in a while."""
+    hook_failures: Many[HookFailure] = ()
     image: str = ""
     module_digest: str = ""
     """`sha256:…` of the module's bytes, once known."""
@@ -521,6 +547,8 @@ class RunnerInfo(Wire):
     """What a container that names neither request nor limit is counted with."""
     default_memory_limit_bytes: int = 0
     """What a container that names no limit gets."""
+    leaving: bool = False
+    """It is about to end: it takes nothing new, and serves on for a moment."""
 
 
 # --- the watch --------------------------------------------------------------------------------------------------------
@@ -551,6 +579,8 @@ class HeartbeatEvent(Wire):
     """Nothing changed, and the runner lives."""
 
     event: Literal["heartbeat"] = "heartbeat"
+    leaving: bool = False
+    """As in `RunnerInfo`."""
 
 
 WatchEvent = Annotated[StatusEvent | GoneEvent | SyncedEvent | HeartbeatEvent, Field(discriminator="event")]

@@ -72,6 +72,7 @@ class Settings:
     log_file_bytes: int
     log_budget_bytes: int
     """0: what `app.py` finds fit for the disk."""
+    leave_seconds: float
     termination_grace_seconds: float
     compile: CompileSettings
     pull: PullSettings
@@ -189,6 +190,7 @@ def parse(argv: Sequence[str] | None = None, *, root: Path = Path("/")) -> Setti
         network=_network(given),
         log_file_bytes=given.log_file_bytes,
         log_budget_bytes=given.log_budget_bytes,
+        leave_seconds=given.leave_seconds,
         termination_grace_seconds=given.termination_grace_seconds,
         compile=memory.compile,
         pull=PullSettings(
@@ -224,6 +226,7 @@ def _check_numbers(given: argparse.Namespace) -> None:
         ("log_bytes_per_second", 0),
         ("log_file_bytes", LEAST_FILE_BYTES),
         ("log_budget_bytes", 0),
+        ("leave_seconds", 0),
         ("termination_grace_seconds", 0),
         ("compile_memory_bytes", 0),
         ("compile_seconds", 1),
@@ -473,6 +476,7 @@ def _parser() -> argparse.ArgumentParser:
     flag("--log-bytes-per-second", 0, "output of a container at most; 0: no limit")
     flag("--log-file-bytes", 10 << 20, "size of a log file at most; a container has four")
     flag("--log-budget-bytes", 0, "all logs together; 0: 10 GiB, or a tenth of the disk if that is less")
+    flag("--leave-seconds", 10.0, "for servers to be led away from, before that, when the runner is stopped; at most")
     flag("--termination-grace-seconds", 20.0, "for containers to end by themselves when the runner is stopped")
     flag("--compile-memory-bytes", 0, "memory of one compiler; 0: 2 GiB, or a quarter of what there is if that is less")
     flag("--compile-seconds", 120.0, "for one compilation at most, by the clock")

@@ -149,3 +149,34 @@ def test_a_wasmworkload_that_nobody_asks_rests_and_is_ready(space: Workspace) ->
     space.wait(lambda: instance().get("reason") == "Idle", "it rests again")
     status = (space.get("wasmworkload", "rests") or {})["status"]
     assert (status["ready"], status["phase"], status["restarts"]) == ("1/1", "Running", 0)
+
+
+def test_a_pod_serves_on_while_its_pre_stop_hook_lasts_and_no_longer_than_its_grace_period(space: Workspace) -> None:
+    port = free_port()
+    hooks = {"postStart": {"httpGet": {"port": "http", "path": "/log"}}, "preStop": {"sleep": {"seconds": 3000}}}
+    ports = [{"name": "http", "containerPort": port}]
+    space.pod("web", space.push(SERVER), spec={"terminationGracePeriodSeconds": 3600}, ports=ports, lifecycle=hooks)
+    space.kubectl("wait", "--for=condition=Ready", "pod/web", "--timeout=60s")
+    assert "asked" in space.logs("web"), "it was not Ready before its first hook"
+    space.kubectl("delete", "pod", "web", "--wait=false")
+    space.wait(lambda: "Killing" in dict(space.events("web")), "it is asked to end")
+    assert httpx.get(f"http://127.0.0.1:{port}/").text == GREETING
+    space.kubectl("delete", "pod", "web", "--grace-period=1", "--wait=true")
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(f"http://127.0.0.1:{port}/")
+
+
+def test_hooks_that_fail_are_told_in_the_kubelets_words(space: Workspace) -> None:
+    port = free_port()
+    fails = {"httpGet": {"port": port + 1, "path": "/"}}
+    ports = [{"name": "http", "containerPort": port}]
+    space.pod("begins", space.push(SERVER), ports=ports, lifecycle={"postStart": fails})
+    space.wait(lambda: ("FailedPostStartHook", "PostStartHook failed") in space.events("begins"), "it is told")
+    space.wait(lambda: space.container("begins").get("restartCount", 0) > 0, "it is run again")
+    ended = space.container("begins")["lastState"]["terminated"]
+    assert "HTTP lifecycle hook (/) for Container" in ended["message"]
+    other = [{"name": "http", "containerPort": free_port()}]
+    space.pod("ends", space.push(SERVER), ports=other, lifecycle={"preStop": fails})
+    space.kubectl("wait", "--for=condition=Ready", "pod/ends", "--timeout=60s")
+    space.kubectl("delete", "pod", "ends", "--wait=true")
+    space.wait(lambda: ("FailedPreStopHook", "PreStopHook failed") in space.events("ends"), "it is told")

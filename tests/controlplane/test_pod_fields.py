@@ -43,12 +43,12 @@ def test_the_table_has_every_field_of_this_kubernetes(cluster: LocalCluster, kin
 
 def test_a_refused_field_is_named_in_the_pods_status(space: Workspace) -> None:
     image = space.push(wat.sleeps())
-    space.pod("asks", image, spec={"hostPID": True}, lifecycle={"preStop": {"sleep": {"seconds": 1}}})
+    space.pod("asks", image, spec={"hostPID": True}, lifecycle={"preStop": {"exec": {"command": ["x"]}}})
     space.wait(lambda: space.waiting("asks").get("reason") == "CreateContainerConfigError", "it is refused")
     status = (space.get("pod", "asks") or {})["status"]
     assert (status["phase"], status["reason"]) == ("Pending", UNSUPPORTED)
     for text in (status["message"], space.waiting("asks")["message"]):
-        assert text.split(":")[0] == "spec.hostPID" and "spec.containers[0].lifecycle: " in text
+        assert text.split(":")[0] == "spec.hostPID" and "spec.containers[0].lifecycle.preStop.exec: " in text
     assert "CreateContainerConfigError" in space.kubectl("get", "pod", "asks")
 
 

@@ -54,6 +54,12 @@ def two_nodes(request: pytest.FixtureRequest, nodes_possible: None) -> Iterator[
     yield from _cluster(request, nodes=2)
 
 
+@pytest.fixture(scope="module")
+def images_on_two(request: pytest.FixtureRequest, two_nodes: NodeCluster) -> dict[str, str]:
+    """The references of our own images, by part, in the registry of that cluster."""
+    return {part: _own_image(request, two_nodes, part) for part in ("operator", "runner")}
+
+
 @pytest.fixture(scope="session")
 def base_image(node_cluster: NodeCluster) -> str:
     """The reference of an image with `sh` and `python3`."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import subprocess
 import threading
 from types import TracebackType
 from typing import Any, Self
@@ -15,6 +16,9 @@ from tests.support import wat
 from tests.support.kube import workload
 
 REQUEST_TIMEOUT_SECONDS = 10.0
+
+ASKING_SECONDS = 300.0
+"""For the requests that are left when all else is done."""
 
 BETWEEN_SECONDS = 0.1
 """A little load, on a machine that also has a cluster to run."""
@@ -81,6 +85,92 @@ class Requests(_Load):
             self.answered += 1
         else:
             self.failed.append(str(answer.status))
+
+
+_ASK = """
+import http.client, select, sys, threading
+host, port, least = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+CLOSED = (http.client.RemoteDisconnected, ConnectionResetError, BrokenPipeError)
+over, lock = threading.Event(), threading.Lock()
+answers, kept, failures = 0, 0, []
+
+def ask(keeps):
+    global answers, kept
+    connection = None
+    while not over.is_set():
+        used = connection is not None
+        try:
+            connection = connection or http.client.HTTPConnection(host, port, timeout=30)
+            connection.request("GET", "/", headers={} if keeps else {"Connection": "close"})
+            answer = connection.getresponse()
+            body, closes = answer.read(), answer.will_close
+            failure = "" if (answer.status, body) == (200, b"hello over HTTP\\n") else f"{answer.status} {body!r}"
+        except (OSError, http.client.HTTPException) as error:
+            # Closed by the server before any byte of the answer: any HTTP library asks again (RFC 9110, 9.2.2).
+            failure, closes = "" if used and isinstance(error, CLOSED) else repr(error), True
+            used = None if not failure else used
+        with lock:
+            if failure:
+                failures.append(failure)
+            elif used is not None:
+                answers, kept = answers + 1, kept + used
+        if closes or not keeps:
+            connection.close()
+            connection = None
+
+threads = [threading.Thread(target=ask, args=(keeps,)) for keeps in (False, True)]
+for thread in threads:
+    thread.start()
+print("began", flush=True)
+sys.stdin.read()
+while answers + len(failures) < least and not over.wait(0.1):
+    pass
+over.set()
+for thread in threads:
+    thread.join()
+print(answers, kept, *failures, sep="\\n")
+"""
+"""Asks until its input ends, and then for so many requests in all: with a connection for each, and with one that is kept."""
+
+
+class Asking:
+    """Requests that a Pod with Python makes, to a Service by its name.
+
+    Attributes:
+        answered: how many were, as they should be.
+        kept: of these, how many over a connection that had been used before.
+        failed: what happened to the others.
+    """
+
+    def __init__(self, space: Space, pod: str, address: tuple[str, int], *, at_least: int) -> None:
+        self.answered = self.kept = 0
+        self.failed: list[str] = []
+        cluster = space.cluster
+        kubectl = [
+            str(cluster.kubectl_program()),
+            f"--kubeconfig={cluster.kubeconfig}",
+            f"--namespace={space.namespace}",
+        ]
+        ask = ["python3", "-c", _ASK, address[0], str(address[1]), str(at_least)]
+        self._process = subprocess.Popen(
+            [*kubectl, "exec", "-i", pod, "--", *ask], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> Self:
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "began\n"
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            if error is None:
+                answered, kept, *self.failed = self._process.communicate(timeout=ASKING_SECONDS)[0].splitlines()
+                self.answered, self.kept = int(answered), int(kept)
+        finally:
+            self._process.kill()
+            self._process.communicate()
 
 
 class Objects(_Load):

@@ -55,8 +55,8 @@ def release(
     mirrors = dict.fromkeys(MIRRORED, node_cluster.registry.url)
     values = {
         "certificates": {"kubelet": "csr"},
-        # A guest can't be asked to end: each stop of a runner would take all of its grace.
-        "runner": {"registries": {"mirrors": mirrors}, "terminationGraceSeconds": 1},
+        # A guest can't be asked to end, and on one node nobody is led elsewhere: each stop of a runner would take all of it.
+        "runner": {"registries": {"mirrors": mirrors}, "leaveSeconds": 1, "terminationGraceSeconds": 1},
     }
     with installed(node_cluster, images, tmp_path_factory.mktemp("helm"), values) as running:
         reachable(running)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +11,7 @@ import pytest
 from tests.cluster.node import NodeCluster
 from tests.cluster.processes import wait_for
 from tests.guests.servers import SERVER
+from tests.node.load import Asking
 from tests.node.pods import PATIENCE, PATIENCE_SECONDS, Space
 from tests.node.pods import pod as container_pod
 from tests.node.release import LOGS, SYSTEM, Release, installed, module_layout
@@ -20,20 +20,6 @@ from tests.support.kube import pod, workload
 
 FILES_PATIENCE_SECONDS = 240.0
 """A kubelet looks at a Pod's volumes every 60 to 90 s."""
-
-_LOAD = """
-import select, sys, urllib.request
-answers, failures = 0, []
-print("began", flush=True)
-while answers + len(failures) < 2000 or not select.select([sys.stdin], [], [], 0)[0]:
-    try:
-        assert urllib.request.urlopen(sys.argv[1], timeout=5).read() == b"hello over HTTP\\n"
-        answers += 1
-    except Exception as error:
-        failures.append(repr(error))
-print(answers, *failures, sep="\\n")
-"""
-"""Asks until its input ends, each time anew; then tells how many answers there were, and what failed."""
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +80,7 @@ def test_a_container_calls_a_module_by_the_name_of_its_service(
 def test_a_container_calls_a_wasmworkload_by_its_services_name_while_it_is_updated(
     release: Release, node_space: Space, base_image: str
 ) -> None:
-    """Through kube-proxy, and with a connection for each request."""
+    """Through kube-proxy."""
     spec = {"module": {"inline": SERVER}, "replicas": 3, "http": {"port": 8080, "service": {"name": "api"}}}
     node_space.create(workload("web", **spec), container_pod("asks", base_image, ["sleep", "3600"]))
     node_space.wait("wasmworkload/web", "condition=Ready")
@@ -105,27 +91,8 @@ def test_a_container_calls_a_wasmworkload_by_its_services_name_while_it_is_updat
     script = f"import urllib.request; print(urllib.request.urlopen('{url}/', timeout=5).read().decode(), end='')"
     assert node_space.eventually("asks", "python3", "-c", script) == "hello over HTTP\n"
 
-    kubectl = [str(release.cluster.kubectl_program()), f"--kubeconfig={release.cluster.kubeconfig}"]
-    asking = subprocess.Popen(
-        [
-            *kubectl,
-            f"--namespace={node_space.namespace}",
-            "exec",
-            "-i",
-            "asks",
-            "--",
-            "python3",
-            "-c",
-            _LOAD,
-            f"{url}/",
-        ],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        assert asking.stdout is not None
-        assert asking.stdout.readline() == "began\n"
+    host = f"api.{node_space.namespace}.svc"
+    with Asking(node_space, "asks", (host, 8080), at_least=2000) as asking:
         for number in range(2):
             change = {"spec": {"args": [str(number)]}}
             node_space.kubectl("patch", "ww", "web", "--type=merge", "-p", json.dumps(change))
@@ -134,12 +101,8 @@ def test_a_container_calls_a_wasmworkload_by_its_services_name_while_it_is_updat
             node_space.wait("wasmworkload/web", "condition=Ready")
         node_space.kubectl("scale", "ww", "web", "--replicas=1")
         node_space.wait("wasmworkload/web", "jsonpath={.status.replicas}=1")
-        answers, *failures = asking.communicate(timeout=120)[0].splitlines()
-    finally:
-        asking.kill()
-        asking.wait()
-    assert failures == []
-    assert int(answers) >= 2000
+    assert asking.failed == []
+    assert asking.answered >= 2000
 
 
 def test_twenty_pods_with_one_port_serve_on_one_node(

@@ -48,7 +48,7 @@ class FakeRunner:
     max_workloads: int = 10
     memory_bytes: int = 1 << 30
     puts: list[tuple[str, WorkloadPut]] = field(default_factory=list)
-    deletes: list[tuple[str, int]] = field(default_factory=list)
+    deletes: list[tuple[str, int | None]] = field(default_factory=list)
     orders: list[tuple[int, int]] = field(default_factory=list)
     errors: list[Exception] = field(default_factory=list)
     stopped: set[str] = field(default_factory=set)
@@ -84,8 +84,13 @@ class FakeRunner:
         self.state.connected = self.state.synced = False
         self.state.silent_since = since
 
+    def leave(self) -> None:
+        """It says that it is about to end."""
+        self.state.leaving = True
+
     def come_back(self) -> None:
         self.state.connected = self.state.synced = True
+        self.state.leaving = False
         self.state.silent_since = None
 
     async def put(self, workload_id: str, put: WorkloadPut) -> WorkloadStatus:
@@ -97,7 +102,7 @@ class FakeRunner:
         return status
 
     async def delete(
-        self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: int, keep_ended: bool = False
+        self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: int | None, keep_ended: bool = False
     ) -> WorkloadStatus | None:
         self._order(epoch, sequence)
         self.deletes.append((workload_id, grace_seconds))

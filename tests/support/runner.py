@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests.cluster.pki import CertificateAuthority
 from tests.cluster.ports import Reservation
-from tests.cluster.processes import Process
+from tests.cluster.processes import STOP_TIMEOUT_SECONDS, Process
 from tests.support import executors
 
 START_SECONDS = 60.0
@@ -90,17 +90,17 @@ class RunnerProcess:
             "--health-listen", "127.0.0.1", "--health-port", str(self._health.port),
             "--cert", str(pki.runner.cert), "--key", str(pki.runner.key),
             "--client-ca", str(pki.ca.cert_file), "--state-directory", str(self.state),
-            "--termination-grace-seconds", "0", *executors.runner_flags(), *self.flags,
+            "--leave-seconds", "0", "--termination-grace-seconds", "0", *executors.runner_flags(), *self.flags,
         ]  # fmt: skip
         self.process = Process.start(f"runner {self.name}", command, log=self.log, env=environment(**self._variables))
         self.process.wait_until(
             lambda: healthy(f"{self.health_url}/healthz"), what="ready", timeout_seconds=START_SECONDS
         )
 
-    def stop(self) -> None:
-        """Stop it with SIGTERM."""
+    def stop(self, *, timeout_seconds: float = STOP_TIMEOUT_SECONDS) -> None:
+        """Stop it with SIGTERM, and with SIGKILL after so long."""
         if self.process is not None:
-            self.process.stop()
+            self.process.stop(timeout_seconds=timeout_seconds)
             self.process = None
 
     def kill(self) -> None:

@@ -58,10 +58,29 @@ def test_a_port_of_the_node_is_refused_by_name() -> None:
 
 
 def test_every_refusal_is_named_at_once() -> None:
-    asks = pod({"hostPID": True, "hostIPC": False, "volumes": [{"name": "v", "csi": {}}]}, lifecycle={"preStop": {}})
+    asks = pod(
+        {"hostPID": True, "hostIPC": False, "volumes": [{"name": "v", "csi": {}}]}, volumeDevices=[{"name": "v"}]
+    )
     assert [text.split(":")[0] for text in refusals(asks)] == [
-        "spec.hostPID", "spec.containers[0].lifecycle", "spec.volumes[0].csi",
+        "spec.hostPID", "spec.containers[0].volumeDevices", "spec.volumes[0].csi",
     ]  # fmt: skip
+
+
+def test_what_no_hook_can_do_is_refused_by_name() -> None:
+    asked = {"httpGet": {"port": 80, "scheme": "HTTP"}}
+    assert refusals(pod(lifecycle={"postStart": asked, "preStop": {"sleep": {"seconds": 5}}})) == []
+    hooks = {
+        "stopSignal": "SIGUSR1",
+        "postStart": {"exec": {"command": ["true"]}},
+        "preStop": {"httpGet": {"port": 80, "host": "example.com", "scheme": "HTTPS"}},
+    }
+    where = "spec.initContainers[0].lifecycle"
+    assert [text.split(":")[0] for text in refusals(pod(init={"lifecycle": hooks}))] == [
+        f"{where}.stopSignal", f"{where}.postStart.exec",
+        f"{where}.preStop.httpGet.host", f"{where}.preStop.httpGet.scheme",
+    ]  # fmt: skip
+    (text,) = refusals(pod(lifecycle={"preStop": {"tcpSocket": {"port": 80}}}))
+    assert text.startswith("spec.containers[0].lifecycle.preStop.tcpSocket: ")
 
 
 def test_a_claim_is_refused_unless_the_runners_have_it() -> None:

@@ -228,6 +228,20 @@ def test_a_stream_that_says_nothing_sensible_is_refused(headers: dict[str, str])
     play(scenario)
 
 
+def test_half_a_connection_is_waited_for_and_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(portforward, "PAIR_SECONDS", 0.01)
+
+    async def scenario(stage: Stage) -> None:
+        async with stage.client() as client:
+            client.open_as("half", streamtype="error", port=str(stage.guest_port), requestid="0")
+            await client.read(lambda: client.refused == {"half"})
+            client.open_as("alone", streamtype="data", port=str(stage.guest_port), requestid="0")
+            await client.read(lambda: client.refused == {"half", "alone"})
+        assert stage.guest.connections == 0
+
+    play(scenario)
+
+
 def test_another_protocol_is_refused_in_words() -> None:
     async def scenario(stage: Stage) -> None:
         for headers, status, text in (

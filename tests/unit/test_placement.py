@@ -62,6 +62,7 @@ def test_a_runner_that_is_short_of_something_is_left_alone(what: str) -> None:
     [
         ([], {}, "0/0 runners fit: the operator knows of no runner"),
         ([runner("a", ready=False)], {}, "0/1 runners fit: 1 is not ready"),
+        ([runner("a", leaving=True)], {}, "0/1 runners fit: 1 is about to end"),
         ([runner("a", short_of=frozenset({"disk"}))], {}, "0/1 runners fit: 1 is short of disk"),
         (
             [runner("a", short_of=frozenset({"memory"})), runner("b", short_of=frozenset({"memory"}))],

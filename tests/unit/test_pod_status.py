@@ -312,6 +312,17 @@ def test_a_silent_runner_makes_a_pod_unready_and_changes_nothing_else_also_for_a
         assert (status["phase"], item["ready"], item["containerID"]) == ("Running", False, "wherry://one/a")
 
 
+def test_a_runner_that_is_about_to_end_makes_a_pod_that_serves_unready_while_it_serves_on() -> None:
+    pod = new_pod(SPEC)
+    apply(pod, one_step(pod, Observed(runner="one", host_ip=HOST, status=workload_status(RUNNING))))
+    status = one_step(pod, Observed(runner="one", host_ip=HOST, status=workload_status(RUNNING), leaving=True))
+    assert condition(status) == ("False", "RunnerLeaving", "runner one is about to end")
+    assert condition(status, "ContainersReady") == ("True", None, None)
+    assert status["containerStatuses"][0]["ready"]
+    unready = workload_status(RUNNING.model_copy(update={"ready": False}))
+    assert condition(one_step(pod, Observed(runner="one", status=unready, leaving=True)))[1] == "ContainersNotReady"
+
+
 def test_the_operators_own_address_is_shown_only_until_a_runners_is_known() -> None:
     pod = new_pod(SPEC)
     for observed, expected in (

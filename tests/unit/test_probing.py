@@ -14,7 +14,8 @@ import pytest
 from tests.support.ports import free_port
 from tests.support.runner_scene import ALWAYS, AT_ONCE, Runner, container, holds, run
 from wherry_runner.execution.engine import ModuleKind
-from wherry_runner.lives.probing import Count, Target, attempt
+from wherry_runner.lives.asking import Target
+from wherry_runner.lives.probing import Count, attempt
 from wherry_runner.protocol import HttpServer, Probe, ProbeHeader, Running, WorkloadStatus
 
 EVERY_SECOND = {"period_seconds": 1, "failure_threshold": 1}
@@ -208,7 +209,7 @@ def test_failures_are_told_when_they_are_new_and_not_each_time(tmp_path: Path) -
         (failure,) = status.containers[0].probe_failures
         refused = f"dial tcp 127.0.0.1:{port + 1}: connect: connection refused"
         assert (failure.probe, failure.message, failure.count) == ("Readiness", refused, 1)
-        probes = runner.life()._probes
+        probes = runner.life()._beside._probes
         await holds(lambda: probes is not None and probes._counts["Readiness"] >= 3)
         assert runner.life().status.probe_failures == (failure,), "in the same words it is not told again at once"
 

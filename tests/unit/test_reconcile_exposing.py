@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.told import START
-from tests.support.workload_scene import Scene, container
+from tests.support.workload_scene import KEY, PATH, Scene, container
 from wherry_operator.kube import Forbidden, Unavailable
 from wherry_runner.protocol import Phase, Running, Waiting
 
@@ -51,8 +51,8 @@ class Serving:
         return found["status"], found["reason"]
 
     @property
-    def deletes(self) -> list[int]:
-        """The grace periods with which instances were stopped."""
+    def deletes(self) -> list[int | None]:
+        """The grace periods with which instances were stopped; None: their own."""
         return [grace for runner in self.scene.runners for _, grace in runner.deletes]
 
 
@@ -198,7 +198,107 @@ def test_one_that_drains_is_asked_once_more_and_gone_when_it_has_ended() -> None
     assert serving.deletes == [9]
     serving.scene.reconcile()
     assert serving.endpoints == {}, "its port is closed"
+    assert set(serving.deletes) == {9}, "and it has its time all the same"
     assert serving.scene.status["replicas"] == 1
     runner.says(workload_id, stopping, phase=Phase.ENDED)
     serving.scene.reconcile()
     assert serving.scene.ids == []
+
+
+def test_what_a_deleted_object_had_drains_and_what_is_held_is_led_away_from_before() -> None:
+    held, gone = Serving(), Serving()
+    for serving in (held, gone):
+        serving.scene.reconcile()
+        serving.serve()
+    held.scene.change(lambda body: body["metadata"].update(deletionTimestamp="2026-01-02T03:04:05Z"))
+    again = held.scene.reconcile()
+    assert list(held.endpoints.values()) == ["leaving"]
+    assert (held.deletes, again) == ([], UNPUBLISH_SECONDS)
+    held.scene.reconcile(after=UNPUBLISH_SECONDS)
+    assert (held.deletes, held.endpoints) == ([None], {20_000: "leaving"})
+    assert held.scene.reconcile() is None
+    assert held.endpoints == {}
+
+    gone.scene.reconciler.gone(KEY, "u-1")
+    gone.scene.store.seen(gone.scene.kube.objects[PATH], deleted=True)
+    gone.scene.reconcile()
+    assert gone.deletes == [None]
+
+
+# --- a runner that is about to end ------------------------------------------------------------------------------------
+
+
+def _one_on_each() -> tuple[Serving, str]:
+    """Two instances that serve, one on each runner, and the id of that on the first, which is about to end."""
+    serving = Serving(replicas=2)
+    serving.scene.reconcile()
+    serving.serve()
+    (old,) = serving.scene.one.state.statuses
+    serving.scene.one.leave()
+    serving.scene.reconcile()
+    return serving, old
+
+
+def test_what_a_runner_has_that_is_about_to_end_is_replaced_before_it_is_stopped() -> None:
+    serving, old = _one_on_each()
+    assert serving.endpoints[serving.ports[old]] == "leaving"
+    (new,) = set(serving.scene.ids) - serving.ports.keys()
+    assert new == f"{old}.1"
+    assert new in serving.scene.two.state.statuses
+    serving.scene.reconcile(after=UNPUBLISH_SECONDS)
+    assert serving.deletes == [], "it serves until the other does"
+    serving.serve(of=new)
+    assert sorted(serving.endpoints.values()) == ["leaving", "ready", "ready"]
+    assert serving.deletes == [9], "it was marked for long enough"
+    serving.scene.reconcile()
+    assert set(serving.scene.ids) == {new, *serving.ports.keys() - {old}}
+    assert serving.scene.status["ready"] == "2/2"
+    assert "FailedPlacement" not in dict(serving.scene.events)
+
+
+def test_without_another_runner_what_serves_is_marked_and_left_alone() -> None:
+    serving = Serving(replicas=2)
+    serving.scene.two.go_silent(-100)
+    serving.scene.reconcile()
+    serving.serve()
+    before = serving.scene.ids
+    serving.scene.one.leave()
+    for _ in range(3):
+        serving.scene.reconcile(after=UNPUBLISH_SECONDS)
+    assert list(serving.endpoints.values()) == ["leaving", "leaving"]
+    assert (serving.scene.ids, serving.deletes) == (before, [])
+    serving.scene.one.go_silent(serving.scene.time.seconds)
+    serving.scene.reconcile()
+    assert serving.endpoints == {}, "it has ended, and said before that it would"
+    serving.scene.one.come_back()
+    serving.scene.reconcile()
+    assert list(serving.endpoints.values()) == ["ready", "ready"]
+
+
+def test_one_that_ended_with_its_runner_before_the_other_served_is_forgotten_when_that_is_back() -> None:
+    serving, old = _one_on_each()
+    serving.scene.one.go_silent(serving.scene.time.seconds)
+    serving.scene.one.restart()
+    serving.scene.reconcile()
+    (new,) = set(serving.scene.two.state.statuses) - serving.ports.keys()
+    serving.serve(of=new)
+    serving.scene.one.come_back()
+    serving.scene.settle(Running(started_at=START))
+    assert old not in serving.scene.ids
+    assert len(serving.scene.ids) == 2
+
+
+def test_commands_and_those_that_are_to_be_recreated_are_not_replaced_before_their_runner_ends() -> None:
+    recreated = Serving(replicas=2, strategy={"type": "Recreate"})
+    recreated.scene.reconcile()
+    recreated.serve()
+    command = Scene(restartPolicy="Always", replicas=2)
+    command.reconcile()
+    command.all_say(Running(started_at=START))
+    for scene in (recreated.scene, command):
+        before = scene.ids
+        scene.one.leave()
+        scene.reconcile()
+        scene.reconcile(after=UNPUBLISH_SECONDS)
+        assert scene.ids == before
+    assert recreated.deletes == []

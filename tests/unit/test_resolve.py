@@ -483,8 +483,8 @@ def test_every_object_that_is_needed_is_named_as_a_reference() -> None:
     [
         (
             {},
-            {"initContainers": [{"name": "i", "image": "x", "lifecycle": {"preStop": {}}}]},
-            "spec.initContainers[0].lifecycle",
+            {"initContainers": [{"name": "i", "image": "x", "lifecycle": {"preStop": {"exec": {}}}}]},
+            "spec.initContainers[0].lifecycle.preStop.exec",
         ),
         ({}, {"hostNetwork": True}, "spec.hostNetwork"),
         ({}, {"hostPID": True}, "spec.hostPID"),
@@ -492,7 +492,7 @@ def test_every_object_that_is_needed_is_named_as_a_reference() -> None:
         ({"livenessProbe": {"exec": {}}}, {}, "spec.containers[0].livenessProbe.exec"),
         ({"readinessProbe": {"exec": {}}}, {}, "spec.containers[0].readinessProbe.exec"),
         ({"startupProbe": {"exec": {}}}, {}, "spec.containers[0].startupProbe.exec"),
-        ({"lifecycle": {"preStop": {}}}, {}, "spec.containers[0].lifecycle"),
+        ({"lifecycle": {"postStart": {"exec": {}}}}, {}, "spec.containers[0].lifecycle.postStart.exec"),
         ({}, {"volumes": [{"name": "w", "emptyDir": {}}, {"name": "v", "nfs": {}}]}, "spec.volumes[1].nfs"),
     ],
 )

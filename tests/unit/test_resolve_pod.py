@@ -159,6 +159,8 @@ def test_a_containers_port_is_where_it_serves() -> None:
         ({"httpGet": {"port": "http", "path": "/ready?full", "scheme": "HTTP"}}, protocol.Probe(port=8080, path="/ready?full")),
         ({"httpGet": {"port": 1, "path": "x", "httpHeaders": [{"name": "A", "value": "b"}]}},
          protocol.Probe(port=1, path="/x", headers=(protocol.ProbeHeader(name="A", value="b"),))),
+        ({"grpc": {"port": 8080}}, protocol.Probe(port=8080, grpc_service="")),
+        ({"grpc": {"port": 8080, "service": "boats"}}, protocol.Probe(port=8080, grpc_service="boats")),
         ({"tcpSocket": {"port": "http"}, "periodSeconds": 3, "timeoutSeconds": 2, "initialDelaySeconds": 5,
           "successThreshold": 4, "failureThreshold": 6, "terminationGracePeriodSeconds": 7},
          protocol.Probe(port=8080, period_seconds=3, timeout_seconds=2, initial_delay_seconds=5, success_threshold=4,
@@ -171,6 +173,22 @@ def test_a_probe_reaches_the_wire_with_the_kubelets_defaults(probe: Json, expect
     assert (found.startup_probe, found.liveness_probe, found.readiness_probe) == (None, expected, None)
 
 
+def test_hooks_reach_the_wire() -> None:
+    ports = [{"name": "web", "containerPort": 8080}]
+    asked = {"port": "web", "path": "warm", "httpHeaders": [{"name": "X", "value": "y"}]}
+    hooks = {"postStart": {"httpGet": asked}, "preStop": {"sleep": {"seconds": 5}}}
+    found = resolve(pod({"ports": ports, "lifecycle": hooks})).containers[0]
+    headers = (protocol.ProbeHeader(name="X", value="y"),)
+    assert found.post_start == protocol.Hook(port=8080, path="/warm", headers=headers)
+    assert found.pre_stop == protocol.Hook(sleep_seconds=5)
+    for hook, message in (
+        ({"httpGet": {"port": "no"}}, 'a hook names the port "no"'),
+        ({}, "a hook must have httpGet"),
+    ):
+        with pytest.raises(ResolveError, match=message):
+            resolve(pod({"lifecycle": {"preStop": hook}}))
+
+
 @pytest.mark.parametrize(
     ("probe", "message"),
     [
@@ -178,9 +196,8 @@ def test_a_probe_reaches_the_wire_with_the_kubelets_defaults(probe: Json, expect
         ({"httpGet": {"port": 0}}, "a probe's port: "),
         ({"httpGet": {"port": 1, "path": "/a b"}}, "a probe's path: "),
         ({"httpGet": {"port": 1, "httpHeaders": [{"name": "a b", "value": ""}]}}, "a probe's name: "),
-        ({}, "a probe must have httpGet or tcpSocket"),
+        ({}, "a probe must have httpGet, tcpSocket or grpc"),
         ({"exec": {"command": ["true"]}}, "spec.containers[0].livenessProbe.exec: "),
-        ({"grpc": {"port": 1}}, "spec.containers[0].livenessProbe.grpc: "),
         ({"httpGet": {"port": 1, "host": "example.com"}}, "spec.containers[0].livenessProbe.httpGet.host: "),
         ({"httpGet": {"port": 1, "scheme": "HTTPS"}}, "spec.containers[0].livenessProbe.httpGet.scheme: "),
         ({"tcpSocket": {"port": 1, "host": "10.0.0.1"}}, "spec.containers[0].livenessProbe.tcpSocket.host: "),

@@ -278,6 +278,27 @@ def test_a_restarted_runner_is_told(pki: Pki) -> None:
     play_registry(pki, scenario)
 
 
+def test_a_runner_that_is_about_to_end_is_told_once_and_until_its_next_process(pki: Pki) -> None:
+    async def scenario(stage: Stage, registry: RunnerRegistry) -> None:
+        state = registry.states()[0]
+        stage.runner.say(SyncedEvent(info=info()))
+        await until(lambda: state.synced)
+        stage.runner_changes.clear()
+        stage.runner.say(HeartbeatEvent(), HeartbeatEvent(leaving=True), HeartbeatEvent(leaving=True))
+        await until(lambda: state.leaving)
+        assert state.synced
+        stage.runner.say(None)
+        await until(lambda: not state.connected)
+        assert state.leaving
+        assert stage.runner_changes == ["one", "one"], "that it leaves, and that it is away"
+        stage.runner.info = info(instance="2")
+        await stage.time.advance(0.2)
+        await until(lambda: state.connected)
+        assert not state.leaving
+
+    play_registry(pki, scenario)
+
+
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [(info(runner="two"), 'calls itself "two"'), (info(api_version="v9"), "speaks v9")],

@@ -8,11 +8,19 @@ from pathlib import Path
 import pytest
 
 from tests.support.ports import free_port
-from tests.support.runner_scene import ALWAYS, AT_ONCE, STUCK, TOLD, Runner, container, holds, run
+from tests.support.runner_scene import ALWAYS, AT_ONCE, INFO, STUCK, TOLD, Runner, container, holds, refusal, run
 from wherry_runner.execution.engine import ModuleKind, StartRefused
 from wherry_runner.http_counts import HttpCounts
 from wherry_runner.lives.listeners import Listeners, PortError, PortRange
-from wherry_runner.protocol import HttpServer, Terminated, Waiting, WorkloadStatus
+from wherry_runner.protocol import (
+    HeartbeatEvent,
+    HttpServer,
+    RefusalReason,
+    SyncedEvent,
+    Terminated,
+    Waiting,
+    WorkloadStatus,
+)
 
 ANY_PORT = (container(http=HttpServer()),)
 
@@ -246,11 +254,81 @@ def test_one_that_is_stopped_in_its_rest_has_completed(tmp_path: Path) -> None:
         runner = serving_runner(tmp_path)
         runner.put(containers=RESTS)
         port = await at_rest(runner)
+        counted = 'wherry_runner_container_ends_total{reason="Completed"} 1.0'
+        assert counted not in runner.room.metrics.text().decode(), "a rest is no end"
         runner.delete(grace=30)
         (ended,) = (await runner.ended()).containers
         assert isinstance(ended.state, Terminated)
         assert (ended.state.exit_code, ended.idle) == (0, False)
+        assert counted in runner.room.metrics.text().decode()
         assert not await is_open(port)
         assert len(runner.engine.guests) == 1
+
+    run(scenario())
+
+
+# --- a runner that is about to end ------------------------------------------------------------------------------------
+
+
+async def told_leaving(runner: Runner) -> None:
+    """Wait until who watches is told that the runner is about to end."""
+    async for batch in runner.supervisor.watch(INFO):
+        for event in batch:
+            if isinstance(event, (HeartbeatEvent, SyncedEvent)):
+                leaving = event.leaving if isinstance(event, HeartbeatEvent) else event.info.leaving
+                if leaving:
+                    return
+
+
+def test_a_runner_that_leaves_says_so_and_serves_until_its_servers_are_taken_away(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = serving_runner(tmp_path)
+        runner.put(containers=ANY_PORT)
+        port = port_of(await runner.running())
+        guest = await runner.engine.guest(0)
+        guest.serve()
+        await runner.when(lambda status: status.containers[0].ready)
+        watch, early = runner.supervisor.watch(INFO), asyncio.create_task(told_leaving(runner))
+        await anext(watch)
+        leaving = asyncio.create_task(runner.supervisor.leave(3600))
+        await early
+        await told_leaving(runner)
+        assert refusal(lambda: runner.put(id="w2", containers=ANY_PORT)) is RefusalReason.STOPPING
+        runner.put(sequence=2, content="c2", containers=ANY_PORT)
+        assert await is_open(port), "it serves on, and takes changes of what it has"
+        assert not guest.drained
+        runner.delete()
+        await holds(lambda: guest.drained)
+        assert not runner.life().status.ready, "it takes no connections any more"
+        await leaving
+
+    run(scenario())
+
+
+def test_a_runner_that_leaves_waits_for_nobody_where_nobody_watches_or_nothing_serves(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        unwatched = serving_runner(tmp_path / "a")
+        unwatched.put(containers=ANY_PORT)
+        await unwatched.running()
+        await unwatched.supervisor.leave(3600)
+        idle = Runner(tmp_path / "b")
+        idle.put()
+        await idle.running()
+        watch = idle.supervisor.watch(INFO)
+        await anext(watch)
+        await idle.supervisor.leave(3600)
+
+    run(scenario())
+
+
+def test_a_runner_that_leaves_waits_no_longer_than_it_may(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = serving_runner(tmp_path)
+        runner.put(containers=ANY_PORT)
+        await runner.running()
+        watch = runner.supervisor.watch(INFO)
+        await anext(watch)
+        await runner.supervisor.leave(0.3)
+        assert not (await runner.engine.guest(0)).drained
 
     run(scenario())

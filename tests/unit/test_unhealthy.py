@@ -31,6 +31,17 @@ def failed(count: int = 1, message: str = "HTTP probe failed with statuscode: 50
     return ProbeFailure(probe="Liveness", message=message, count=count)
 
 
+def test_a_hook_that_fails_is_told_once_for_each_run_and_without_what_a_server_answered() -> None:
+    unhealthy = Unhealthy()
+    for run in ("a", "b"):
+        found = status(run=run)
+        (container,) = found.containers
+        failed_hook = (protocol.HookFailure(hook="PostStart"),)
+        told = found.model_copy(update={"containers": (container.model_copy(update={"hook_failures": failed_hook}),)})
+        assert said(unhealthy, told) == [("Warning", "FailedPostStartHook", "PostStartHook failed")]
+        assert said(unhealthy, told) == []
+
+
 def said(unhealthy: Unhealthy, *statuses: WorkloadStatus) -> list[tuple[str, str, str]]:
     return [(each.kind, each.reason, each.message) for each in unhealthy.news("u-1", statuses)]
 

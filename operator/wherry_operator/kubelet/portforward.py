@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections import defaultdict
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
@@ -26,6 +25,9 @@ MAX_CONNECTIONS = 256
 
 CONNECT_SECONDS = 10.0
 """For a guest to take a connection."""
+
+PAIR_SECONDS = 30.0
+"""For the second stream of a connection to come (pkg/cri/streaming, DefaultStreamCreationTimeout)."""
 
 _PIECE_BYTES = 32 << 10
 
@@ -77,7 +79,9 @@ class _Forwarding:
         self._connection = connection
         self._who = f"pod {metadata['name']}, uid {metadata['uid']}"
         self._to = to
-        self._halves: defaultdict[str, dict[str, Stream]] = defaultdict(dict)
+        self._halves: dict[str, dict[str, Stream]] = {}
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        """Until the other half must have come."""
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
@@ -86,6 +90,8 @@ class _Forwarding:
             async for stream in self._connection.opened():
                 self._take(stream)
         finally:
+            for timer in self._timers.values():
+                timer.cancel()
             for task in self._tasks:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -93,16 +99,26 @@ class _Forwarding:
     def _take(self, stream: Stream) -> None:
         """A connection is two streams with the same number of a request: one for data, one for an error."""
         kind, request, port = (stream.headers.get(name, "") for name in ("streamtype", "requestid", "port"))
-        pair = self._halves[request]
+        pair = self._halves.get(request, {})
         if kind not in ("data", "error") or kind in pair or not port.isdecimal() or not 0 < int(port) < 1 << 16:
             self._connection.refuse(stream)
             return
         pair[kind] = stream
-        if len(pair) == 2:
+        if len(pair) == 1:
+            self._halves[request] = pair
+            self._timers[request] = asyncio.get_running_loop().call_later(PAIR_SECONDS, self._give_up, request)
+        else:
             del self._halves[request]
+            self._timers.pop(request).cancel()
             task = asyncio.create_task(self._forward(int(port), pair["data"], pair["error"]))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+
+    def _give_up(self, request: str) -> None:
+        """Half a connection is none."""
+        del self._timers[request]
+        for stream in self._halves.pop(request).values():
+            self._connection.refuse(stream)
 
     async def _forward(self, port: int, data: Stream, error: Stream) -> None:
         try:

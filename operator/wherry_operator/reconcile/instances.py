@@ -15,7 +15,7 @@ from wherry_operator.resolve import workload as resolving
 from wherry_operator.resolve.objects import Objects, ResolveError
 from wherry_operator.resolve.revision import Resolved
 from wherry_operator.rollout import completion
-from wherry_operator.rollout.instances import Instance, Slot, by_runner, by_status
+from wherry_operator.rollout.instances import Instance, Slot, by_runner, by_status, drains, serves
 from wherry_operator.rollout.plan import Plan, Soonest, Wanted
 from wherry_operator.runners.client import Refused, RunnerError
 from wherry_operator.runners.delivery import Deliveries, Place
@@ -71,6 +71,8 @@ class Instances:
         self._places: dict[Slot, Place] = {}
         self._expelled: dict[Slot, str] = {}
         """Those whose runner's node wants them gone, with the taint that says so."""
+        self._leaving: set[Slot] = set()
+        """Those that serve on a runner that is about to end."""
         self.staying: Set[Slot] = frozenset()
         """Those that are to stop, and must not yet: clients are still led to them."""
         self.errors: list[RunnerError] = []
@@ -112,12 +114,15 @@ class Instances:
             taint = self._deliveries.expelled(place.runner, self._tolerations)
             if taint is not None:
                 self._expelled[slot] = str(taint)
+        if place.leaving and place.status is not None and serves(place.status) and not instance.ended:
+            self._leaving.add(slot)
+            instance = dataclasses.replace(instance, leaving=self._deliveries.has_others(place.runner))
         address = place.info.address if place.info else ""
         return Seen(instance=instance, runner=place.runner, node=node, status=place.status, address=address)
 
     def going(self, plan: Plan) -> set[Slot]:
-        """Those that are to be stopped, or to leave their runner."""
-        return {*plan.stop, *self._expelled}
+        """Those that are to be stopped, or to leave their runner, or whose runner leaves."""
+        return {*plan.stop, *self._expelled, *self._leaving}
 
     # --- what is done -------------------------------------------------------------------------------------------------
 
@@ -155,9 +160,8 @@ class Instances:
         last = workload_status.last_runner(self._entries.get(slot, {})) if slot is not None else ""
         place = self._deliveries.locate(workload_id, last_runner=last)
         if place is not None and place.reachable:
-            # At once: a module can't be asked to stop, so waiting would only take its time. A server can.
-            serves = place.status is not None and any(each.port is not None for each in place.status.containers)
-            grace = self._spec.termination_grace_period_seconds if serves else 0
+            waits = place.status is not None and drains(place.status)
+            grace = self._spec.termination_grace_period_seconds if waits else 0
             if not await self._deliveries.delete(workload_id, place.runner, grace_seconds=grace, keep_ended=keep_ended):
                 return False
         elif place is not None:

@@ -28,6 +28,7 @@ from wherry_operator.resolve import resize
 from wherry_operator.resolve.downward import Host
 from wherry_operator.resolve.objects import ResolveError, Unsupported
 from wherry_operator.resolve.revision import Resolved
+from wherry_operator.rollout.instances import serves
 from wherry_operator.runners.client import Refused, RunnerClient, RunnerError
 from wherry_operator.runners.delivery import Deliveries, Place
 from wherry_operator.services.pods import Serving
@@ -206,8 +207,7 @@ class PodReconciler:
                     problem = Problem(reason="CreateContainerError", message=message)
                     await self._write(pod, self._observed(place, problem=problem))
                 return RETRY_SECONDS
-        for happening in self._unhealthy.news(uid, (status,)):
-            self._events.record({**pod, "apiVersion": "v1", "kind": KIND}, happening)
+        self._tell_unhealthy(pod, status)
         observed = self._observed(place, status)
         if pod_status.may_wait(pod, observed, now=datetime.now(UTC)):
             return pod_status.BEGUN_WITHIN.total_seconds()
@@ -251,6 +251,8 @@ class PodReconciler:
         at_once = metadata.get("deletionGracePeriodSeconds") == 0 and pod_status.is_terminal(pod)
         place = self._deliveries.locate(uid, last_runner=last_runner)
         if place is not None:
+            if place.status is not None:
+                self._tell_unhealthy(pod, place.status)
             if not place.reachable:
                 # Only proof that it has ended may confirm the deletion (design §3.7).
                 self._deliveries.wait(_key(pod))
@@ -315,12 +317,14 @@ class PodReconciler:
     def _observed(
         self, place: Place, status: WorkloadStatus | None = None, *, problem: Problem | None = None
     ) -> Observed:
+        newest = status or place.status
         return Observed(
             runner=place.runner,
             host_ip=self._host_ip(place),
-            status=status or place.status,
+            status=newest,
             problem=problem,
             unreachable=not place.reachable,
+            leaving=place.leaving and newest is not None and serves(newest),
         )
 
     def _host_ip(self, place: Place) -> str:
@@ -374,6 +378,10 @@ class PodReconciler:
                 self._events.record({**after, "apiVersion": "v1", "kind": KIND}, happening)
         for happening in happenings.of_resize(before, after["status"]):
             self._events.record({**after, "apiVersion": "v1", "kind": KIND}, happening)
+
+    def _tell_unhealthy(self, pod: Object, status: WorkloadStatus) -> None:
+        for happening in self._unhealthy.news(pod["metadata"]["uid"], (status,)):
+            self._events.record({**pod, "apiVersion": "v1", "kind": KIND}, happening)
 
     def _record(self, pod: Object, kind: str, reason: str, message: str, container: str = "") -> None:
         self._events.record({**pod, "apiVersion": "v1", "kind": KIND}, Happening(kind, reason, message, container))

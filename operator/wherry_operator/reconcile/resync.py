@@ -16,7 +16,7 @@ from functools import partial
 from wherry_operator.kube import Kube, KubeError
 from wherry_operator.objects import ObjectStore
 from wherry_operator.runners.client import RunnerError
-from wherry_operator.runners.delivery import Deliveries
+from wherry_operator.runners.delivery import Deliveries, grace_to_end
 from wherry_operator.runners.registry import RunnerRegistry
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Resync:
 
     async def _sweep(self, wanted: set[str]) -> None:
         orphans = {
-            (state.name, workload_id): status.owner
+            (state.name, workload_id): status
             for state in self._registry.states()
             if state.synced
             for workload_id, status in state.statuses.items()
@@ -94,10 +94,11 @@ class Resync:
         agreed = [place for place in orphans if place in self._suspects]
         self._suspects = set(orphans)
         for runner, workload_id in agreed[:DROPS_A_ROUND]:
-            owner = orphans[runner, workload_id]
+            status = orphans[runner, workload_id]
+            owner = status.owner
             log.info("dropping %s of %s %s/%s: no such object", workload_id, owner.kind, owner.namespace, owner.name)
             try:
-                await self._deliveries.delete(workload_id, runner, grace_seconds=0)
+                await self._deliveries.delete(workload_id, runner, grace_seconds=grace_to_end(status))
             except RunnerError as error:
                 # One runner must not stand in all others' way.
                 log.warning("dropping %s failed: %s", workload_id, error)

@@ -102,13 +102,7 @@ class WorkloadReconciler:
             return again
         wanted = Wanted.of(workload, resolving.revision_of(workload))
         if workload["metadata"].get("deletionTimestamp"):
-            # Somebody else's finalizer holds it; it runs no more.
-            await self._deliveries.drop(workload["metadata"]["uid"])
-            exposed = await self._exposing.look(key, workload, {}, set())
-            memory = Memory.of(workload.get("status") or {})
-            none = dataclasses.replace(wanted, replicas=0)
-            await self._write(workload, Observed(wanted=none, memory=memory, exposure=exposed.exposure))
-            return None
+            return await self._end(key, workload, wanted)
         if (early := self._too_early(workload, wanted)) > 0:
             return early
         try:
@@ -116,6 +110,28 @@ class WorkloadReconciler:
         finally:
             if wanted.at_once > 1:
                 self._looked[workload["metadata"]["uid"]] = self._clock.monotonic()
+
+    async def _end(self, key: Key, workload: Object, wanted: Wanted) -> float | None:
+        """Stop what is being deleted, and held by somebody else's finalizer: it runs no more."""
+        _, seen = self._instances(key, workload, wanted).observe()
+        exposed = await self._exposing.look(key, workload, seen, seen.keys())
+        gone = not exposed.staying and await self._deliveries.drop(workload["metadata"]["uid"])
+        memory = Memory.of(workload.get("status") or {})
+        none = dataclasses.replace(wanted, replicas=0)
+        await self._write(workload, Observed(wanted=none, memory=memory, exposure=exposed.exposure))
+        if exposed.again_seconds is not None:
+            return exposed.again_seconds
+        return None if gone else RETRY_SECONDS
+
+    def _instances(self, key: Key, workload: Object, wanted: Wanted) -> Instances:
+        return Instances(
+            key,
+            workload,
+            wanted,
+            deliveries=self._deliveries,
+            references=self._references,
+            record=lambda happening: self._record(workload, happening),
+        )
 
     def _too_early(self, workload: Object, wanted: Wanted) -> float:
         """How long until an object of many instances is looked at again."""
@@ -167,14 +183,7 @@ class _Round:
         self._wanted = wanted
         self._live: Object = workload.get("status") or {}
         self._key = Key(KIND, metadata["namespace"], metadata["name"])
-        self._instances = Instances(
-            self._key,
-            workload,
-            wanted,
-            deliveries=reconciler._deliveries,
-            references=reconciler._references,
-            record=lambda happening: reconciler._record(workload, happening),
-        )
+        self._instances = reconciler._instances(self._key, workload, wanted)
 
     async def run(self) -> float | None:
         """Returns after how many seconds to look again. Raises RunnerError after all else was done and written."""

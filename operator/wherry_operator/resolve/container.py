@@ -7,7 +7,16 @@ from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
-from wherry_operator.models import Container, Probe, VolumeMount, WorkloadProbe
+from wherry_operator.models import (
+    Container,
+    HttpGet,
+    Lifecycle,
+    LifecycleHandler,
+    Probe,
+    VolumeMount,
+    WorkloadHttpGet,
+    WorkloadProbe,
+)
 from wherry_operator.resolve import environment, quantity
 from wherry_operator.resolve.downward import Downward
 from wherry_operator.resolve.objects import Objects, ResolveError
@@ -66,6 +75,7 @@ def _fields(spec: Container, namespace: str, objects: Objects, downward: Downwar
         resources = quantity.resources((wanted and wanted.requests) or {}, (wanted and wanted.limits) or {})
     except ValueError as error:
         raise ResolveError(f"containers: {spec.name}: resources: {error}") from None
+    hooks = spec.lifecycle or Lifecycle()
     return {
         "name": spec.name,
         "module": protocol.ImageModule(reference=spec.image, pull_policy=spec.image_pull_policy),
@@ -79,6 +89,8 @@ def _fields(spec: Container, namespace: str, objects: Objects, downward: Downwar
         "stdin": bool(spec.stdin),
         "stdin_once": bool(spec.stdin_once),
         **{kind: _probe(getattr(spec, kind), spec) for kind in ("startup_probe", "liveness_probe", "readiness_probe")},
+        "post_start": _hook(hooks.post_start, spec),
+        "pre_stop": _hook(hooks.pre_stop, spec),
         "http": None if (port := serving_port(spec)) is None else protocol.HttpServer(port=port, movable=True),
     }
 
@@ -87,32 +99,45 @@ def _probe(probe: Probe | None, spec: Container) -> protocol.Probe | None:
     """A probe of a Pod's container. Raises ResolveError."""
     if probe is None:
         return None
-    asked = probe.http_get or probe.tcp_socket
+    asked = probe.http_get or probe.tcp_socket or probe.grpc
     if asked is None:
-        raise ResolveError(f"containers: {spec.name}: a probe must have httpGet or tcpSocket")
-    port = asked.port
-    if isinstance(port, str):
-        found = next((each.container_port for each in spec.ports or () if each.name == port), None)
-        if found is None:
-            raise ResolveError(f'containers: {spec.name}: a probe names the port "{port}", and no port has that name')
-        port = found
-    return wire_probe(probe, port=port, where=f"containers: {spec.name}: ")
+        raise ResolveError(f"containers: {spec.name}: a probe must have httpGet, tcpSocket or grpc")
+    return wire_probe(probe, port=_port(asked.port, spec, what="probe"), where=f"containers: {spec.name}: ")
+
+
+def _port(port: int | str, spec: Container, *, what: str) -> int:
+    """The number of a port that a probe or a hook names. Raises ResolveError."""
+    if isinstance(port, int):
+        return port
+    found = next((each.container_port for each in spec.ports or () if each.name == port), None)
+    if found is None:
+        raise ResolveError(f'containers: {spec.name}: a {what} names the port "{port}", and no port has that name')
+    return found
+
+
+def _hook(hook: LifecycleHandler | None, spec: Container) -> protocol.Hook | None:
+    """A hook of a Pod's container. Raises ResolveError."""
+    if hook is None:
+        return None
+    try:
+        if hook.sleep is not None:
+            return protocol.Hook(sleep_seconds=hook.sleep.seconds)
+        if hook.http_get is not None:
+            port = _port(hook.http_get.port, spec, what="hook")
+            return protocol.Hook(port=port, path=_path(hook.http_get), headers=_headers(hook.http_get))
+    except ValidationError as error:
+        raise ResolveError(f"containers: {spec.name}: a hook's {_first(error)}") from None
+    raise ResolveError(f"containers: {spec.name}: a hook must have httpGet or sleep")
 
 
 def wire_probe(probe: Probe | WorkloadProbe, *, port: int | None, where: str) -> protocol.Probe:
     """A probe, with the kubelet's defaults (pkg/apis/core/v1/defaults.go). Raises ResolveError."""
-    path = None
-    if probe.http_get is not None:
-        given = probe.http_get.path or "/"
-        path = given if given.startswith("/") else f"/{given}"
     try:
         return protocol.Probe(
             port=port,
-            path=path,
-            headers=tuple(
-                protocol.ProbeHeader(name=each.name, value=each.value)
-                for each in (probe.http_get.http_headers if probe.http_get else None) or ()
-            ),
+            path=_path(probe.http_get) if probe.http_get is not None else None,
+            headers=_headers(probe.http_get) if probe.http_get is not None else (),
+            grpc_service=(probe.grpc.service or "") if isinstance(probe, Probe) and probe.grpc is not None else None,
             initial_delay_seconds=probe.initial_delay_seconds or 0,
             period_seconds=probe.period_seconds or 10,
             timeout_seconds=probe.timeout_seconds or 1,
@@ -121,9 +146,22 @@ def wire_probe(probe: Probe | WorkloadProbe, *, port: int | None, where: str) ->
             grace_seconds=getattr(probe, "termination_grace_period_seconds", None),
         )
     except ValidationError as error:
-        (first, *_) = error.errors(include_input=False, include_url=False)
-        field = ".".join(map(str, first["loc"]))
-        raise ResolveError(f"{where}a probe's {field}: {first['msg']}") from None
+        raise ResolveError(f"{where}a probe's {_first(error)}") from None
+
+
+def _path(asked: HttpGet | WorkloadHttpGet) -> str:
+    given = asked.path or "/"
+    return given if given.startswith("/") else f"/{given}"
+
+
+def _headers(asked: HttpGet | WorkloadHttpGet) -> tuple[protocol.ProbeHeader, ...]:
+    return tuple(protocol.ProbeHeader(name=each.name, value=each.value) for each in asked.http_headers or ())
+
+
+def _first(error: ValidationError) -> str:
+    """Which field is wrong, and how; not its value."""
+    (first, *_) = error.errors(include_input=False, include_url=False)
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
 def serving_port(spec: Container) -> int | None:

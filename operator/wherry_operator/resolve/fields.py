@@ -79,7 +79,6 @@ POD = _table(
 """Fields of `PodSpec`."""
 
 REFUSED_OF_CONTAINER = {
-    "lifecycle": "lifecycle hooks are not supported",
     "volumeDevices": "block devices can't be given to modules",
     "restartPolicyRules": "restartPolicyRules is not supported",
 }
@@ -94,13 +93,25 @@ REFUSED_OF_PORT = {
 PROBES = ("livenessProbe", "readinessProbe", "startupProbe")
 
 REFUSED_OF_PROBE = {
-    "exec": "a module has no other program to run; ask it by httpGet or tcpSocket",
-    "grpc": "gRPC probes are not supported; ask it by httpGet or tcpSocket",
+    "exec": "a module has no other program to run; ask it by httpGet, tcpSocket or grpc",
     "httpGet.host": "a probe asks its own container",
     "httpGet.scheme": "a server has no TLS; HTTP is asked",
     "tcpSocket.host": "a probe asks its own container",
 }
 """Why, by field of a probe."""
+
+REFUSED_OF_LIFECYCLE = {"stopSignal": "a module gets no signals"}
+"""Why, by field of `lifecycle`."""
+
+HOOKS = ("postStart", "preStop")
+
+REFUSED_OF_HOOK = {
+    "exec": "a module has no other program to run; use httpGet or sleep",
+    "tcpSocket": "no kubelet does it either; use httpGet or sleep",
+    "httpGet.host": "a hook asks its own container",
+    "httpGet.scheme": "a server has no TLS; HTTP is asked",
+}
+"""Why, by field of a hook."""
 
 REFUSED_OF_MAIN_CONTAINER = {
     "restartPolicy": "a container's own restartPolicy is not supported; that of the Pod counts",
@@ -115,6 +126,7 @@ CONTAINER = _table(
     envFrom=_HONOURED,
     image=_HONOURED,
     imagePullPolicy=_HONOURED,
+    lifecycle=_HONOURED,
     livenessProbe=_HONOURED,
     name=_HONOURED,
     ports=_HONOURED,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
 from wherry_operator.models import Object, PodSpec
@@ -34,7 +34,12 @@ def refusals(pod: Object, *, claims: Collection[str] = ()) -> list[str]:
             found += [f"spec.{kind}[{index}].{field}: {why}" for field, why in refused.items() if item.get(field)]
             for probe in fields.PROBES:
                 where = f"spec.{kind}[{index}].{probe}"
-                found += [f"{where}.{field}: {why}" for field, why in _refused_of_probe(item.get(probe) or {})]
+                found += [f"{where}.{field}: {why}" for field, why in _asked(item.get(probe), fields.REFUSED_OF_PROBE)]
+            lifecycle, where = item.get("lifecycle") or {}, f"spec.{kind}[{index}].lifecycle"
+            found += [f"{where}.{field}: {why}" for field, why in _asked(lifecycle, fields.REFUSED_OF_LIFECYCLE)]
+            for hook in fields.HOOKS:
+                refused_of_hook = _asked(lifecycle.get(hook), fields.REFUSED_OF_HOOK)
+                found += [f"{where}.{hook}.{field}: {why}" for field, why in refused_of_hook]
             for number, port in enumerate(item.get("ports") or ()):
                 where = f"spec.{kind}[{index}].ports[{number}]"
                 found += [f"{where}.{field}: {why}" for field, why in fields.REFUSED_OF_PORT.items() if port.get(field)]
@@ -49,13 +54,15 @@ def refusals(pod: Object, *, claims: Collection[str] = ()) -> list[str]:
     return found
 
 
-def _refused_of_probe(probe: Object) -> list[tuple[str, str]]:
+def _asked(of: Object | None, refused: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Which of the refused fields are set, and why they are refused."""
+
     def asks(field: str) -> bool:
         kind, _, inner = field.partition(".")
-        value = (probe.get(kind) or {}).get(inner) if inner else probe.get(kind)
+        value = ((of or {}).get(kind) or {}).get(inner) if inner else (of or {}).get(kind)
         return value is not None and value not in ("", "HTTP")
 
-    return [(field, why) for field, why in fields.REFUSED_OF_PROBE.items() if asks(field)]
+    return [(field, why) for field, why in refused.items() if asks(field)]
 
 
 def check(pod: Object, *, claims: Collection[str] = ()) -> None:

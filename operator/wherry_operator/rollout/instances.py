@@ -71,6 +71,8 @@ class Instance:
     """Its runner does not answer: what it said last may be old."""
     lost: bool = False
     """It has not answered for so long that the instance counts as gone (design §3.7)."""
+    leaving: bool = False
+    """It serves, its runner is about to end, and another runner may have one that takes its place."""
     restarts: int = 0
     ended_at: datetime | None = None
     exit_code: int = 0
@@ -165,6 +167,17 @@ def by_status(slot: Slot, entry: Json, *, silent: bool = False, lost: bool = Fal
         reason=entry.get("reason", ""),
         message=entry.get("message", ""),
     )
+
+
+def serves(status: protocol.WorkloadStatus) -> bool:
+    """Whether clients reach something of it."""
+    return any(each.port is not None for each in (*status.init_containers, *status.containers))
+
+
+def drains(status: protocol.WorkloadStatus) -> bool:
+    """Whether it has a use for its grace period: it serves, or did when it was asked to stop. A command can't be asked, so
+    waiting would only take its time."""
+    return serves(status) or status.phase is protocol.Phase.STOPPING
 
 
 def elapsed_seconds(since: datetime, now: datetime) -> float:

@@ -19,7 +19,8 @@ def plan(wanted: Wanted, instances: Sequence[Instance], memory: Memory, now: dat
     soonest = Soonest()
     old = [item for item in instances if item.slot.revision != wanted.revision]
     positions, older = latest(item for item in instances if item.slot.revision == wanted.revision)
-    stop = [item.slot for item in older] + [item.slot for item in old if item.ended or item.lost or item.stopping]
+    stop = [item.slot for item in older if not _serves_on(item, positions[item.slot.index], wanted, now, soonest)]
+    stop += [item.slot for item in old if item.ended or item.lost or item.stopping]
     old = [item for item in old if not (item.ended or item.lost)]
 
     kept, surplus = _fitting(positions.values(), wanted.replicas)
@@ -32,6 +33,9 @@ def plan(wanted: Wanted, instances: Sequence[Instance], memory: Memory, now: dat
     else:
         stop += _replaced(wanted, old, kept, now, soonest)
         room = max(0, wanted.replicas + wanted.max_surge - len(old) - standing) if old else wanted.replicas
+    if not wanted.recreate:
+        # At once, whatever maxSurge says: their runner does not wait.
+        run += [item.slot.next() for item in kept if item.leaving and not item.ended]
     for item in kept:
         if not item.ended:
             continue
@@ -51,6 +55,15 @@ def plan(wanted: Wanted, instances: Sequence[Instance], memory: Memory, now: dat
     start = memory.start or (now.replace(microsecond=0) if run else None)
     remembered = dataclasses.replace(Memory(revision=wanted.revision), start=start)
     return Plan(run=tuple(run), stop=tuple(stop), memory=remembered, again_seconds=soonest.seconds)
+
+
+def _serves_on(item: Instance, next_one: Instance, wanted: Wanted, now: datetime, soonest: Soonest) -> bool:
+    """Whether one whose runner is about to end has to serve until that which takes its place does."""
+    if not item.leaving or item.ended or next_one.available(wanted.min_ready_seconds, now):
+        return False
+    if next_one.ready:
+        soonest.after(next_one.wait_seconds(wanted.min_ready_seconds, now))
+    return True
 
 
 def _fitting(positions: Iterable[Instance], replicas: int) -> tuple[list[Instance], list[Instance]]:

@@ -75,7 +75,7 @@ class Refused(RunnerError):
 
     def __init__(self, refusal: Refusal) -> None:
         super().__init__(f"{refusal.reason.value}: {refusal.message}")
-        self.full = refusal.reason in (RefusalReason.TOO_LARGE, RefusalReason.NO_ROOM)
+        self.full = refusal.reason in (RefusalReason.TOO_LARGE, RefusalReason.NO_ROOM, RefusalReason.STOPPING)
         """The runner has no room for it now: another may have."""
         self.refusal = refusal
 
@@ -151,11 +151,13 @@ class RunnerClient:
         return await self._call(WorkloadStatus, "GET", _workload(workload_id))
 
     async def delete(
-        self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: int, keep_ended: bool = False
+        self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: int | None, keep_ended: bool = False
     ) -> WorkloadStatus | None:
-        """Stop and forget a workload: its status while it is there, None when it is gone. `keep_ended`: don't forget one that
-        ended by itself."""
-        query = {"epoch": str(epoch), "sequence": str(sequence), "grace": str(grace_seconds)}
+        """Stop and forget a workload: its status while it is there, None when it is gone. `grace_seconds`: None for its own.
+        `keep_ended`: don't forget one that ended by itself."""
+        query = {"epoch": str(epoch), "sequence": str(sequence)}
+        if grace_seconds is not None:
+            query["grace"] = str(grace_seconds)
         if keep_ended:
             query["keepEnded"] = "true"
         try:

@@ -20,6 +20,7 @@ from wherry_operator.models import Toleration
 from wherry_operator.placement import Demand, Needs, NodeFacts, RunnerFacts, Taint
 from wherry_operator.queue import Fatal, Key
 from wherry_operator.resolve.revision import Resolved
+from wherry_operator.rollout.instances import drains
 from wherry_operator.runners.client import Refused, RunnerClient
 from wherry_operator.runners.ledger import Ledger, Reserved, kind_of
 from wherry_operator.runners.registry import RunnerRegistry, RunnerState
@@ -54,6 +55,8 @@ class Place:
     """When it will be lost, if it stays silent; None: it is not silent, or lost already."""
     copies: bool = False
     """Another runner that can be reached has it as well."""
+    leaving: bool = False
+    """The runner can be reached, and is about to end."""
 
 
 class Term(Protocol):
@@ -200,9 +203,18 @@ class Deliveries:
         self._ledger.note(workload_id, name, owner, needs.demand, needs.ports)
         return self._place(name, None)
 
+    def has_others(self, runner: str) -> bool:
+        """Whether there is another runner that takes something new."""
+        return any(each.synced and not each.leaving for each in self._registry.states() if each.name != runner)
+
     def silent_hosts(self) -> frozenset[str]:
-        """Names, nodes and addresses of runners that are silent, and not lost: what they had may go on well."""
-        states = [state for state in self._registry.states() if not state.synced and self._left(state) > 0]
+        """Names, nodes and addresses of runners that are silent, and not lost: what they had may go on well. One that said it
+        would end has ended."""
+        states = [
+            state
+            for state in self._registry.states()
+            if not state.synced and not state.leaving and self._left(state) > 0
+        ]
         known = {(state.info.node, state.info.address) for state in states if state.info is not None}
         return frozenset({*(state.name for state in states), *(state.node for state in states), *sum(known, ())} - {""})
 
@@ -256,9 +268,11 @@ class Deliveries:
                 self.forget(owner.uid, workload_id)  # that one is full; another may not be
             raise
 
-    async def delete(self, workload_id: str, runner: str, *, grace_seconds: int, keep_ended: bool = False) -> bool:
-        """Stop and forget the workload on the runner; True once it is gone. `keep_ended`: one that ended by itself, perhaps
-        unheard as yet, stays. Raises RunnerError, Deposed."""
+    async def delete(
+        self, workload_id: str, runner: str, *, grace_seconds: int | None, keep_ended: bool = False
+    ) -> bool:
+        """Stop and forget the workload on the runner; True once it is gone. `grace_seconds`: None for its own. `keep_ended`: one
+        that ended by itself, perhaps unheard as yet, stays. Raises RunnerError, Deposed."""
         client = self._registry.client(runner)
         if client is None:
             return True
@@ -289,7 +303,8 @@ class Deliveries:
             return await send()
 
     async def drop(self, owner_uid: str) -> bool:
-        """Stop and forget all of an object that is gone; True once nothing is left where it can be reached."""
+        """Stop and forget all of an object that is gone; True once nothing is left where it can be reached. What serves has its
+        grace period to finish what it has."""
         left = False
         for workload_id in self.instances(owner_uid):
             stays = False
@@ -298,7 +313,8 @@ class Deliveries:
                 state = self._registry.state(name)
                 if state is None or not state.synced:
                     continue  # once it is back, it is swept
-                if not await self.delete(workload_id, name, grace_seconds=0):
+                status = state.statuses.get(workload_id)
+                if not await self.delete(workload_id, name, grace_seconds=grace_to_end(status)):
                     stays = True
             if stays:
                 left = True
@@ -339,6 +355,7 @@ class Deliveries:
             info=state.info if state else None,
             lost=left is not None and left <= 0,
             lost_in_seconds=left if left is not None and left > 0 else None,
+            leaving=reachable and state is not None and state.leaving,
         )
 
     def state_of(self, state: RunnerState) -> Literal["ready", "syncing", "silent", "lost"]:
@@ -373,6 +390,7 @@ class Deliveries:
         return RunnerFacts(
             name=state.name,
             ready=state.synced,
+            leaving=state.leaving,
             workloads=max(len(state.statuses), self._ledger.count(state.name)),
             max_workloads=info.max_workloads,
             kept=self._ledger.kept(state.name),
@@ -385,6 +403,11 @@ class Deliveries:
             ports=self._ledger.ports(state.name),
             has_module=bool(module) and self._ledger.has_module(state.name, module),
         )
+
+
+def grace_to_end(status: protocol.WorkloadStatus | None) -> int | None:
+    """The grace period of what nobody asks for any more: its own, if it has a use for it."""
+    return None if status is not None and drains(status) else 0
 
 
 def _ports_of(status: protocol.WorkloadStatus) -> frozenset[int] | None:

@@ -37,6 +37,9 @@ FIRST_BACKOFF_SECONDS = 0.2
 LAST_BACKOFF_SECONDS = 10.0
 """One that is away for long is tried often enough for a node that comes back."""
 
+LEFT_BACKOFF_SECONDS = 1.0
+"""The same for one that said it would end: most are back soon, and the next one to be upgraded waits for no operator."""
+
 OnChange = Callable[[Owner | None, str, str], None]
 """Owner (None where unknown), workload id, runner's name."""
 
@@ -68,6 +71,8 @@ class RunnerState:
     """When it was last heard, in seconds of the registry's monotonic clock; None: never."""
     silent_since: float | None = None
     """Since when nothing was heard of it, by the same clock: since we look for it, if it was never heard. None: it is synced."""
+    leaving: bool = False
+    """It said that it is about to end: it takes nothing new, and what serves there won't for long."""
     departed: bool = False
     """Discovery does not name it any more."""
     statuses: dict[str, WorkloadStatus] = field(default_factory=dict)
@@ -251,7 +256,7 @@ class RunnerRegistry:
                 await self._clients.pop(name).close()
                 return
             await self._clock.sleep(delay * random.uniform(0.5, 1.0))
-            delay = min(2 * delay, LAST_BACKOFF_SECONDS)
+            delay = min(2 * delay, LEFT_BACKOFF_SECONDS if state.leaving else LAST_BACKOFF_SECONDS)
 
     async def _follow(self, state: RunnerState, client: RunnerClient) -> None:
         self._connected(state, await client.info(), client)
@@ -273,7 +278,7 @@ class RunnerRegistry:
                         self._synced(state, snapshot)
                         snapshot = {}
                     case HeartbeatEvent():
-                        pass
+                        self._leaves(state, event.leaving)
 
     def _connected(self, state: RunnerState, info: RunnerInfo, client: RunnerClient) -> None:
         if info.runner != state.name:
@@ -293,8 +298,18 @@ class RunnerRegistry:
         if not state.connected:
             log.info("%s is connected (node %s, Wherry %s)", client, info.node or "none", info.wherry_version)
         state.info, state.connected, state.last_seen = info, True, self._clock.monotonic()
-        if changed:
+        if not self._leaves(state, info.leaving) and changed:
             self._tell_runner(state.name)
+
+    def _leaves(self, state: RunnerState, leaving: bool) -> bool:
+        """Take note of whether it is about to end; whether that was told on."""
+        if state.leaving == leaving:
+            return False
+        state.leaving = leaving
+        if leaving:
+            log.info('runner "%s" is about to end', state.name)
+        self._tell_runner(state.name)
+        return True
 
     def _synced(self, state: RunnerState, snapshot: dict[str, WorkloadStatus]) -> None:
         before, state.statuses = state.statuses, snapshot

@@ -52,6 +52,8 @@ class Observed:
     problem: Problem | None = None
     unreachable: bool = False
     """Its runner is silent: what it said last may be old."""
+    leaving: bool = False
+    """Its runner is about to end."""
     deferred: str = ""
     """Why the resources that it asks for have to wait."""
 
@@ -337,10 +339,12 @@ def _conditions(
         ready = (False, "ContainersNotReady", f"containers with unready status: [{' '.join(unready)}]")
     else:
         ready = (True, "", "")
+    # What can't move serves on for a moment; its Services are to lead elsewhere.
+    led = (False, "RunnerLeaving", f"runner {observed.runner} is about to end") if observed.leaving else (True, "", "")
     result = [
         condition(_BEGUN, begun and not terminal, "", _placement(statuses, observed.runner)),
         condition("Initialized", not missing, *_initialized_reason(phase, missing)),
-        condition("Ready", *_with_gates(pod, before, ready)),
+        condition("Ready", *(_with_gates(pod, before, ready) if not ready[0] or led[0] else led)),
         condition("ContainersReady", *ready),
     ]
     scheduled = before.get("PodScheduled")

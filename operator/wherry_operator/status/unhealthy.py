@@ -1,4 +1,4 @@
-"""Probes that fail, as Events in the kubelet's words (pkg/kubelet/prober/prober.go).
+"""Probes and hooks that fail, as Events in the kubelet's words (pkg/kubelet/prober/prober.go, kuberuntime_container.go).
 
 A runner tells a failure when it is another one than before, and else once a minute; so nothing here has to limit them, but for
 those of many instances. What was told is remembered in this process only: the next one tells it once more.
@@ -6,10 +6,10 @@ those of many instances. What was told is remembered in this process only: the n
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from wherry_operator.status.happenings import WARNING, Happening
-from wherry_runner.protocol import WorkloadStatus
+from wherry_runner.protocol import ContainerStatus, WorkloadStatus
 
 AT_ONCE = 3
 """Told of one object at a time, at most."""
@@ -20,7 +20,8 @@ class Unhealthy:
 
     def __init__(self) -> None:
         self._told: dict[str, dict[tuple[str, str, str], tuple[str, int]]] = {}
-        """By the object's UID, the workload's id, the container and the probe: of which run, and how often it had failed."""
+        """By the object's UID, the workload's id, the container and the probe or hook: of which run, and how often it had
+        failed."""
 
     def gone(self, uid: str) -> None:
         """The object exists no more."""
@@ -33,12 +34,20 @@ class Unhealthy:
         found: list[Happening] = []
         for status in statuses:
             for container in (*status.init_containers, *status.containers):
-                for failure in container.probe_failures:
-                    key = (status.id, container.name, failure.probe)
-                    now[key] = (container.container_id, failure.count)
-                    message = f"{failure.probe} probe failed: {failure.message}"
+                for what, count, reason, message in _failures(container):
+                    key = (status.id, container.name, what)
+                    now[key] = (container.container_id, count)
                     if before.get(key) != now[key] and len(found) < AT_ONCE:
-                        found.append(Happening(WARNING, "Unhealthy", message, container.name))
+                        found.append(Happening(WARNING, reason, message, container.name))
         if now:
             self._told[uid] = now
         return found
+
+
+def _failures(container: ContainerStatus) -> Iterator[tuple[str, int, str, str]]:
+    """Of what, the how-manieth, and reason and message of its Event."""
+    for probe in container.probe_failures:
+        yield probe.probe, probe.count, "Unhealthy", f"{probe.probe} probe failed: {probe.message}"
+    for hook in container.hook_failures:
+        # Without its message, which may tell what the server answered.
+        yield hook.hook, 1, f"Failed{hook.hook}Hook", f"{hook.hook}Hook failed"

@@ -12,7 +12,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import functools
 import hashlib
 import logging
 import secrets
@@ -30,17 +29,16 @@ from wherry_runner.execution.engine import (
     Guest,
     GuestExit,
     GuestLog,
-    ModuleKind,
     StartRefused,
     Variant,
 )
 from wherry_runner.journal.journals import NOTHING, Past
 from wherry_runner.lives import idling, order, starting, words
 from wherry_runner.lives.backoff import BackOff
+from wherry_runner.lives.beside import Beside
 from wherry_runner.lives.listeners import Listener, PortError
 from wherry_runner.lives.order import Role
 from wherry_runner.lives.packed import Packed
-from wherry_runner.lives.probing import Probes, Target
 from wherry_runner.lives.surroundings import Surroundings
 from wherry_runner.logs import folders as log_folders
 from wherry_runner.modules.errors import ModuleError
@@ -83,24 +81,20 @@ class ContainerLife:
 
     __slots__ = (
         "_around",
+        "_beside",
         "_compiled",
         "_container_id",
         "_digest",
         "_end",
         "_end_before",
         "_held",
-        "_idle",
         "_image",
         "_image_digest",
-        "_listener",
         "_module_back_off",
         "_policy",
-        "_probes",
         "_restart_back_off",
         "_restart_count",
-        "_resting",
         "_run",
-        "_serves",
         "_spec",
         "_state",
         "_stopping",
@@ -109,7 +103,6 @@ class ContainerLife:
         "_version",
         "_waiting",
         "_waiting_state",
-        "_why",
         "begun",
         "finished",
         "log_slot",
@@ -155,18 +148,7 @@ class ContainerLife:
         """How the newest run that has ended did; `_end_before`: the one before that."""
         self._end_before: protocol.Terminated | None = None
         self._run: Run | None = None
-        self._listener: Listener | None = None
-        """Of a server: open from before its first run until it is to be reached no more."""
-        self._serves = False
-        """The run that there is takes connections."""
-        self._probes: Probes | None = None
-        """Of the run that there is, if its spec has any."""
-        self._resting = False
-        """The run that there is was asked to end, for nobody asked it."""
-        self._idle = False
-        """From then until another that takes connections has followed: it is as ready as it was."""
-        self._why = ""
-        """Why the run that there is was asked to end."""
+        self._beside = Beside(spec.name, around)
         self._stopping = False
         self._held = False
         self._waiting: asyncio.Future[Any] | None = None
@@ -184,7 +166,7 @@ class ContainerLife:
     @property
     def status(self) -> protocol.ContainerStatus:
         """The container as it is."""
-        state = self._state
+        state, beside = self._state, self._beside
         terminated = isinstance(state, protocol.Terminated)
         return protocol.ContainerStatus(
             name=self.name,
@@ -194,9 +176,10 @@ class ContainerLife:
             restart_count=self._restart_count,
             ready=self.succeeded if self.role is Role.INIT else self._ready,
             started=self._started,
-            port=self._listener.port if self._listener is not None else None,
-            idle=self._idle and self._run is None,
-            probe_failures=tuple(self._probes.failures.values()) if self._probes is not None else (),
+            port=beside.listener.port if beside.listener is not None else None,
+            idle=beside.idle and self._run is None,
+            probe_failures=beside.probe_failures,
+            hook_failures=beside.hook_failures,
             image=self._image,
             module_digest=self._digest,
             image_digest=self._image_digest,
@@ -207,15 +190,11 @@ class ContainerLife:
         """Of a command: it runs. Of a server: it takes connections."""
         if not isinstance(self._state, protocol.Running):
             return False
-        return self._idle or self._takes_requests
-
-    @property
-    def _takes_requests(self) -> bool:
-        return (self._listener is None or self._serves) and (self._probes is None or self._probes.ready)
+        return self._beside.idle or self._beside.takes_requests
 
     @property
     def _started(self) -> bool:
-        return isinstance(self._state, protocol.Running) and (self._probes is None or self._probes.started)
+        return isinstance(self._state, protocol.Running) and self._beside.started
 
     @property
     def succeeded(self) -> bool:
@@ -231,6 +210,11 @@ class ContainerLife:
     def running(self) -> bool:
         """Whether a guest runs now."""
         return self._run is not None
+
+    @property
+    def serves(self) -> bool:
+        """Clients reach it, or will in a moment."""
+        return self._beside.listener is not None
 
     @property
     def module_digest(self) -> str:
@@ -276,7 +260,7 @@ class ContainerLife:
         """Start nothing more. A running guest runs on until it ends or is killed."""
         if self._stopping:
             return
-        self._stopping = True
+        self._stopping = self._beside.stopping = True
         self._break_off()
         if self._task is None and not self.finished:
             self._finish()
@@ -287,10 +271,17 @@ class ContainerLife:
         self._break_off()
 
     def drain(self) -> None:
-        """Let a server that runs finish what it has, and end; it takes no more connections. A command runs on."""
-        self._close_port()
+        """Run its hook; then let a server that runs finish what it has, and end: it takes no more connections. A command runs
+        on."""
         if self._run is not None:
-            self._run.guest.drain()
+            self._beside.drain(self._run.guest, self._unpacked().pre_stop)
+        else:
+            self._beside.close_port()
+
+    def expire(self) -> None:
+        """Its grace period is over."""
+        if self._run is not None:
+            self._beside.expire(self._run.guest)
 
     def kill(self, *, reason: str = "Error", message: str = "") -> None:
         """End the running guest at once."""
@@ -303,7 +294,7 @@ class ContainerLife:
         if self._task is not None:
             self._task.cancel()
             await asyncio.gather(self._task, return_exceptions=True)
-        self._close_port()
+        self._beside.close_port()
         if run is not None:
             run.guest.kill()
 
@@ -396,125 +387,54 @@ class ContainerLife:
                 return await self._ended(words.lost_with_executor(), started_at=None)
             await self._wait_for_better_times("CreateContainerError", str(error))
             return None
-        if self._restart_count and not self._idle:
+        if self._restart_count and not self._beside.idle:
             self._around.room.metrics.restarted()
         self.begun = True
-        if not self._idle:
-            self._set(protocol.Running(started_at=guest.started_at))
+        running = protocol.Running(started_at=guest.started_at)
         if self._stopping:
             guest.kill()
-        accompanying = self._accompany(guest)
+        self._beside.begin(guest, self._unpacked(), lambda: self._set(running))
         try:
             end = await guest.wait()
         except EngineLost:
             end = words.lost_with_executor()
         finally:
             self._run = None
-            self._serves = False
-            self._probes = None
-            for task in accompanying:
-                task.cancel()
-        if self._why and not end.message:
-            end = dataclasses.replace(end, message=self._why)
-        self._why = ""
+            self._beside.end()
+        if self._beside.why and not end.message:
+            end = dataclasses.replace(end, message=self._beside.why)
+        self._beside.why = ""
         if end.http is not None:
             self._around.room.metrics.served(end.http)
         self._around.room.metrics.network_refused(end.refused)
-        resting, self._resting = self._resting, False
-        if resting and end.exit_code == 0 and self._listener is not None:
-            await self._rest(self._listener, await self._note(end, started_at=guest.started_at))
+        resting, self._beside.resting = self._beside.resting, False
+        if resting and end.exit_code == 0 and self._beside.listener is not None:
+            await self._rest(self._beside.listener, await self._note(end, started_at=guest.started_at))
             return None
         return await self._ended(end, started_at=guest.started_at)
 
     async def _rest(self, listener: Listener, end: protocol.Terminated) -> None:
         """Be there without a process until a client comes. What is to be started for it is no restart."""
-        self._idle = True
+        self._beside.idle = True
         self._around.on_change()
         with contextlib.suppress(OSError):  # without a descriptor to spare it does not rest
             await self._unless_stopped(idling.until_called(listener.descriptor))
         if self._stopping or self._held:
-            self._idle = False
+            self._beside.idle = False
+            self._around.room.metrics.ended(end.reason)
             self._end, self._end_before = end, self._end
-
-    def _accompany(self, guest: Guest) -> list[asyncio.Task[None]]:
-        """What goes on beside a run, and ends with it."""
-        spec, tasks = self._unpacked(), []
-        if self._listener is not None:
-            tasks.append(asyncio.create_task(self._watch_serving(guest)))
-            if spec.http is not None and spec.http.idle_seconds is not None:
-                tasks.append(asyncio.create_task(self._end_when_idle(guest, spec.http.idle_seconds)))
-        if spec.startup_probe or spec.liveness_probe or spec.readiness_probe:
-            target = Target(
-                address=self._around.room.listeners.address,
-                port=lambda: self._listener.port if self._listener is not None else None,
-                named=lambda: self._listener.wanted if self._listener is not None else None,
-                serves=lambda: self._serves,
-            )
-
-            def on_failure(why: str, grace_seconds: float | None) -> None:
-                seconds = self._around.grace_seconds if grace_seconds is None else grace_seconds
-                self._end_run(guest, f"Container {self.name} {why}", seconds)
-
-            self._probes = Probes(spec=spec, target=target, on_change=self._changed, on_failure=on_failure)
-            tasks.append(asyncio.create_task(self._probes.run()))
-        return tasks
-
-    def _end_run(self, guest: Guest, message: str, grace_seconds: float) -> None:
-        """End a run that another may follow: a server has its time to finish what it has."""
-        log.info("workload %s: %s", self._around.id, message)
-        self._why = message
-        if self._serves and grace_seconds > 0:
-            _drain(guest, message, grace_seconds)
-        else:
-            guest.kill(message=message)
-
-    async def _watch_serving(self, guest: Guest) -> None:
-        if await guest.serving():
-            self._serves = True
-            self._changed()
-
-    def _changed(self) -> None:
-        if self._takes_requests:
-            self._idle = False
-        self._around.on_change()
-
-    async def _end_when_idle(self, guest: Guest, seconds: float) -> None:
-        # Stopped or ended by a probe, it is on its way already.
-        if (
-            await guest.serving()
-            and await idling.is_idle(guest.http_counts, seconds)
-            and not (self._stopping or self._why)
-        ):
-            self._resting = True
-            _drain(guest, "it did not end when nobody asked it", self._around.grace_seconds)
-
-    def _open_port(self, spec: protocol.Container, compiled: CompiledModule) -> None:
-        """Have a server's port open, and none for a command. Raises PortError, StartRefused."""
-        if compiled.kind is not ModuleKind.HTTP:
-            return self._close_port()
-        if spec.http is None:
-            raise StartRefused("it serves HTTP, and nothing says on which port: name one for the container")
-        if self._listener is not None and self._listener.wanted != spec.http.port:
-            self._close_port()
-        if self._listener is None:
-            self._listener = self._around.room.listeners.open(spec.http.port, movable=spec.http.movable)
-
-    def _close_port(self) -> None:
-        if self._listener is not None:
-            self._listener.close()
-            self._listener = None
 
     async def _begin(self, compiled: CompiledModule) -> Guest:
         """Start the next run. Raises VolumeError, PortError, StartRefused, EngineLost, OSError."""
         around, room, spec, version = self._around, self._around.room, self._unpacked(), self._version
         now = asyncio.get_running_loop().time
         container_id = secrets.token_hex(32)
-        number = self._restart_count + (1 if self._container_id and not self._idle else 0)
+        number = self._restart_count + (1 if self._container_id and not self._beside.idle else 0)
         folder = self.log_folder
         guest_log = GuestLog(path=log_folders.log_file(folder, number), slot=self.log_slot)
-        self._open_port(spec, compiled)
+        self._beside.open_port(spec, compiled)
         guest_spec = starting.guest_spec(
-            spec, compiled, around, container_id=container_id, log=guest_log, listener=self._listener
+            spec, compiled, around, container_id=container_id, log=guest_log, listener=self._beside.listener
         )
         log_folders.make(folder)
         before = around.journal.past.get(self.name, NOTHING)
@@ -545,7 +465,8 @@ class ContainerLife:
     async def _ended(self, end: GuestExit, *, started_at: datetime | None) -> protocol.Terminated:
         """Note how the newest run ended: in the journal first, then for everybody."""
         terminated = await self._note(end, started_at=started_at)
-        self._idle = False
+        self._around.room.metrics.ended(end.reason)
+        self._beside.idle = False
         self._end, self._end_before = terminated, self._end
         self._set(terminated)
         return terminated
@@ -565,15 +486,14 @@ class ContainerLife:
         except OSError as error:
             # It is told nevertheless: the object's status is the second record of it (protocol.History).
             log.error("workload %s, container %s: its end is not journaled: %s", self._around.id, self.name, error)
-        self._around.room.metrics.ended(end.reason)
         return terminated
 
     # --- pauses -------------------------------------------------------------------------------------------------------
 
     async def _wait_for_better_times(self, reason: str, message: str) -> None:
         """Say why there is no run, and wait until it may be tried again."""
-        self._idle = False
-        self._close_port()
+        self._beside.idle = False
+        self._beside.close_port()
         settings, now = self._around.room.back_off, asyncio.get_running_loop().time
         back_off = self._module_back_off = self._module_back_off or BackOff(settings)
         failed_at = now()
@@ -593,7 +513,7 @@ class ContainerLife:
         await self._pause(settings.settle)
         remaining = back_off.remaining(ended_at, now())
         if remaining > 0 and not self._stopping and not self._held:
-            self._close_port()
+            self._beside.close_port()
             text = words.crash_loop(self.name, self._around.owner, back_off.delay)
             self._set(protocol.Waiting(reason="CrashLoopBackOff", message=words.cut(text)))
             await self._pause(remaining)
@@ -657,7 +577,7 @@ class ContainerLife:
             self._state = self._end
         elif self._is_in_progress():
             self._state = self._waiting_state
-        self._close_port()
+        self._beside.close_port()
         self.finished = True
         self._spec, self._compiled = _NO_SPEC, None
         self._around.on_change()
@@ -677,12 +597,6 @@ class ContainerLife:
             self._compiled = compiled
             spec = spec.model_copy(update={"module": spec.module.model_copy(update={"data": b""})})
         self._spec = Packed(spec)
-
-
-def _drain(guest: Guest, message: str, grace_seconds: float) -> None:
-    """Let a server finish what it has, and kill it if that takes longer."""
-    guest.drain()
-    asyncio.get_running_loop().call_later(grace_seconds, functools.partial(guest.kill, message=message))
 
 
 _NO_SPEC: protocol.Container = protocol.Container(name="none", module=protocol.ImageModule(reference="none"))

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from wherry_runner import protocol
+from wherry_runner.lives import asking, grpc_health
+from wherry_runner.lives.asking import Target
 
 MAX_HEAD_BYTES = 64 << 10
 """Of an answer to a probe: its first line is all that is read of it."""
@@ -39,19 +41,6 @@ class Count:
         self._last = succeeded
         enough = self._run >= (self.success_threshold if succeeded else self.failure_threshold)
         return succeeded if enough else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Target:
-    """Who is asked."""
-
-    address: str
-    port: Callable[[], int | None]
-    """Where it is reached now; None: nowhere."""
-    named: Callable[[], int | None]
-    """The port that its spec names for it."""
-    serves: Callable[[], bool]
-    """Whether it takes connections."""
 
 
 @dataclass(kw_only=True)
@@ -139,10 +128,14 @@ class Probes:
 
 async def attempt(probe: protocol.Probe, target: Target) -> str:
     """Ask once. Why that failed, as a kubelet says it (k8s.io/kubernetes/pkg/probe); empty: it did not."""
-    port = target.port()
-    if probe.port not in (None, target.named()):
-        port = None  # another one than its own: nobody is there
-    host = _host(target.address, port or probe.port or 0)
+    port = target.port_for(probe.port)
+    host = asking.host(target.address, port or probe.port or 0)
+    if probe.grpc_service is not None:
+        if port is None:
+            return grpc_health.refused(host, probe.timeout_seconds)
+        return await grpc_health.check(
+            target.address, port, host=host, service=probe.grpc_service, timeout_seconds=probe.timeout_seconds
+        )
     refused = f"dial tcp {host}: connect: connection refused"
     if probe.path is None:
         return "" if port is not None and target.serves() else refused
@@ -151,7 +144,8 @@ async def attempt(probe: protocol.Probe, target: Target) -> str:
         return f"{asked}: {refused}"
     try:
         async with asyncio.timeout(probe.timeout_seconds):
-            return await _get(probe, target.address, port)
+            request = asking.request(probe.path, probe.headers, host=host, agent="kube-probe/wherry")
+            return await _get(request, target.address, port)
     except TimeoutError:
         return f"{asked}: context deadline exceeded (Client.Timeout exceeded while awaiting headers)"
     except ConnectionRefusedError:
@@ -160,11 +154,11 @@ async def attempt(probe: protocol.Probe, target: Target) -> str:
         return f"{asked}: {error}"
 
 
-async def _get(probe: protocol.Probe, address: str, port: int) -> str:
+async def _get(request: bytes, address: str, port: int) -> str:
     """Ask by HTTP: what is neither a success nor a redirection is a failure. Raises OSError, ValueError."""
     reader, writer = await asyncio.open_connection(address, port, limit=MAX_HEAD_BYTES)
     try:
-        writer.write(_request(probe, address, port))
+        writer.write(request)
         words = (await reader.readline()).split(maxsplit=2)
     finally:
         # At once: who does not read must not keep it.
@@ -173,23 +167,3 @@ async def _get(probe: protocol.Probe, address: str, port: int) -> str:
         raise ValueError("malformed HTTP response")
     status = int(words[1])
     return "" if 200 <= status < 400 else f"HTTP probe failed with statuscode: {status}"
-
-
-def _host(address: str, port: int) -> str:
-    return f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-
-
-def _request(probe: protocol.Probe, address: str, port: int) -> bytes:
-    headers = {
-        "host": ("Host", _host(address, port)),
-        "user-agent": ("User-Agent", "kube-probe/wherry"),
-        "accept": ("Accept", "*/*"),
-    }
-    for each in probe.headers:
-        headers[each.name.lower()] = (each.name, each.value)
-    lines = [
-        f"GET {probe.path} HTTP/1.1",
-        *(f"{name}: {value}" for name, value in headers.values()),
-        "Connection: close",
-    ]
-    return "".join(f"{line}\r\n" for line in [*lines, ""]).encode()

@@ -32,6 +32,12 @@ TOMBSTONES = 10_000
 BATCH = 100
 """Statuses in one step of a watch: what is told of the last is what is true when the reader has taken those before."""
 
+LEAVE_LOOK_SECONDS = 0.1
+"""How often it is looked at, at most, whether anything still serves: it is one look at each workload."""
+
+WATCHED_SECONDS = 1.0
+"""How late it is noticed, at most, that nobody watches any more."""
+
 FORGET_AFTER_SECONDS = 24 * 3600.0
 """Counted from the first operator's watch: what no operator asked for by then was deleted while this runner was away."""
 
@@ -110,10 +116,35 @@ class Supervisor:
         self._tombstones: OrderedDict[str, Tombstone] = OrderedDict()
         self._subscriptions: set[Subscription] = set()
         self._forgetting: asyncio.TimerHandle | None = None
+        self._leaving = False
         self._stopping = False
         self._closed = False
         # Nobody will ask for the logs of what is not journaled any more.
         room.logs.retire_unless(journals.known)
+
+    @property
+    def leaving(self) -> bool:
+        """It is about to end, and takes nothing new."""
+        return self._leaving
+
+    async def leave(self, seconds: float) -> None:
+        """Tell who watches that the runner is about to end, and let what serves do so until they have taken it away, or for so
+        many seconds. Where nobody watches nothing is waited for."""
+        self._leaving = True
+        for subscription in self._subscriptions:
+            subscription.wake()
+        now, changes = asyncio.get_running_loop().time, Subscription()
+        until = now() + seconds
+        self._subscriptions.add(changes)
+        try:
+            while (left := until - now()) > 0 and len(self._subscriptions) > 1 and self._serves():
+                await changes.next(min(left, WATCHED_SECONDS))
+                await asyncio.sleep(min(left, LEAVE_LOOK_SECONDS))
+        finally:
+            self._subscriptions.discard(changes)
+
+    def _serves(self) -> bool:
+        return any(life.serves for life in self._lives.values())
 
     async def close(self, grace_seconds: float = 0.0) -> None:
         """End all lives: nothing is started any more; what runs may end by itself within its own grace period, or so long.
@@ -141,7 +172,7 @@ class Supervisor:
         self._accept_order(workload_id, order, life)
         if life is None and (deleted := self._tombstones.get(workload_id)) is not None and deleted.order == order:
             raise Refused(RefusalReason.STALE_SEQUENCE, f"{order} deleted this workload")
-        if self._stopping:
+        if self._stopping or (self._leaving and life is None):
             raise Refused(RefusalReason.STOPPING, "the runner is stopping")
         try:
             check(put)
@@ -194,17 +225,18 @@ class Supervisor:
         life.put(put)
 
     def delete(
-        self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: float, keep_ended: bool = False
+        self, workload_id: str, *, epoch: int, sequence: int, grace_seconds: float | None, keep_ended: bool = False
     ) -> protocol.WorkloadStatus | None:
-        """Stop a workload; once it has ended, forget it: with `keep_ended` only if it did so because it was stopped. None:
-        it is gone. Raises Refused."""
+        """Stop a workload, within its own grace period unless another is given; once it has ended, forget it: with `keep_ended`
+        only if it did so because it was stopped. None: it is gone. Raises Refused."""
         if self._closed:
             raise Refused(RefusalReason.STOPPING, "the runner has stopped")
         self._accept_epoch(epoch, sequence)
         life = self._lives.get(workload_id)
         self._accept_order(workload_id, (epoch, sequence), life)
         if life is not None and not life.ended:
-            life.stop(epoch=epoch, sequence=sequence, grace_seconds=grace_seconds)
+            seconds = life.grace_seconds if grace_seconds is None else grace_seconds
+            life.stop(epoch=epoch, sequence=sequence, grace_seconds=seconds)
             return life.status
         if keep_ended and life is not None and not life.stopped:
             return life.status
@@ -333,15 +365,17 @@ class Supervisor:
         try:
             for some in _in_batches(list(self._lives)):
                 yield [protocol.StatusEvent(status=self._lives[each].status) for each in some if each in self._lives]
-            yield [protocol.SyncedEvent(info=info)]
+            told = self._leaving
+            yield [protocol.SyncedEvent(info=info.model_copy(update={"leaving": told}))]
             last = False
             while not last:
                 last = self._closed
                 changed = await subscription.next(0.0 if last else heartbeat)
                 for some in _in_batches(changed):
                     yield [self._event(workload_id) for workload_id in some]
-                if not changed and not self._closed:
-                    yield [protocol.HeartbeatEvent()]
+                if told != self._leaving or (not changed and not self._closed):
+                    told = self._leaving
+                    yield [protocol.HeartbeatEvent(leaving=told)]
         finally:
             self._subscriptions.discard(subscription)
 

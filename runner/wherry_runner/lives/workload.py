@@ -154,6 +154,11 @@ class WorkloadLife:
         """All containers, init containers first."""
         return self._containers
 
+    @property
+    def serves(self) -> bool:
+        """Clients reach something of it."""
+        return any(container.serves for container in self._containers)
+
     def container(self, name: str) -> ContainerLife | None:
         """A container by its name."""
         return next((each for each in self._containers if each.name == name), None)
@@ -302,7 +307,7 @@ class WorkloadLife:
                 self._finish()
         elif asyncio.get_running_loop().time() >= self._end_at:
             for container in ending:
-                container.kill()
+                container.expire()
         else:
             for container in ending:
                 container.drain()

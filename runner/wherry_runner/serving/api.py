@@ -164,7 +164,7 @@ class _Api:
         self._bodies = Bodies()
 
     async def info(self, _: web.Request) -> web.Response:
-        return _json(self._info)
+        return _json(self._info.model_copy(update={"leaving": self._supervisor.leaving}))
 
     async def get(self, request: web.Request) -> web.Response:
         return _json(self._supervisor.status(_workload_id(request)))
@@ -270,7 +270,7 @@ async def _streamed(request: web.Request, content_type: str) -> web.StreamRespon
 class _DeleteQuery(protocol.Wire):
     epoch: int
     sequence: int
-    grace: Annotated[float, Field(allow_inf_nan=False)] = 30.0
+    grace: Annotated[float, Field(allow_inf_nan=False)] | None = None
     keep_ended: bool = False
 
 
