@@ -65,11 +65,7 @@ pub async fn handle(
         Ok(_) => plain(StatusCode::BAD_REQUEST, "the request has no Host header"),
     };
     tally.status = response.status().as_u16();
-    Ok(response.map(|body| AnswerBody {
-        body,
-        outcome,
-        _tally: tally,
-    }))
+    Ok(response.map(|body| AnswerBody { body, outcome, tally }))
 }
 
 /// Whether a request says which host it is for; a client of HTTP/1.0 need not, and then it is this one.
@@ -263,7 +259,7 @@ impl Tally {
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        self.phase.waiting();
+        self.phase.done();
         self.counts.request_over();
         if self.status != 0 {
             self.counts.answered(self.status, self.begun.elapsed());
@@ -275,7 +271,7 @@ impl Drop for Tally {
 pub struct AnswerBody {
     body: WasiBody,
     outcome: Outcome,
-    _tally: Tally,
+    tally: Tally,
 }
 
 impl Body for AnswerBody {
@@ -288,7 +284,10 @@ impl Body for AnswerBody {
                 Poll::Ready(Some(Err("the guest failed".into())))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(format!("{error:?}").into()))),
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+            Poll::Ready(Some(Ok(frame))) => {
+                self.tally.phase.moved();
+                Poll::Ready(Some(Ok(frame)))
+            }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         }
