@@ -138,7 +138,7 @@ SERVER = f"""(component
     (data (i32.const 1056) "asked\\0a")
     (data (i32.const 1072) "half\\0a")
     (data (i32.const 1088) "grpc-status0")
-    (global $told (mut i32) (i32.const 0))
+    (global $asked (mut i32) (i32.const 0))
     (func $sleep (param $nanoseconds i64) (call $block (call $subscribe (local.get $nanoseconds))))
     ;; The answer's head, and the stream of its body; the body itself is at 16.
     (func $begin (param $out i32) (result i32) (local $answer i32)
@@ -155,6 +155,15 @@ SERVER = f"""(component
       (local.set $stream (call $begin (local.get $out)))
       (call $write (local.get $stream) (i32.const 1024) (i32.const 16) (i32.const 32))
       (call $end (local.get $stream)))
+    ;; How many requests this instance has had, as one digit.
+    (func $count (param $out i32) (local $stream i32)
+      (local.set $stream (call $begin (local.get $out)))
+      (i32.store8 (i32.const 1104) (i32.add (i32.const 48) (global.get $asked)))
+      (call $write (local.get $stream) (i32.const 1104) (i32.const 1) (i32.const 32))
+      (call $end (local.get $stream)))
+    ;; An answer that is not finished, and not given up either.
+    (func $hold (param $out i32)
+      (call $write (call $begin (local.get $out)) (i32.const 1024) (i32.const 16) (i32.const 32)))
     ;; With a trailer, as gRPC has it.
     (func $trail (param $out i32) (local $stream i32) (local $trailers i32)
       (local.set $stream (call $begin (local.get $out)))
@@ -192,6 +201,7 @@ SERVER = f"""(component
         (br $more)))
       (call $drop-out (local.get $stream)))
     (func (export "handle") (param $request i32) (param $out i32) (local $what i32) (local $stream i32)
+      (global.set $asked (i32.add (global.get $asked) (i32.const 1)))
       (call $path (local.get $request) (i32.const 0))
       ;; The letter behind the slash says what to do.
       (local.set $what (i32.load8_u (i32.add (i32.load (i32.const 4)) (i32.const 1))))
@@ -203,6 +213,10 @@ SERVER = f"""(component
         (call $drain (local.get $request) (local.get $out)) (return)))
       (if (i32.eq (local.get $what) (i32.const 103)) (then ;; g: a trailer
         (call $trail (local.get $out)) (return)))
+      (if (i32.eq (local.get $what) (i32.const 99)) (then ;; c: count
+        (call $count (local.get $out)) (return)))
+      (if (i32.eq (local.get $what) (i32.const 107)) (then ;; k: keep an answer
+        (call $hold (local.get $out)) (return)))
       (if (i32.eq (local.get $what) (i32.const 115)) (then ;; s: spin
         (loop $forever (br $forever))))
       (if (i32.eq (local.get $what) (i32.const 119)) (then ;; w: wait half a second
@@ -246,5 +260,6 @@ SERVER = f"""(component
     (with "request-type" (type $request)) (with "outparam-type" (type $outparam)) (with "handle" (func $handle))))
   (export "wasi:http/incoming-handler@0.2.0" (instance $exported)))"""
 """Answers `hello over HTTP`; the first letter of the path says what it does before or instead: l(og), e(cho), r(ead the
-body), g(RPC's trailer), s(pin), w(ait half a second), n(ever answer), t(rap), q(uit without an answer), h(alf an answer,
-then a trap), p(our without end), m(emory: 16 MiB, for half a second)."""
+body), c(ount this instance's requests), g(RPC's trailer), k(eep an answer without an end), s(pin), w(ait half a second),
+n(ever answer), t(rap), q(uit without an answer), h(alf an answer, then a trap), p(our without end), m(emory: 16 MiB, for half
+a second)."""

@@ -18,6 +18,8 @@ pub struct Settings {
     pub idle_seconds: f64,
     /// Of a request's head.
     pub head_bytes: usize,
+    /// That one instance is given, one after the other.
+    pub instance_reuse: u32,
 }
 
 impl Settings {
