@@ -454,6 +454,7 @@ class WorkloadHttp(Model):
     service: WorkloadService | None = None
     max_requests: int | None = None
     request_timeout_seconds: int | None = None
+    instance_reuse: int | None = None
     idle: WorkloadIdle | None = None
 
 

@@ -52,6 +52,9 @@ HEARTBEAT_SECONDS = 10.0
 MAX_BODY_BYTES = 64 << 20
 """Largest PUT. Kubernetes objects reach 1.5 MB and a workload may mount several, base64 adds a third."""
 
+MAX_INSTANCE_REUSE = 1_000_000
+"""What a module forgets to give back is gone with its instance, so there is an end."""
+
 MAX_MESSAGE_CHARACTERS = 1024
 """Messages are cut to this: a status of hundreds of containers must still fit an object of Kubernetes."""
 
@@ -200,6 +203,8 @@ class HttpServer(Wire):
     """Worked on at once; one more is answered 503."""
     request_seconds: Annotated[float, Field(gt=0, le=86_400)] | None = None
     """For a request, until the guest is done with it."""
+    instance_reuse: Annotated[int, Field(ge=1, le=MAX_INSTANCE_REUSE)] | None = None
+    """Requests that one instance of the module serves, one after the other. None: 1, each request has its own."""
     idle_seconds: Annotated[float, Field(ge=0.1, le=86_400)] | None = None
     """After so long without a request it has no process, until the next one. None: it always has one."""
 

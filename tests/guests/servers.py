@@ -66,7 +66,11 @@ SERVER = f"""(component
     (export "outgoing-response" (type $response (sub resource)))
     (export "outgoing-body" (type $body (sub resource)))
     (export "response-outparam" (type $outparam (sub resource)))
+    (type $wrong (variant (case "invalid-syntax") (case "forbidden") (case "immutable")))
+    (export "header-error" (type $header-error (eq $wrong)))
     (export "[constructor]fields" (func (result (own $fields))))
+    (export "[method]fields.append" (func (param "self" (borrow $fields)) (param "name" string) (param "value" (list u8))
+      (result (result (error $header-error)))))
     (export "[method]incoming-request.path-with-query"
       (func (param "self" (borrow $request)) (result (option string))))
     (export "[method]incoming-request.consume"
@@ -100,6 +104,7 @@ SERVER = f"""(component
   (core func $write (canon lower (func $streams "[method]output-stream.blocking-write-and-flush") (memory (core memory $memory))))
   (core func $drop-out (canon resource.drop $output))
   (core func $fields (canon lower (func $types "[constructor]fields")))
+  (core func $append (canon lower (func $types "[method]fields.append") (memory (core memory $memory))))
   (core func $path (canon lower (func $types "[method]incoming-request.path-with-query")
     (memory (core memory $memory)) (realloc (core func $realloc))))
   (core func $consume (canon lower (func $types "[method]incoming-request.consume") (memory (core memory $memory))))
@@ -120,6 +125,7 @@ SERVER = f"""(component
     (import "host" "write" (func $write (param i32 i32 i32 i32)))
     (import "host" "drop-out" (func $drop-out (param i32)))
     (import "host" "fields" (func $fields (result i32)))
+    (import "host" "append" (func $append (param i32 i32 i32 i32 i32 i32)))
     (import "host" "path" (func $path (param i32 i32)))
     (import "host" "consume" (func $consume (param i32 i32)))
     (import "host" "stream" (func $stream (param i32 i32)))
@@ -131,7 +137,8 @@ SERVER = f"""(component
     (data (i32.const 1024) "hello over HTTP\\0a")
     (data (i32.const 1056) "asked\\0a")
     (data (i32.const 1072) "half\\0a")
-    (global $told (mut i32) (i32.const 0))
+    (data (i32.const 1088) "grpc-status0")
+    (global $asked (mut i32) (i32.const 0))
     (func $sleep (param $nanoseconds i64) (call $block (call $subscribe (local.get $nanoseconds))))
     ;; The answer's head, and the stream of its body; the body itself is at 16.
     (func $begin (param $out i32) (result i32) (local $answer i32)
@@ -148,6 +155,23 @@ SERVER = f"""(component
       (local.set $stream (call $begin (local.get $out)))
       (call $write (local.get $stream) (i32.const 1024) (i32.const 16) (i32.const 32))
       (call $end (local.get $stream)))
+    ;; How many requests this instance has had, as one digit.
+    (func $count (param $out i32) (local $stream i32)
+      (local.set $stream (call $begin (local.get $out)))
+      (i32.store8 (i32.const 1104) (i32.add (i32.const 48) (global.get $asked)))
+      (call $write (local.get $stream) (i32.const 1104) (i32.const 1) (i32.const 32))
+      (call $end (local.get $stream)))
+    ;; An answer that is not finished, and not given up either.
+    (func $hold (param $out i32)
+      (call $write (call $begin (local.get $out)) (i32.const 1024) (i32.const 16) (i32.const 32)))
+    ;; With a trailer, as gRPC has it.
+    (func $trail (param $out i32) (local $stream i32) (local $trailers i32)
+      (local.set $stream (call $begin (local.get $out)))
+      (call $write (local.get $stream) (i32.const 1024) (i32.const 16) (i32.const 32))
+      (call $drop-out (local.get $stream))
+      (local.set $trailers (call $fields))
+      (call $append (local.get $trailers) (i32.const 1088) (i32.const 11) (i32.const 1099) (i32.const 1) (i32.const 32))
+      (call $finish (i32.load (i32.const 16)) (i32.const 1) (local.get $trailers) (i32.const 32)))
     (func $echo (param $request i32) (param $out i32) (local $from i32) (local $to i32)
       (call $consume (local.get $request) (i32.const 48))
       (call $stream (i32.load (i32.const 52)) (i32.const 56))
@@ -177,6 +201,7 @@ SERVER = f"""(component
         (br $more)))
       (call $drop-out (local.get $stream)))
     (func (export "handle") (param $request i32) (param $out i32) (local $what i32) (local $stream i32)
+      (global.set $asked (i32.add (global.get $asked) (i32.const 1)))
       (call $path (local.get $request) (i32.const 0))
       ;; The letter behind the slash says what to do.
       (local.set $what (i32.load8_u (i32.add (i32.load (i32.const 4)) (i32.const 1))))
@@ -186,6 +211,12 @@ SERVER = f"""(component
         (call $echo (local.get $request) (local.get $out)) (return)))
       (if (i32.eq (local.get $what) (i32.const 114)) (then ;; r: read
         (call $drain (local.get $request) (local.get $out)) (return)))
+      (if (i32.eq (local.get $what) (i32.const 103)) (then ;; g: a trailer
+        (call $trail (local.get $out)) (return)))
+      (if (i32.eq (local.get $what) (i32.const 99)) (then ;; c: count
+        (call $count (local.get $out)) (return)))
+      (if (i32.eq (local.get $what) (i32.const 107)) (then ;; k: keep an answer
+        (call $hold (local.get $out)) (return)))
       (if (i32.eq (local.get $what) (i32.const 115)) (then ;; s: spin
         (loop $forever (br $forever))))
       (if (i32.eq (local.get $what) (i32.const 119)) (then ;; w: wait half a second
@@ -212,7 +243,8 @@ SERVER = f"""(component
     (with "host" (instance
       (export "subscribe" (func $subscribe)) (export "block" (func $block)) (export "stdout" (func $stdout))
       (export "read" (func $read)) (export "write" (func $write)) (export "drop-out" (func $drop-out))
-      (export "fields" (func $fields)) (export "path" (func $path)) (export "consume" (func $consume))
+      (export "fields" (func $fields)) (export "append" (func $append)) (export "path" (func $path))
+      (export "consume" (func $consume))
       (export "stream" (func $stream)) (export "response" (func $response)) (export "body" (func $body))
       (export "body-write" (func $body-write)) (export "finish" (func $finish)) (export "set" (func $set))))))
   (func $handle (param "request" (own $request)) (param "response-out" (own $outparam))
@@ -228,5 +260,6 @@ SERVER = f"""(component
     (with "request-type" (type $request)) (with "outparam-type" (type $outparam)) (with "handle" (func $handle))))
   (export "wasi:http/incoming-handler@0.2.0" (instance $exported)))"""
 """Answers `hello over HTTP`; the first letter of the path says what it does before or instead: l(og), e(cho), r(ead the
-body), s(pin), w(ait half a second), n(ever answer), t(rap), q(uit without an answer), h(alf an answer, then a trap),
-p(our without end), m(emory: 16 MiB, for half a second)."""
+body), c(ount this instance's requests), g(RPC's trailer), k(eep an answer without an end), s(pin), w(ait half a second),
+n(ever answer), t(rap), q(uit without an answer), h(alf an answer, then a trap), p(our without end), m(emory: 16 MiB, for half
+a second)."""

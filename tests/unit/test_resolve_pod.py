@@ -149,7 +149,14 @@ def test_working_directory_and_input_are_passed_on() -> None:
 def test_a_containers_port_is_where_it_serves() -> None:
     assert resolve(pod()).containers[0].http is None
     ports = [{"name": "metrics", "containerPort": 9090}, {"name": "http", "containerPort": 8080}]
-    assert resolve(pod({"ports": ports})).containers[0].http == protocol.HttpServer(port=8080, movable=True)
+    body = pod({"ports": ports})
+    assert resolve(body).containers[0].http == protocol.HttpServer(port=8080, movable=True)
+    body["metadata"]["annotations"] = {"wherry.dev/instance-reuse": "100"}
+    assert resolve(body).containers[0].http == protocol.HttpServer(port=8080, movable=True, instance_reuse=100)
+    for wrong in ("0", "1000001", "-1", "many", ""):
+        body["metadata"]["annotations"] = {"wherry.dev/instance-reuse": wrong}
+        with pytest.raises(ResolveError, match=r"wherry\.dev/instance-reuse must be a number from 1 to 1000000"):
+            resolve(body)
 
 
 @pytest.mark.parametrize(
@@ -362,8 +369,8 @@ def test_a_wasmworkload_says_its_limits_and_its_fuel() -> None:
 def test_a_wasmworkload_that_serves_gets_a_port_of_its_runners() -> None:
     assert workloads.resolve(workload(), {}).workload.containers[0].http is None
     assert workloads.resolve(workload(http={}), {}).workload.containers[0].http == protocol.HttpServer()
-    bounds = {"maxRequests": 7, "requestTimeoutSeconds": 3}
-    expected = protocol.HttpServer(max_requests=7, request_seconds=3)
+    bounds = {"maxRequests": 7, "requestTimeoutSeconds": 3, "instanceReuse": 9}
+    expected = protocol.HttpServer(max_requests=7, request_seconds=3, instance_reuse=9)
     assert workloads.resolve(workload(http=bounds), {}).workload.containers[0].http == expected
 
 

@@ -34,9 +34,10 @@ def container(
     downward: Downward,
     argv0: Any,
     network: protocol.Network | None = None,
+    instance_reuse: int | None = None,
 ) -> protocol.Container:
     """A container, resolved. Raises ResolveError."""
-    return protocol.Container(**_fields(spec, namespace, objects, downward, argv0), network=network)
+    return protocol.Container(**_fields(spec, namespace, objects, downward, argv0, instance_reuse), network=network)
 
 
 def init_container(
@@ -47,6 +48,7 @@ def init_container(
     downward: Downward,
     argv0: Any,
     network: protocol.Network | None = None,
+    instance_reuse: int | None = None,
 ) -> protocol.InitContainer:
     """An init container or a sidecar, resolved. Raises ResolveError."""
     policy = spec.restart_policy
@@ -55,13 +57,20 @@ def init_container(
             f"initContainers: {spec.name}: restartPolicy {policy} is not supported; Always (a sidecar) is"
         )
     return protocol.InitContainer(
-        **_fields(spec, namespace, objects, downward, argv0),
+        **_fields(spec, namespace, objects, downward, argv0, instance_reuse),
         network=network,
         restart_policy="Always" if policy else None,
     )
 
 
-def _fields(spec: Container, namespace: str, objects: Objects, downward: Downward, argv0: Any) -> dict[str, Any]:
+def _fields(
+    spec: Container,
+    namespace: str,
+    objects: Objects,
+    downward: Downward,
+    argv0: Any,
+    instance_reuse: int | None,
+) -> dict[str, Any]:
     values = environment.environment(
         spec.env or (),
         spec.env_from or (),
@@ -91,8 +100,13 @@ def _fields(spec: Container, namespace: str, objects: Objects, downward: Downwar
         **{kind: _probe(getattr(spec, kind), spec) for kind in ("startup_probe", "liveness_probe", "readiness_probe")},
         "post_start": _hook(hooks.post_start, spec),
         "pre_stop": _hook(hooks.pre_stop, spec),
-        "http": None if (port := serving_port(spec)) is None else protocol.HttpServer(port=port, movable=True),
+        "http": _server(spec, instance_reuse),
     }
+
+
+def _server(spec: Container, instance_reuse: int | None) -> protocol.HttpServer | None:
+    port = serving_port(spec)
+    return None if port is None else protocol.HttpServer(port=port, movable=True, instance_reuse=instance_reuse)
 
 
 def _probe(probe: Probe | None, spec: Container) -> protocol.Probe | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
 
@@ -19,6 +20,9 @@ from wherry_runner import protocol
 ARGV0_ANNOTATION = "wherry.dev/argv0"
 """`auto` puts the module's name first also for modules packed in Krustlet's way, `none` leaves it out for all others too
 (design §6); without the annotation it depends on the packing."""
+
+REUSE_ANNOTATION = "wherry.dev/instance-reuse"
+"""Requests that one instance of a server's module serves, one after the other; without it each request has its own."""
 
 
 def refusals(pod: Object, *, claims: Collection[str] = ()) -> list[str]:
@@ -105,16 +109,33 @@ def resolve(
     if argv0 not in (None, "auto", "none"):
         raise ResolveError(f"annotation {ARGV0_ANNOTATION} must be auto or none, not {argv0!r}")
     reach = network.of_pod(annotations)
+    reuse = _instance_reuse(annotations.get(REUSE_ANNOTATION))
     secrets = pull_secrets.read((secret.name for secret in spec.image_pull_secrets or ()), objects)
     grace = spec.termination_grace_period_seconds
     workload = protocol.Workload(
         owner=protocol.Owner(kind="Pod", namespace=namespace, name=metadata["name"], uid=metadata["uid"]),
         init_containers=tuple(
-            init_container(item, namespace=namespace, objects=objects, downward=downward, argv0=argv0, network=reach)
+            init_container(
+                item,
+                namespace=namespace,
+                objects=objects,
+                downward=downward,
+                argv0=argv0,
+                network=reach,
+                instance_reuse=reuse,
+            )
             for item in spec.init_containers or ()
         ),
         containers=tuple(
-            container(item, namespace=namespace, objects=objects, downward=downward, argv0=argv0, network=reach)
+            container(
+                item,
+                namespace=namespace,
+                objects=objects,
+                downward=downward,
+                argv0=argv0,
+                network=reach,
+                instance_reuse=reuse,
+            )
             for item in spec.containers
         ),
         volumes=tuple(
@@ -135,6 +156,15 @@ def resolve(
         content_revision=revision.of(workload),
         complaints=secrets.complaints,
     )
+
+
+def _instance_reuse(text: str | None) -> int | None:
+    if text is None:
+        return None
+    most = protocol.MAX_INSTANCE_REUSE
+    if not re.fullmatch("[0-9]{1,7}", text) or not 1 <= int(text) <= most:
+        raise ResolveError(f"annotation {REUSE_ANNOTATION} must be a number from 1 to {most}, not {text!r}")
+    return int(text)
 
 
 def _deadline(pod: Object, spec: PodSpec, now: datetime) -> datetime | None:

@@ -185,6 +185,7 @@ def _http(spec: WasmWorkloadSpec) -> protocol.HttpServer | None:
     return protocol.HttpServer(
         max_requests=spec.http.max_requests,
         request_seconds=spec.http.request_timeout_seconds,
+        instance_reuse=spec.http.instance_reuse,
         idle_seconds=spec.http.idle.after_seconds if spec.http.idle else None,
     )
 

@@ -12,7 +12,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-pub const PROTOCOL: u32 = 4;
+pub const PROTOCOL: u32 = 5;
 
 const MAX_HEADER_BYTES: usize = 64 << 10;
 const MAX_DESCRIPTORS: usize = 250;

@@ -17,7 +17,11 @@ const ELEMENT_BYTES: u64 = size_of::<usize>() as u64;
 pub struct Pool {
     limit: u64,
     used: AtomicU64,
+    make_room: Option<MakeRoom>,
 }
+
+/// Lets go of stores that are kept for later; whether there were any.
+type MakeRoom = Box<dyn Fn() -> bool + Send + Sync>;
 
 impl Pool {
     /// `limit` in bytes; none: only the address space limits it.
@@ -25,7 +29,19 @@ impl Pool {
         Pool {
             limit: limit.unwrap_or(u64::MAX),
             used: AtomicU64::new(0),
+            make_room: None,
         }
+    }
+
+    /// What is done before a growth is refused.
+    pub fn on_shortage(&mut self, make_room: impl Fn() -> bool + Send + Sync + 'static) {
+        self.make_room = Some(Box::new(make_room));
+    }
+
+    /// Whether there is so much left; the error: all that would be in use.
+    fn fits(&self, bytes: u64) -> std::result::Result<(), u64> {
+        let wanted = self.used.load(Relaxed).saturating_add(bytes);
+        if wanted > self.limit { Err(wanted) } else { Ok(()) }
     }
 }
 
@@ -57,6 +73,11 @@ impl Limiter {
         }
     }
 
+    /// From here on another's growths are meant.
+    pub fn begin(&mut self) {
+        self.refused = None;
+    }
+
     /// What a refused growth would have made of the sum, and what it may be; none if all were allowed.
     pub fn refused(&self) -> Option<(u64, u64)> {
         self.refused.map(|wanted| (wanted, self.pool.limit))
@@ -64,8 +85,11 @@ impl Limiter {
 
     fn grow(&mut self, bytes: u64) -> bool {
         self.growing = 0;
-        let wanted = self.pool.used.load(Relaxed).saturating_add(bytes);
-        if wanted > self.pool.limit {
+        let mut fits = self.pool.fits(bytes);
+        if fits.is_err() && self.pool.make_room.as_ref().is_some_and(|make_room| make_room()) {
+            fits = self.pool.fits(bytes);
+        }
+        if let Err(wanted) = fits {
             self.refused.get_or_insert(wanted);
             return false;
         }
@@ -162,6 +186,21 @@ mod tests {
         assert_eq!(other.refused(), Some((4 * PAGE as u64, 3 * PAGE as u64)));
         drop(one);
         assert!(other.memory_growing(0, 3 * PAGE, None).unwrap());
+    }
+
+    #[test]
+    fn what_is_kept_for_later_makes_room() {
+        let kept = Arc::new(std::sync::Mutex::new(Vec::<Limiter>::new()));
+        let those = Arc::clone(&kept);
+        let mut pool = Pool::new(Some(2 * PAGE as u64));
+        pool.on_shortage(move || !std::mem::take(&mut *those.lock().unwrap()).is_empty());
+        let pool = Arc::new(pool);
+        let mut one = Limiter::of(&pool);
+        assert!(one.memory_growing(0, 2 * PAGE, None).unwrap());
+        kept.lock().unwrap().push(one);
+        let mut other = Limiter::of(&pool);
+        assert!(other.memory_growing(0, 2 * PAGE, None).unwrap());
+        assert!(!other.memory_growing(2 * PAGE, 3 * PAGE, None).unwrap());
     }
 
     #[test]

@@ -61,7 +61,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-PROTOCOL = 4
+PROTOCOL = 5
 
 MAX_HEADER_BYTES = 64 << 10
 """Far below what a SOCK_SEQPACKET message may hold by default (212,992 bytes): anything large travels in a memfd."""

@@ -112,7 +112,7 @@ class HttpBounds:
     """What a server does at once, and how patient it is."""
 
     max_requests: int = 100
-    """Worked on at once, each in an instance of its own; one more is answered 503."""
+    """Worked on at once, each in an instance that has no other; one more is answered 503."""
     max_connections: int = 1000
     """Open at once; one more waits until another is closed."""
     request_seconds: float = 60.0
@@ -123,6 +123,8 @@ class HttpBounds:
     """For a connection's next request to begin, and for a client to take anything of an answer."""
     head_bytes: int = 32 << 10
     """Of a request's head, and so of each connection's buffer. At least 8 KiB."""
+    instance_reuse: int = 1
+    """Requests that one instance serves, one after the other; 1: each request has an instance of its own."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,7 @@ def _serving(spec: protocol.Container, defaults: HttpBounds, listener: Listener)
         defaults,
         max_requests=given.max_requests or defaults.max_requests,
         request_seconds=given.request_seconds or defaults.request_seconds,
+        instance_reuse=given.instance_reuse or defaults.instance_reuse,
     )
     return HttpServing(listener=listener.descriptor, bounds=bounds)
 

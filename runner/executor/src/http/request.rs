@@ -1,4 +1,4 @@
-//! One request: an instance of its own, a time in which it has to be done, and an answer in any case.
+//! One request: an instance for it alone, a time in which it has to be done, and an answer in any case.
 
 use std::convert::Infallible;
 use std::error::Error;
@@ -15,14 +15,13 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
-use wasmtime::Store;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
 
 use super::counts::Counts;
+use super::instances::Instance;
 use super::server::Server;
-use super::state::State;
 use super::stream::Phase;
 use crate::log::Log;
 use crate::trap_text;
@@ -65,11 +64,7 @@ pub async fn handle(
         Ok(_) => plain(StatusCode::BAD_REQUEST, "the request has no Host header"),
     };
     tally.status = response.status().as_u16();
-    Ok(response.map(|body| AnswerBody {
-        body,
-        outcome,
-        _tally: tally,
-    }))
+    Ok(response.map(|body| AnswerBody { body, outcome, tally }))
 }
 
 /// Whether a request says which host it is for; a client of HTTP/1.0 need not, and then it is this one.
@@ -138,8 +133,8 @@ async fn attend(
 ) {
     let _lives = server.lives();
     let (method, target) = (request.method().clone(), request.uri().clone());
-    let mut store = match server.store() {
-        Ok(store) => store,
+    let mut instance = match server.instance() {
+        Ok(instance) => instance,
         Err(message) => {
             outcome.0.store(FAILED, Relaxed);
             server.counts.failed();
@@ -147,12 +142,12 @@ async fn attend(
         }
     };
     let until = tokio::time::Instant::now() + server.settings.request_timeout();
-    let result = timeout_at(until, call(&server, &mut store, request, sender)).await;
+    let result = timeout_at(until, call(&server, &mut instance, request, sender)).await;
     let (what, word) = match result {
         Ok(Ok(())) => (WELL, None),
         Ok(Err(error)) => {
             server.counts.failed();
-            let refused = store.data().limiter.refused();
+            let refused = instance.store.data().limiter.refused();
             let text = format!("{:?}", error.error);
             let word = if trap_text::is_trap(&text) {
                 trap_text::readable(&text)
@@ -176,7 +171,11 @@ async fn attend(
         }
     };
     outcome.0.store(what, Relaxed);
-    drop(store);
+    if what == WELL {
+        server.spares.keep(instance);
+    } else {
+        drop(instance);
+    }
     match word {
         Some(word) => server.tell(&format!("{}: {word}", told(&method, &target))),
         None => server.log.with(Log::flush),
@@ -191,7 +190,7 @@ struct Failure {
 
 async fn call(
     server: &Server,
-    store: &mut Store<State>,
+    instance: &mut Instance,
     request: Request<Incoming>,
     sender: oneshot::Sender<Answered>,
 ) -> Result<(), Failure> {
@@ -203,12 +202,16 @@ async fn call(
         error,
         instantiated: true,
     };
-    let instance = server.instances.instantiate_async(&mut *store).await.map_err(making)?;
+    instance.requests += 1;
+    let Instance { store, made, .. } = instance;
+    let made = match made {
+        Some(made) => made,
+        None => made.insert(server.instances.instantiate_async(&mut *store).await.map_err(making)?),
+    };
     let mut http = store.data_mut().http();
     let request = http.new_incoming_request(Scheme::Http, request).map_err(running)?;
     let answer = http.new_response_outparam(sender).map_err(running)?;
-    instance
-        .wasi_http_incoming_handler()
+    made.wasi_http_incoming_handler()
         .call_handle(store, request, answer)
         .await
         .map_err(running)
@@ -263,7 +266,7 @@ impl Tally {
 
 impl Drop for Tally {
     fn drop(&mut self) {
-        self.phase.waiting();
+        self.phase.done();
         self.counts.request_over();
         if self.status != 0 {
             self.counts.answered(self.status, self.begun.elapsed());
@@ -275,7 +278,7 @@ impl Drop for Tally {
 pub struct AnswerBody {
     body: WasiBody,
     outcome: Outcome,
-    _tally: Tally,
+    tally: Tally,
 }
 
 impl Body for AnswerBody {
@@ -288,7 +291,10 @@ impl Body for AnswerBody {
                 Poll::Ready(Some(Err("the guest failed".into())))
             }
             Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(format!("{error:?}").into()))),
-            Poll::Ready(Some(Ok(frame))) => Poll::Ready(Some(Ok(frame))),
+            Poll::Ready(Some(Ok(frame))) => {
+                self.tally.phase.moved();
+                Poll::Ready(Some(Ok(frame)))
+            }
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
         }

@@ -21,6 +21,7 @@ use wasmtime_wasi_http::p2::bindings::ProxyPre;
 use super::connection;
 use super::counts::Counts;
 use super::epochs;
+use super::instances::{Instance, Spares};
 use super::settings::Settings;
 use super::state::State;
 use crate::limiter::{Limiter, Pool};
@@ -56,6 +57,7 @@ pub struct Server {
     folders: Vec<OwnedFd>,
     gate: Arc<Gate>,
     memory: Arc<Pool>,
+    pub(super) spares: Arc<Spares>,
     /// True once the server ends; whoever has a receiver is waited for.
     draining: watch::Sender<bool>,
 }
@@ -83,6 +85,10 @@ impl Server {
             .http
             .ok_or_else(|| io::Error::other("nothing says what bounds it"))?;
         epochs::tick(engine)?;
+        let spares = Spares::new(settings.instance_reuse);
+        let mut memory = Pool::new(payload.memory_bytes);
+        let those = Arc::downgrade(&spares);
+        memory.on_shortage(move || those.upgrade().is_some_and(|those| those.clear()));
         Ok(Server {
             instances: instances.clone(),
             settings,
@@ -92,7 +98,8 @@ impl Server {
             connections: Arc::new(Semaphore::new(settings.max_connections)),
             crowded: Notify::new(),
             engine: engine.clone(),
-            memory: Arc::new(Pool::new(payload.memory_bytes)),
+            memory: Arc::new(memory),
+            spares,
             payload,
             folders,
             gate,
@@ -121,16 +128,20 @@ impl Server {
         served.map_or_else(Report::failed, |()| Report::exited(0))
     }
 
-    /// Make an instance and let it go: a module that can't have one is better refused now than with each request.
+    /// Make an instance, which the first request gets: a module that can't have one is better refused now than with each.
     async fn try_instance(&self) -> Result<(), String> {
-        let mut store = self.store()?;
+        let mut instance = self.instance()?;
         let made = timeout(
             self.settings.request_timeout(),
-            self.instances.instantiate_async(&mut store),
+            self.instances.instantiate_async(&mut instance.store),
         );
         match made.await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(match store.data().limiter.refused() {
+            Ok(Ok(made)) => {
+                instance.made = Some(made);
+                self.spares.keep(instance);
+                Ok(())
+            }
+            Ok(Err(error)) => Err(match instance.store.data().limiter.refused() {
                 Some((wanted, limit)) => format!(
                     "could not run the module: its memories and tables begin with at least {wanted} bytes, and its limit \
                      is {limit}"
@@ -190,17 +201,27 @@ impl Server {
         self.draining.subscribe()
     }
 
-    /// A store for one request's instance.
-    pub(super) fn store(&self) -> Result<Store<State>, String> {
-        let wasi = wasi::context(&self.payload, &self.folders, None, &self.log, &self.gate)?.build();
-        let mut store = Store::new(&self.engine, State::new(wasi, &self.gate, Limiter::of(&self.memory)));
-        store.limiter(|state| &mut state.limiter);
-        store.set_hostcall_fuel(HOSTCALL_BYTES);
+    /// An instance for one request, perhaps still to be made. Whatever it did before, it has all that a request may use.
+    pub(super) fn instance(&self) -> Result<Instance, String> {
+        let mut instance = match self.spares.take() {
+            Some(instance) => instance,
+            None => Instance::new(self.store()?),
+        };
+        let store = &mut instance.store;
+        store.data_mut().limiter.begin();
         let counted = store.set_fuel(self.payload.fuel.unwrap_or(u64::MAX));
         if self.payload.fuel.is_some() && counted.is_err() {
             return Err("the module was compiled without fuel, which its limit wants".into());
         }
         store.set_epoch_deadline(TURN_TICKS);
+        Ok(instance)
+    }
+
+    fn store(&self) -> Result<Store<State>, String> {
+        let wasi = wasi::context(&self.payload, &self.folders, None, &self.log, &self.gate)?.build();
+        let mut store = Store::new(&self.engine, State::new(wasi, &self.gate, Limiter::of(&self.memory)));
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(HOSTCALL_BYTES);
         // tokio's own way to let others have their turn: it looks for what came from outside, too.
         store.epoch_deadline_callback(|_| {
             Ok(UpdateDeadline::YieldCustom(

@@ -18,6 +18,8 @@ pub struct Settings {
     pub idle_seconds: f64,
     /// Of a request's head.
     pub head_bytes: usize,
+    /// That one instance is given, one after the other.
+    pub instance_reuse: u32,
 }
 
 impl Settings {
@@ -29,7 +31,7 @@ impl Settings {
     /// what of an answer lies between it and the client, of a connection its buffers.
     pub fn host_bytes(&self) -> u64 {
         const INSTANCE_BYTES: u64 = 4 << 20;
-        const CONNECTION_BYTES: u64 = 32 << 10;
+        const CONNECTION_BYTES: u64 = 64 << 10;
         let connection = CONNECTION_BYTES + self.head_bytes as u64;
         self.max_requests as u64 * INSTANCE_BYTES + self.max_connections as u64 * connection
     }
