@@ -37,7 +37,7 @@ from wherry_runner.execution.engine import (
 from wherry_runner.journal.journals import NOTHING, Past
 from wherry_runner.lives import idling, order, starting, words
 from wherry_runner.lives.backoff import BackOff
-from wherry_runner.lives.listeners import Listener, PortError
+from wherry_runner.lives.listeners import Listener, PortError, Reservation
 from wherry_runner.lives.order import Role
 from wherry_runner.lives.packed import Packed
 from wherry_runner.lives.probing import Probes, Target
@@ -96,6 +96,7 @@ class ContainerLife:
         "_module_back_off",
         "_policy",
         "_probes",
+        "_reserved",
         "_restart_back_off",
         "_restart_count",
         "_resting",
@@ -157,6 +158,8 @@ class ContainerLife:
         self._run: Run | None = None
         self._listener: Listener | None = None
         """Of a server: open from before its first run until it is to be reached no more."""
+        self._reserved: tuple[Reservation, ...] = ()
+        """Of a command that may listen: its ports, kept for as long as a server's is open."""
         self._serves = False
         """The run that there is takes connections."""
         self._probes: Probes | None = None
@@ -195,6 +198,9 @@ class ContainerLife:
             ready=self.succeeded if self.role is Role.INIT else self._ready,
             started=self._started,
             port=self._listener.port if self._listener is not None else None,
+            ports=tuple(
+                protocol.OpenPort(named=each.wanted, port=each.port, protocol=each.protocol) for each in self._reserved
+            ),
             idle=self._idle and self._run is None,
             probe_failures=tuple(self._probes.failures.values()) if self._probes is not None else (),
             image=self._image,
@@ -449,6 +455,7 @@ class ContainerLife:
                 port=lambda: self._listener.port if self._listener is not None else None,
                 named=lambda: self._listener.wanted if self._listener is not None else None,
                 serves=lambda: self._serves,
+                listens={each.wanted: each.port for each in self._reserved if each.protocol == "TCP"},
             )
 
             def on_failure(why: str, grace_seconds: float | None) -> None:
@@ -489,9 +496,11 @@ class ContainerLife:
             _drain(guest, "it did not end when nobody asked it", self._around.grace_seconds)
 
     def _open_port(self, spec: protocol.Container, compiled: CompiledModule) -> None:
-        """Have a server's port open, and none for a command. Raises PortError, StartRefused."""
+        """Have a server's port open, and those of a command kept for it. Raises PortError, StartRefused."""
         if compiled.kind is not ModuleKind.HTTP:
-            return self._close_port()
+            return self._reserve_ports(starting.listens(spec, compiled, self._around.room.engine))
+        if self._reserved:
+            self._close_port()
         if spec.http is None:
             raise StartRefused("it serves HTTP, and nothing says on which port: name one for the container")
         if self._listener is not None and self._listener.wanted != spec.http.port:
@@ -499,10 +508,19 @@ class ContainerLife:
         if self._listener is None:
             self._listener = self._around.room.listeners.open(spec.http.port, movable=spec.http.movable)
 
+    def _reserve_ports(self, wanted: tuple[protocol.ListenPort, ...]) -> None:
+        kept = [(each.wanted, each.protocol) for each in self._reserved]
+        if self._listener is not None or kept != [(each.port, each.protocol) for each in wanted]:
+            self._close_port()
+            self._reserved = self._around.room.listeners.reserve(wanted)
+
     def _close_port(self) -> None:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
+        for each in self._reserved:
+            each.close()
+        self._reserved = ()
 
     async def _begin(self, compiled: CompiledModule) -> Guest:
         """Start the next run. Raises VolumeError, PortError, StartRefused, EngineLost, OSError."""
@@ -514,7 +532,13 @@ class ContainerLife:
         guest_log = GuestLog(path=log_folders.log_file(folder, number), slot=self.log_slot)
         self._open_port(spec, compiled)
         guest_spec = starting.guest_spec(
-            spec, compiled, around, container_id=container_id, log=guest_log, listener=self._listener
+            spec,
+            compiled,
+            around,
+            container_id=container_id,
+            log=guest_log,
+            listener=self._listener,
+            reserved=self._reserved,
         )
         log_folders.make(folder)
         before = around.journal.past.get(self.name, NOTHING)

@@ -1,14 +1,15 @@
 """Probes: how a container is asked, and when what it answers counts. By the kubelet's rules (pkg/kubelet/prober).
 
-A container asks itself only: its own port, on the address on which its runner opened it. A TCP probe needs no connection: the
-port is ours, and whether somebody takes connections from it is known (a held socket would always answer).
+A container asks itself only: its own port, on the address on which its runner opened it. A TCP probe of a server needs no
+connection: the port is ours, and whether somebody takes connections from it is known (a held socket would always answer). A
+command that listens itself is connected to.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -52,6 +53,8 @@ class Target:
     """The port that its spec names for it."""
     serves: Callable[[], bool]
     """Whether it takes connections."""
+    listens: Mapping[int, int] = field(default_factory=dict)
+    """Of a command: where the TCP ports are on which its own sockets may listen, by the one that its spec names."""
 
 
 @dataclass(kw_only=True)
@@ -139,11 +142,14 @@ class Probes:
 
 async def attempt(probe: protocol.Probe, target: Target) -> str:
     """Ask once. Why that failed, as a kubelet says it (k8s.io/kubernetes/pkg/probe); empty: it did not."""
-    port = target.port()
-    if probe.port not in (None, target.named()):
-        port = None  # another one than its own: nobody is there
+    port = target.listens.get(probe.port or 0)
+    listens = port is not None
+    if not listens and probe.port in (None, target.named()):
+        port = target.port()  # of another one than its own: nobody is there
     host = _host(target.address, port or probe.port or 0)
     refused = f"dial tcp {host}: connect: connection refused"
+    if probe.path is None and listens:
+        return await _connect(probe, target.address, port or 0)
     if probe.path is None:
         return "" if port is not None and target.serves() else refused
     asked = f'Get "http://{host}{probe.path}"'
@@ -158,6 +164,19 @@ async def attempt(probe: protocol.Probe, target: Target) -> str:
         return f"{asked}: {refused}"
     except (OSError, ValueError) as error:
         return f"{asked}: {error}"
+
+
+async def _connect(probe: protocol.Probe, address: str, port: int) -> str:
+    """Connect, and be gone."""
+    try:
+        async with asyncio.timeout(probe.timeout_seconds):
+            _, writer = await asyncio.open_connection(address, port)
+        writer.transport.abort()
+    except TimeoutError:
+        return f"dial tcp {_host(address, port)}: i/o timeout"
+    except OSError:
+        return f"dial tcp {_host(address, port)}: connect: connection refused"
+    return ""
 
 
 async def _get(probe: protocol.Probe, address: str, port: int) -> str:
