@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 
 from wherry_operator.models import Container, Object, PodSpec, ResourceRequirements, Toleration, WasmWorkloadSpec
 from wherry_operator.resolve import quantity
-from wherry_operator.resolve.container import serving_port
+from wherry_operator.resolve.container import listening_ports
 from wherry_runner import protocol
 
 HOSTNAME = "kubernetes.io/hostname"
@@ -174,7 +174,7 @@ class Needs:
     tolerations: tuple[Toleration, ...] = ()
     topology_key: str = HOSTNAME
     ports: frozenset[int] = frozenset()
-    """Of its runner's, those on which it serves, if its modules are servers; others will do where these are taken."""
+    """Of its runner's, those on which it serves or listens, if its modules do; others will do where these are taken."""
     module: str = ""
     """A name for its module, by which a runner that has it compiled is known (`module_of`)."""
 
@@ -201,15 +201,16 @@ class Needs:
         return Needs(
             demand=demand,
             tolerations=spec.tolerations or (),
-            ports=frozenset(port for each in containers if (port := serving_port(each)) is not None),
+            ports=frozenset(port for each in containers for port, _ in listening_ports(each)),
             module=spec.containers[0].image,
         )
 
 
 def ports_of(workload: protocol.Workload) -> frozenset[int]:
     """The ports that a workload asks for by number."""
-    servers = (each.http for each in (*workload.init_containers, *workload.containers))
-    return frozenset(http.port for http in servers if http is not None and http.port is not None)
+    containers = (*workload.init_containers, *workload.containers)
+    serving = (each.http.port for each in containers if each.http is not None and each.http.port is not None)
+    return frozenset((*serving, *(port.port for each in containers for port in each.listens)))
 
 
 def module_of(workload: protocol.Workload) -> str:

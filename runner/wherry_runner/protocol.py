@@ -209,6 +209,15 @@ class HttpServer(Wire):
     """After so long without a request it has no process, until the next one. None: it always has one."""
 
 
+class ListenPort(Wire):
+    """A port on which a container's own sockets may listen, of the runner's address."""
+
+    port: Annotated[int, Field(ge=1, le=65_535)]
+    protocol: Literal["TCP", "UDP"] = "TCP"
+    movable: bool = False
+    """Where it is taken, one of the runner's range will do as well."""
+
+
 class Destination(Wire):
     """Something that a container may reach: hosts by name, or addresses, on some ports."""
 
@@ -294,6 +303,8 @@ class Container(Wire):
     """Close that input when the first request that wrote to it ends."""
     http: HttpServer | None = None
     """Without it, a module that serves is refused by name: nothing is reached that nobody named. A command makes no use of it."""
+    listens: Many[ListenPort] = ()
+    """For a command: a server's listening socket is the runner's (`http`)."""
     network: Network | None = None
     """Without it, it reaches nothing."""
     startup_probe: Probe | None = None
@@ -459,6 +470,16 @@ class HookFailure(Wire):
     hook: Literal["PostStart", "PreStop"]
 
 
+class OpenPort(Wire):
+    """A port that is kept for a container's own sockets."""
+
+    named: int
+    """In its spec, and by which the container knows it."""
+    port: int
+    """On the runner's address."""
+    protocol: Literal["TCP", "UDP"] = "TCP"
+
+
 class ContainerStatus(Wire):
     """One container as it is; the fields of `v1.ContainerStatus` by their meaning there."""
 
@@ -473,6 +494,8 @@ class ContainerStatus(Wire):
     """It runs, and its startup probe, if it has one, has succeeded. None: a runner that knows nothing of probes."""
     port: int | None = None
     """Of a server: where it is reached on the runner's address, while that port is open."""
+    ports: Many[OpenPort] = ()
+    """Of a command that may listen."""
     idle: bool = False
     """Of a server that runs: it has no process, for nobody asks it; the next request starts one."""
     probe_failures: Many[ProbeFailure] = ()

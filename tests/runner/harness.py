@@ -24,6 +24,7 @@ from wherry_runner.execution.engine import (
     GuestSpec,
     HttpServing,
     Limits,
+    Listening,
     ModuleKind,
     NetworkGrant,
     Preopen,
@@ -122,6 +123,7 @@ class Bench:
         working_dir: str = "",
         stdin: bool = False,
         http: HttpServing | None = None,
+        listening: tuple[Listening, ...] = (),
         network: NetworkGrant | None = None,
     ) -> GuestSpec:
         """What the engine is asked for, with the module compiled and a folder for its log."""
@@ -142,6 +144,7 @@ class Bench:
             log=GuestLog(path=folder / "0.log", slot=self.slot),
             limits=limits,
             http=http,
+            listening=listening,
             network=network,
         )
 

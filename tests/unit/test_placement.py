@@ -233,16 +233,15 @@ def test_a_runner_where_its_port_is_free_is_better_and_one_where_it_is_taken_wil
     assert choose([taken, runner("b", ports={80, 8080})], needs) == "a"
 
 
-def test_a_pods_port_is_the_one_called_http_or_the_first_of_tcp() -> None:
+def test_a_pods_ports_are_all_that_it_names_for_a_command_may_listen_on_each() -> None:
     def ports(*found: tuple[str | None, int, str | None]) -> frozenset[int]:
         given = [{"name": name, "containerPort": number, "protocol": kind} for name, number, kind in found]
         container = Container.model_validate({"name": "a", "image": "i", "ports": given})
         return Needs.of_pod(PodSpec(containers=(container,))).ports
 
     assert ports() == frozenset()
-    assert ports(("dns", 53, "UDP")) == frozenset()
-    assert ports(("dns", 53, "UDP"), (None, 8080, None), (None, 9090, "TCP")) == {8080}
-    assert ports(("metrics", 9090, "TCP"), ("http", 8080, "TCP")) == {8080}
+    assert ports(("dns", 53, "UDP"), (None, 8080, None), (None, 9090, "TCP")) == {53, 8080, 9090}
+    assert ports(("assoc", 9090, "SCTP"), ("http", 8080, "TCP")) == {8080}
 
 
 TAINTS = st.lists(

@@ -18,7 +18,7 @@ from wherry_operator.admission import Rejection
 from wherry_operator.status import containers
 from wherry_operator.status.pod import Observed, Problem, differs, is_terminal, patch, rejected, runner_of, steps
 from wherry_runner import protocol
-from wherry_runner.protocol import Phase, Running, Terminated, Waiting
+from wherry_runner.protocol import OpenPort, Phase, Running, Terminated, Waiting
 
 Json = dict[str, Any]
 
@@ -364,6 +364,18 @@ def test_a_pod_that_serves_has_its_runners_address_and_keeps_it() -> None:
         apply(pod, one_step(pod, observed))
         assert pod["status"].get("podIP") == expected
         assert pod["status"].get("podIPs") == (None if expected is None else [{"ip": expected}])
+
+
+def test_a_pod_whose_module_listens_itself_has_an_address_while_its_ports_are_its_own() -> None:
+    pod = new_pod(SERVER_SPEC)
+    for ports, expected in (
+        ((OpenPort(named=53, port=53, protocol="UDP"),), "10.0.0.8"),
+        ((OpenPort(named=8080, port=20_001), OpenPort(named=53, port=53, protocol="UDP")), None),
+        ((OpenPort(named=8080, port=8080),), "10.0.0.8"),
+    ):
+        listening = RUNNING.model_copy(update={"ports": ports})
+        apply(pod, one_step(pod, Observed(runner="one", host_ip="10.0.0.8", status=workload_status(listening))))
+        assert pod["status"].get("podIP") == expected
 
 
 def test_a_problem_does_not_hide_what_ran() -> None:

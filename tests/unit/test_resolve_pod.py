@@ -159,6 +159,20 @@ def test_a_containers_port_is_where_it_serves() -> None:
             resolve(body)
 
 
+def test_a_command_may_listen_on_each_port_that_it_names() -> None:
+    assert resolve(pod()).containers[0].listens == ()
+    ports = [
+        {"containerPort": 53, "protocol": "UDP"},
+        {"containerPort": 53, "protocol": "TCP"},
+        {"name": "again", "containerPort": 53},
+        {"containerPort": 9090, "protocol": "SCTP"},
+    ]
+    assert resolve(pod({"ports": ports})).containers[0].listens == (
+        protocol.ListenPort(port=53, protocol="UDP"),
+        protocol.ListenPort(port=53, protocol="TCP", movable=True),
+    )
+
+
 @pytest.mark.parametrize(
     ("probe", "expected"),
     [

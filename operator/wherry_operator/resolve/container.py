@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import SecretStr, ValidationError
 
@@ -101,6 +101,9 @@ def _fields(
         "post_start": _hook(hooks.post_start, spec),
         "pre_stop": _hook(hooks.pre_stop, spec),
         "http": _server(spec, instance_reuse),
+        "listens": tuple(
+            protocol.ListenPort(port=port, protocol=kind, movable=kind == "TCP") for port, kind in listening_ports(spec)
+        ),
     }
 
 
@@ -184,6 +187,17 @@ def serving_port(spec: Container) -> int | None:
     ports = [each for each in spec.ports or () if each.protocol in (None, "TCP")]
     named = next((each for each in ports if each.name == HTTP_PORT), None)
     return (named or ports[0]).container_port if ports else None
+
+
+def listening_ports(spec: Container) -> tuple[tuple[int, Literal["TCP", "UDP"]], ...]:
+    """The ports on which a container's own sockets may listen, if its module is a command: each that it names."""
+    found: dict[tuple[int, Literal["TCP", "UDP"]], None] = {}
+    for each in spec.ports or ():
+        if each.protocol in (None, "TCP"):
+            found[each.container_port, "TCP"] = None
+        elif each.protocol == "UDP":
+            found[each.container_port, "UDP"] = None
+    return tuple(found)
 
 
 def _mount(mount: VolumeMount, values: Mapping[str, str]) -> protocol.VolumeMount:

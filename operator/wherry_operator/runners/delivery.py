@@ -418,4 +418,5 @@ def _ports_of(status: protocol.WorkloadStatus) -> frozenset[int] | None:
     containers = (*status.init_containers, *status.containers)
     if any(isinstance(each.state, protocol.Waiting) for each in containers):
         return None
-    return frozenset(each.port for each in containers if each.port is not None)
+    serving = (each.port for each in containers if each.port is not None)
+    return frozenset((*serving, *(port.port for each in containers for port in each.ports)))

@@ -21,7 +21,9 @@ class Serving:
     """Where the containers of a Pod serve now."""
 
     ports: Mapping[int, int]
-    """On its runner, by the port that the container names."""
+    """Of TCP, on its runner, by the port that the container names."""
+    reached: bool
+    """Whether it has any port there, of UDP too."""
 
     @property
     def moved(self) -> bool:
@@ -31,13 +33,18 @@ class Serving:
     @staticmethod
     def of(pod: Object, status: WorkloadStatus) -> Serving:
         """That of a Pod, by what its runner says."""
-        there = {each.name: each.port for each in (*status.init_containers, *status.containers)}
-        found = {}
+        there = {each.name: each for each in (*status.init_containers, *status.containers)}
+        found: dict[int, int] = {}
+        listens = False
         for each in (*(pod["spec"].get("initContainers") or ()), *pod["spec"]["containers"]):
-            port = there.get(each["name"])
-            if port is not None and (named := serving_port(Container.model_validate(each))) is not None:
-                found[named] = port
-        return Serving(ports=found)
+            told = there.get(each["name"])
+            if told is None:
+                continue
+            if told.port is not None and (named := serving_port(Container.model_validate(each))) is not None:
+                found[named] = told.port
+            found |= {port.named: port.port for port in told.ports if port.protocol == "TCP"}
+            listens = listens or bool(told.ports)
+        return Serving(ports=found, reached=bool(found) or listens)
 
 
 def selects(service: Service, labels: Mapping[str, str]) -> bool:

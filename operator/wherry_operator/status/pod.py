@@ -214,7 +214,7 @@ def _pod_ip(pod: Object, live: Json, observed: Observed) -> str:
     if observed.status is None or not observed.runner:
         return had
     serving = Serving.of(pod, observed.status)
-    if not serving.ports:
+    if not serving.reached:
         return had
     return "" if serving.moved else observed.host_ip
 

@@ -5,7 +5,7 @@
 //!
 //! Descriptors while it runs: 0, 1 and 2 (/dev/null), the report pipe, the folder and the file of its log, its standard
 //! input, the compiled module's, its preopened folders, a server's listening socket and its clients', the sockets of a guest
-//! that was granted a network, and what the runtime makes for itself.
+//! that was granted a network or ports, and what the runtime makes for itself.
 
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
@@ -142,12 +142,15 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
     let calls = Calls {
         server: matches!(loaded.program, Program::Server(_)),
         network: payload.network.is_some(),
+        listens: !payload.listening.is_empty(),
     };
     let ports = payload.network.as_ref().map(network::Grant::tcp_ports);
+    let listening = payload.listening.tcp();
     let reach = Reach {
         folders: &folders,
         log: Some(folder),
         connect: ports.as_deref(),
+        bind: &listening,
     };
     let sandbox = Sandbox::new(*inherited.confinement, &reach, calls)?;
     limit(&payload).map_err(|error| format!("could not be limited: {error}"))?;
@@ -165,7 +168,8 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
         None => Page::own(),
     };
     let (grant, fields) = (payload.network.take(), std::mem::take(&mut payload.network_fields));
-    let gate = Arc::new(Gate::new(grant, fields, &page.network, &log));
+    let listening = std::mem::take(&mut payload.listening);
+    let gate = Arc::new(Gate::new(grant, listening, fields, &page.network, &log));
     let no_runtime = |error: io::Error| format!("no runtime: {error}");
 
     let report = match &loaded.program {
@@ -224,13 +228,14 @@ fn limit(payload: &Payload) -> io::Result<()> {
         process::limit(Resource::Fsize, bytes)?;
     }
     if let Some(bytes) = payload.memory_bytes {
+        let has_sockets = payload.network.is_some() || !payload.listening.is_empty();
         process::limit(
             Resource::Data,
             process::data_bytes()?
                 .saturating_add(bytes)
                 .saturating_add(HOST_ROOM_BYTES)
                 .saturating_add(payload.http.map_or(0, |settings| settings.host_bytes()))
-                .saturating_add(payload.network.as_ref().map_or(0, |_| network::HOST_BYTES)),
+                .saturating_add(if has_sockets { network::HOST_BYTES } else { 0 }),
         )?;
     }
     if let Some(millicores) = payload.cpu_millicores {

@@ -41,6 +41,9 @@ pub struct Payload {
     pub network: Option<network::Grant>,
     #[serde(default)]
     pub network_fields: network::Fields,
+    /// The ports on which its own sockets may listen.
+    #[serde(default)]
+    pub listening: network::Ports,
 }
 
 impl Payload {

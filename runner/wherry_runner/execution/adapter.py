@@ -20,6 +20,7 @@ from wherry_runner import http_counts, protocol
 from wherry_runner.execution import channel
 from wherry_runner.execution.endings import nice_value
 from wherry_runner.execution.engine import (
+    NETWORK,
     Destination,
     EngineLost,
     GuestSpec,
@@ -57,7 +58,6 @@ LOSS_PAUSE_SECONDS = 1.0
 
 FUEL = "fuel"
 HTTP = "http"
-NETWORK = "network"
 WORKING_DIR = "working-dir"
 """Features of executors (`Ready.features`) that a container may need."""
 
@@ -298,6 +298,7 @@ def _payload(spec: GuestSpec, *, log_name: str) -> channel.Payload:
         http=dataclasses.asdict(spec.http.bounds) if spec.http is not None else None,
         network=None if spec.network is None else _network(spec.network),
         network_fields=dataclasses.asdict(spec.network_fields),
+        listening=[dataclasses.asdict(each) for each in spec.listening],
     )
 
 

@@ -198,6 +198,8 @@ class Payload:
     ports}` and `protected` as `{block, port, what}`. None: nothing."""
     network_fields: dict[str, str] = field(default_factory=dict)
     """The fields of `engine.NetworkFields`."""
+    listening: list[dict[str, Any]] = field(default_factory=list)
+    """The fields of `engine.Listening`, each."""
 
     def seal(self) -> int:
         """A sealed memfd with the payload; the caller closes it. Raises OSError, UnicodeEncodeError, ValueError."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from wherry_runner.files.beneath import open_folder
 from wherry_runner.http_counts import HttpCounts
@@ -27,6 +27,10 @@ TRAP_EXIT_CODE = 134
 
 KILLED_EXIT_CODE = 137
 """Of a guest that was killed: 128 + SIGKILL, as a container runtime reports it."""
+
+
+NETWORK = "network"
+"""The feature of an executor whose guests may have sockets and send requests."""
 
 
 class ModuleKind(StrEnum):
@@ -137,6 +141,17 @@ class HttpServing:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Listening:
+    """A port on which a guest's own sockets may listen."""
+
+    protocol: Literal["TCP", "UDP"]
+    named: int
+    """By which the guest knows it: on any address."""
+    at: str
+    """Where its socket is bound: `IP:PORT`."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Destination:
     """Something that a guest may reach. One of the first two is set."""
 
@@ -210,6 +225,8 @@ class GuestSpec:
     limits: Limits = Limits()
     http: HttpServing | None = None
     """For a module of kind `http`, and for no other."""
+    listening: tuple[Listening, ...] = ()
+    """For a command that is a component."""
     network: NetworkGrant | None = None
     """None: it reaches nothing."""
     network_fields: NetworkFields = NetworkFields()

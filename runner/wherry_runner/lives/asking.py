@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 
 from wherry_runner import protocol
 
@@ -19,9 +19,13 @@ class Target:
     """The port that its spec names for it."""
     serves: Callable[[], bool]
     """Whether it takes connections."""
+    listens: Mapping[int, int] = field(default_factory=dict)
+    """Of a command: where the TCP ports are on which its own sockets may listen, by the one that its spec names."""
 
     def port_for(self, wanted: int | None) -> int | None:
         """Where it is reached by a port that a spec names; None: nowhere, for another than its own is nobody's."""
+        if wanted is not None and wanted in self.listens:
+            return self.listens[wanted]
         return self.port() if wanted in (None, self.named()) else None
 
 

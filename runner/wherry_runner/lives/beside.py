@@ -11,10 +11,10 @@ from typing import Literal
 
 from wherry_runner import protocol
 from wherry_runner.execution.engine import CompiledModule, Guest, ModuleKind, StartRefused
-from wherry_runner.lives import hooks, idling
+from wherry_runner.lives import hooks, idling, starting
 from wherry_runner.lives.asking import Target
 from wherry_runner.lives.hooks import HookError
-from wherry_runner.lives.listeners import Listener
+from wherry_runner.lives.listeners import Listener, Reservation
 from wherry_runner.lives.probing import Probes
 from wherry_runner.lives.surroundings import Surroundings
 
@@ -37,6 +37,7 @@ class Beside:
         "hook_failures",
         "idle",
         "listener",
+        "reserved",
         "resting",
         "serves",
         "stopping",
@@ -63,6 +64,8 @@ class Beside:
         """Of the newest run."""
         self.listener: Listener | None = None
         """Of a server: open from before its first run until it is to be reached no more."""
+        self.reserved: tuple[Reservation, ...] = ()
+        """Of a command that may listen: its ports, kept for as long as a server's is open."""
         self.serves = False
         """The run that there is takes connections."""
         self.resting = False
@@ -91,13 +94,22 @@ class Beside:
         """What is told of probes that have failed."""
         return tuple(self._probes.failures.values()) if self._probes is not None else ()
 
-    # --- its port -----------------------------------------------------------------------------------------------------
+    @property
+    def ports(self) -> tuple[protocol.OpenPort, ...]:
+        """Those that are kept for a command's own sockets."""
+        return tuple(
+            protocol.OpenPort(named=each.wanted, port=each.port, protocol=each.protocol) for each in self.reserved
+        )
+
+    # --- its ports -----------------------------------------------------------------------------------------------------
 
     def open_port(self, spec: protocol.Container, compiled: CompiledModule) -> None:
-        """Have a server's port open, and none for a command. Raises PortError, StartRefused."""
+        """Have a server's port open, and those of a command kept for it. Raises PortError, StartRefused."""
         self._server = compiled.kind is ModuleKind.HTTP
         if not self._server:
-            return self.close_port()
+            return self._reserve(starting.listens(spec, compiled, self._around.room.engine))
+        if self.reserved:
+            self.close_port()
         if spec.http is None:
             raise StartRefused("it serves HTTP, and nothing says on which port: name one for the container")
         if self.listener is not None and self.listener.wanted != spec.http.port:
@@ -110,6 +122,15 @@ class Beside:
         if self.listener is not None:
             self.listener.close()
             self.listener, self.serves = None, False
+        for each in self.reserved:
+            each.close()
+        self.reserved = ()
+
+    def _reserve(self, wanted: tuple[protocol.ListenPort, ...]) -> None:
+        kept = [(each.wanted, each.protocol) for each in self.reserved]
+        if self.listener is not None or kept != [(each.port, each.protocol) for each in wanted]:
+            self.close_port()
+            self.reserved = self._around.room.listeners.reserve(wanted)
 
     # --- a run --------------------------------------------------------------------------------------------------------
 
@@ -162,8 +183,8 @@ class Beside:
 
     def _let_end(self, guest: Guest) -> None:
         served = self.serves
-        if self._closes:
-            self.close_port()
+        if self._closes and self.listener is not None:
+            self.close_port()  # a command's are its own until it has ended
         if self.why and not served:
             guest.kill(message=self.why)  # nothing to wait for: a command that is asked to end can't hear it
         else:
@@ -211,6 +232,7 @@ class Beside:
             port=lambda: self.listener.port if self.listener is not None else None,
             named=lambda: self.listener.wanted if self.listener is not None else None,
             serves=lambda: self.serves,
+            listens={each.wanted: each.port for each in self.reserved if each.protocol == "TCP"},
         )
 
     def _also(self, what: Coroutine[None, None, None]) -> asyncio.Task[None]:

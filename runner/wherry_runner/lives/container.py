@@ -177,6 +177,7 @@ class ContainerLife:
             ready=self.succeeded if self.role is Role.INIT else self._ready,
             started=self._started,
             port=beside.listener.port if beside.listener is not None else None,
+            ports=beside.ports,
             idle=beside.idle and self._run is None,
             probe_failures=beside.probe_failures,
             hook_failures=beside.hook_failures,
@@ -434,7 +435,13 @@ class ContainerLife:
         guest_log = GuestLog(path=log_folders.log_file(folder, number), slot=self.log_slot)
         self._beside.open_port(spec, compiled)
         guest_spec = starting.guest_spec(
-            spec, compiled, around, container_id=container_id, log=guest_log, listener=self._beside.listener
+            spec,
+            compiled,
+            around,
+            container_id=container_id,
+            log=guest_log,
+            listener=self._beside.listener,
+            reserved=self._beside.reserved,
         )
         log_folders.make(folder)
         before = around.journal.past.get(self.name, NOTHING)

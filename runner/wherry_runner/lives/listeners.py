@@ -1,14 +1,19 @@
 """The listening sockets of containers that serve: opened here, handed to their processes, and kept while one follows another.
 
-A port is a container's for as long as it is open. What opens it is the runner, so a guest's process needs no right to.
+A port is a container's for as long as it is open. What opens it is the runner, so a guest's process needs no right to. A command
+whose own sockets listen has to bind its ports itself; they are only kept for it here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import socket
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from wherry_runner import protocol
 
 BACKLOG = 1024
 """Connections that wait to be taken; the kernel may hold fewer (net.core.somaxconn)."""
@@ -53,6 +58,27 @@ class Listener:
         self._socket.close()
 
 
+@dataclass(kw_only=True, eq=False)
+class Reservation:
+    """A port that a guest may bind, and nobody else on this runner."""
+
+    wanted: int
+    """The port that was asked for, which need not be the one that it is."""
+    protocol: Literal["TCP", "UDP"]
+    host: str
+    port: int
+    _among: set[Reservation] = field(repr=False)
+
+    @property
+    def address(self) -> str:
+        """`IP:PORT`."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    def close(self) -> None:
+        """It may be another's."""
+        self._among.discard(self)
+
+
 class Listeners:
     """Opens ports on one address."""
 
@@ -60,6 +86,7 @@ class Listeners:
         self._address = address
         self._ports = ports
         self._last = ports.last
+        self._reserved: set[Reservation] = set()
 
     @property
     def address(self) -> str:
@@ -86,6 +113,34 @@ class Listeners:
             return listener
         raise PortError(f"no port is free from {self._ports.first} to {self._ports.last}")
 
+    def reserve(self, wanted: Sequence[protocol.ListenPort]) -> tuple[Reservation, ...]:
+        """Keep all these ports, or, where one is taken that is movable, another of the range. Raises PortError and keeps none."""
+        with contextlib.ExitStack() as undone:
+            found: list[Reservation] = []
+            for each in wanted:
+                reservation = self._reserve(each)
+                undone.callback(reservation.close)
+                found.append(reservation)
+            undone.pop_all()
+        return tuple(found)
+
+    def _reserve(self, wanted: protocol.ListenPort) -> Reservation:
+        for port in (wanted.port, *(self._in_turn() if wanted.movable else ())):
+            try:
+                self._bound(port, protocol=wanted.protocol).close()
+            except OSError as error:
+                if error.errno != errno.EADDRINUSE or not wanted.movable:
+                    raise PortError(_why_not(port, error, wanted.protocol)) from error
+                continue
+            if port != wanted.port:
+                self._last = port
+            reservation = Reservation(
+                wanted=wanted.port, protocol=wanted.protocol, host=self._address, port=port, _among=self._reserved
+            )
+            self._reserved.add(reservation)
+            return reservation
+        raise PortError(f"no port is free from {self._ports.first} to {self._ports.last}")
+
     def _in_turn(self) -> Iterator[int]:
         """All ports of the range, beginning behind the one that was given last: who still asks for one that was just given
         up meets nobody else there for a while."""
@@ -93,11 +148,17 @@ class Listeners:
         for step in range(1, count + 1):
             yield first + (self._last - first + step) % count
 
-    def _bound(self, port: int) -> socket.socket:
-        """Raises OSError."""
+    def _bound(self, port: int, *, protocol: str = "TCP") -> socket.socket:
+        """A socket that has the port, and listens if it can. Raises OSError."""
+        if any((each.port, each.protocol) == (port, protocol) for each in self._reserved):
+            raise OSError(errno.EADDRINUSE, "kept for a container")
         family = socket.AF_INET6 if ":" in self._address else socket.AF_INET
-        opened = socket.socket(family, socket.SOCK_STREAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
+        kind = socket.SOCK_STREAM if protocol == "TCP" else socket.SOCK_DGRAM
+        opened = socket.socket(family, kind | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC)
         try:
+            if protocol == "UDP":
+                opened.bind((self._address, port))
+                return opened
             # What lingers of closed connections keeps no port; another that listens still does.
             opened.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             # Its connections inherit these: their process may set nothing.
@@ -111,10 +172,10 @@ class Listeners:
         return opened
 
 
-def _why_not(port: int, error: OSError) -> str:
+def _why_not(port: int, error: OSError, protocol: str = "TCP") -> str:
     match error.errno:
         case errno.EADDRINUSE:
-            return f"port {port} is taken on this runner"
+            return f"{'UDP ' if protocol == 'UDP' else ''}port {port} is taken on this runner"
         case errno.EACCES:
             return f"port {port} may not be opened by this runner: it lies below net.ipv4.ip_unprivileged_port_start"
         case _:

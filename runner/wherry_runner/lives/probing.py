@@ -1,7 +1,8 @@
 """Probes: how a container is asked, and when what it answers counts. By the kubelet's rules (pkg/kubelet/prober).
 
-A container asks itself only: its own port, on the address on which its runner opened it. A TCP probe needs no connection: the
-port is ours, and whether somebody takes connections from it is known (a held socket would always answer).
+A container asks itself only: its own port, on the address on which its runner opened it. A TCP probe of a server needs no
+connection: the port is ours, and whether somebody takes connections from it is known (a held socket would always answer). A
+command that listens itself is connected to.
 """
 
 from __future__ import annotations
@@ -137,6 +138,8 @@ async def attempt(probe: protocol.Probe, target: Target) -> str:
             target.address, port, host=host, service=probe.grpc_service, timeout_seconds=probe.timeout_seconds
         )
     refused = f"dial tcp {host}: connect: connection refused"
+    if probe.path is None and port is not None and probe.port in target.listens:
+        return await _connect(probe, target.address, port)
     if probe.path is None:
         return "" if port is not None and target.serves() else refused
     asked = f'Get "http://{host}{probe.path}"'
@@ -152,6 +155,19 @@ async def attempt(probe: protocol.Probe, target: Target) -> str:
         return f"{asked}: {refused}"
     except (OSError, ValueError) as error:
         return f"{asked}: {error}"
+
+
+async def _connect(probe: protocol.Probe, address: str, port: int) -> str:
+    """Connect, and be gone."""
+    try:
+        async with asyncio.timeout(probe.timeout_seconds):
+            _, writer = await asyncio.open_connection(address, port)
+        writer.transport.abort()
+    except TimeoutError:
+        return f"dial tcp {asking.host(address, port)}: i/o timeout"
+    except OSError:
+        return f"dial tcp {asking.host(address, port)}: connect: connection refused"
+    return ""
 
 
 async def _get(request: bytes, address: str, port: int) -> str:

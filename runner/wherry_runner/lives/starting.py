@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 from wherry_runner import protocol
 from wherry_runner.execution.engine import (
+    NETWORK,
     CompiledModule,
+    Engine,
     GuestLog,
     GuestSpec,
     HttpBounds,
     HttpServing,
+    Listening,
+    ModuleKind,
     NetworkFields,
     Preopen,
 )
 from wherry_runner.lives import network
-from wherry_runner.lives.listeners import Listener
+from wherry_runner.lives.listeners import Listener, Reservation
 from wherry_runner.lives.surroundings import Surroundings
 from wherry_runner.resources.limits import limits
 
@@ -28,9 +33,10 @@ def guest_spec(
     container_id: str,
     log: GuestLog,
     listener: Listener | None = None,
+    reserved: Sequence[Reservation] = (),
 ) -> GuestSpec:
-    """All that an executor needs; `listener`: of a server. Makes folders for the mounts of this run, so none before it may go
-    on. Raises VolumeError."""
+    """All that an executor needs; `listener`: of a server; `reserved`: ports of a command. Makes folders for the mounts of this
+    run, so none before it may go on. Raises VolumeError."""
     preopens: tuple[Preopen, ...] = ()
     file_bytes = None
     if spec.mounts:
@@ -48,9 +54,17 @@ def guest_spec(
         log=log,
         limits=limits(spec.resources, around.room.defaults, file_bytes=file_bytes),
         http=None if listener is None else _serving(spec, around.room.http, listener),
+        listening=tuple(Listening(protocol=each.protocol, named=each.wanted, at=each.address) for each in reserved),
         network=network.grant(spec.network, around.room.network),
         network_fields=network.FIELDS.get(around.owner.kind, NetworkFields()),
     )
+
+
+def listens(spec: protocol.Container, module: CompiledModule, engine: Engine) -> tuple[protocol.ListenPort, ...]:
+    """The ports on which a command's own sockets may listen. WASI 0.1 has no way to, and not every executor."""
+    if module.kind is not ModuleKind.COMPONENT or NETWORK not in engine.features:
+        return ()
+    return tuple({(each.port, each.protocol): each for each in spec.listens}.values())
 
 
 def _serving(spec: protocol.Container, defaults: HttpBounds, listener: Listener) -> HttpServing:

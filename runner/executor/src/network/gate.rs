@@ -10,6 +10,7 @@ use serde::Deserialize;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::counts::{Counts, Kind};
+use super::listening::{self, Callers, Protocol};
 use super::resolver::{Failure, Resolver};
 use super::rules::{Grant, Ports, Refusal, canonical_name};
 use super::tls::Roots;
@@ -31,6 +32,8 @@ const TOLD_CHARACTERS: usize = 200;
 pub struct Gate {
     /// None: nothing is granted.
     grant: Option<Grant>,
+    /// Where its own sockets may listen.
+    listening: listening::Ports,
     /// Where the rules stand, for messages.
     fields: Fields,
     resolver: Resolver,
@@ -38,6 +41,7 @@ pub struct Gate {
     lookups: Semaphore,
     connections: Arc<Semaphore>,
     remembered: Mutex<Remembered>,
+    callers: Mutex<Callers>,
     told: Mutex<Told>,
     counts: &'static Counts,
     log: SharedLog,
@@ -69,7 +73,13 @@ struct Remembered {
 }
 
 impl Gate {
-    pub fn new(mut grant: Option<Grant>, fields: Fields, counts: &'static Counts, log: &SharedLog) -> Gate {
+    pub fn new(
+        mut grant: Option<Grant>,
+        listening: listening::Ports,
+        fields: Fields,
+        counts: &'static Counts,
+        log: &SharedLog,
+    ) -> Gate {
         let taken = grant.as_mut().map(|grant| {
             let servers = std::mem::take(&mut grant.nameservers);
             (servers, std::mem::take(&mut grant.certificates))
@@ -77,12 +87,14 @@ impl Gate {
         let (servers, certificates) = taken.unwrap_or_default();
         Gate {
             grant,
+            listening,
             fields,
             resolver: Resolver::new(servers),
             roots: Roots::new(certificates),
             lookups: Semaphore::new(MAX_LOOKUPS),
             connections: Arc::new(Semaphore::new(MAX_CONNECTIONS)),
             remembered: Mutex::default(),
+            callers: Mutex::default(),
             told: Mutex::new(Told::new()),
             counts,
             log: log.clone(),
@@ -91,6 +103,11 @@ impl Gate {
 
     /// Whether anything is granted at all.
     pub fn is_open(&self) -> bool {
+        self.grant.is_some() || !self.listening.is_empty()
+    }
+
+    /// Whether it may connect to anybody.
+    pub fn reaches(&self) -> bool {
         self.grant.is_some()
     }
 
@@ -106,22 +123,51 @@ impl Gate {
     }
 
     /// The same, and nobody is told.
-    pub fn covers(&self, address: SocketAddr) -> bool {
+    fn covers(&self, address: SocketAddr) -> bool {
         self.check(address).is_ok()
     }
 
-    /// Sockets are refused where nothing is granted.
-    pub fn allows_sockets(&self, what: &str) -> bool {
-        if self.grant.is_none() {
-            self.refuse(Kind::Socket, what, &self.why(&Refusal::Uncovered));
+    /// Sockets are refused where nothing is granted, neither to reach out nor to listen.
+    pub fn allows_sockets(&self, protocol: Protocol) -> bool {
+        let allowed = self.grant.is_some() || self.listening.any(protocol);
+        if !allowed {
+            let why = self.why(&Refusal::Uncovered);
+            self.refuse(Kind::Socket, format_args!("a {protocol} socket"), &why);
         }
-        self.grant.is_some()
+        allowed
     }
 
-    /// A module's own sockets take no connections, and choose no address or port of their own.
-    pub fn refuse_serving(&self, what: &str) {
-        let why = "a module's own sockets reach out; what it serves is served by the runner";
-        self.refuse(Kind::Socket, what, why);
+    pub fn listens(&self, protocol: Protocol) -> bool {
+        self.listening.any(protocol)
+    }
+
+    /// Where a socket is to be bound that its guest binds to this address.
+    pub fn place(&self, protocol: Protocol, address: SocketAddr) -> SocketAddr {
+        self.listening.place(protocol, address)
+    }
+
+    /// Whether a socket may be bound to this address, or listen on it.
+    pub fn allows_binding(&self, protocol: Protocol, address: SocketAddr) -> bool {
+        let allowed = self.listening.contain(protocol, address);
+        if !allowed {
+            let why = self.listening.why_not(protocol, address);
+            self.refuse(Kind::Socket, format_args!("binding {address} by {protocol}"), &why);
+        }
+        allowed
+    }
+
+    /// A datagram came. Whether the guest gets it: one that listens gets each, and may answer who sent it.
+    pub fn takes_datagram(&self, from: SocketAddr) -> bool {
+        let listens = self.listens(Protocol::Udp);
+        if listens {
+            lock(&self.callers).add(from);
+        }
+        listens || self.covers(from)
+    }
+
+    /// Whether a datagram may be sent there: by the rules, or as an answer.
+    pub fn allows_datagram(&self, to: SocketAddr) -> bool {
+        lock(&self.callers).contain(to) || self.allows("UDP", to)
     }
 
     /// The addresses of a name that the guest looks up.

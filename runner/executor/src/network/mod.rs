@@ -8,12 +8,15 @@
 //!   those that were answered for a name, on the rule's ports.
 //! - **outbound HTTP** (`outbound.rs`): resolved, checked, and connected to the address that was checked.
 //!
+//! And a way in: its own sockets listen on the ports that its container names (`listening.rs`), and on no other.
+//!
 //! `rules.rs` decides, without a system call; `protected.rs` says what no name and no wide network opens. Behind it stand
 //! seccomp and Landlock (`sandbox/`).
 
 mod counts;
 mod dns;
 mod gate;
+mod listening;
 mod lookup;
 mod networked;
 mod outbound;
@@ -24,11 +27,13 @@ mod sockets;
 mod tls;
 mod told;
 
-/// What the host's side of all outbound requests at once takes at most: their buffers, TLS, and the roots of trust.
+/// What the host's side of all outbound requests at once takes at most: their buffers, TLS, and the roots of trust. The buffers of
+/// a listening guest's connections are within it too: it has no more of them than files.
 pub const HOST_BYTES: u64 = gate::MAX_CONNECTIONS as u64 * (256 << 10) + (8 << 20);
 
 pub use counts::Counts;
 pub use gate::{Fields, Gate};
+pub use listening::Ports;
 pub use networked::{Networked, add_to_linker};
 pub use outbound::Outbound;
 pub use rules::Grant;

@@ -7,17 +7,22 @@ use std::sync::Arc;
 use wasmtime::component::{Linker, Resource};
 use wasmtime::{Result, StoreContextMut};
 use wasmtime_wasi::WasiCtxBuilder;
-use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddressFamily};
+use wasmtime_wasi::p2::bindings::sockets::network::{ErrorCode, IpAddressFamily, IpSocketAddress};
+use wasmtime_wasi::p2::bindings::sockets::tcp::HostTcpSocket;
 use wasmtime_wasi::p2::bindings::sockets::tcp_create_socket::Host as CreateTcp;
+use wasmtime_wasi::p2::bindings::sockets::udp::HostUdpSocket;
 use wasmtime_wasi::p2::bindings::sockets::udp_create_socket::Host as CreateUdp;
-use wasmtime_wasi::p2::{TcpSocket, UdpSocket};
+use wasmtime_wasi::p2::{Network, TcpSocket, UdpSocket};
 use wasmtime_wasi::sockets::{SocketAddrUse, WasiSocketsView};
 
 use super::gate::Gate;
+use super::listening::Protocol;
 use super::networked::Networked;
 
 const CREATE_TCP: &str = "wasi:sockets/tcp-create-socket@0.2.12";
 const CREATE_UDP: &str = "wasi:sockets/udp-create-socket@0.2.12";
+const TCP: &str = "wasi:sockets/tcp@0.2.12";
+const UDP: &str = "wasi:sockets/udp@0.2.12";
 
 /// Let sockets be made if anything is granted, and have each use of an address decided by the gate. The address that it is
 /// asked about is the one that is used, by value: nothing can change it in between.
@@ -36,27 +41,32 @@ pub fn configure(builder: &mut WasiCtxBuilder, gate: &Arc<Gate>) {
 fn allows(gate: &Gate, address: SocketAddr, purpose: SocketAddrUse) -> bool {
     match purpose {
         SocketAddrUse::TcpConnect => gate.allows("TCP", address),
-        SocketAddrUse::UdpSend => gate.allows("UDP", address),
+        SocketAddrUse::UdpSend => gate.allows_datagram(address),
         // Nothing that the guest did: it comes or not.
-        SocketAddrUse::UdpReceive => gate.covers(address),
+        SocketAddrUse::UdpReceive => gate.takes_datagram(address),
         // Any address and port, as the kernel chooses: what an outgoing socket has anyway.
-        SocketAddrUse::TcpBind | SocketAddrUse::UdpBind if address.ip().is_unspecified() && address.port() == 0 => true,
-        SocketAddrUse::TcpBind | SocketAddrUse::UdpBind => {
-            gate.refuse_serving(&format!("binding {address}"));
-            false
-        }
-        SocketAddrUse::TcpListen | SocketAddrUse::TcpAccept => {
-            gate.refuse_serving("listening");
-            false
-        }
+        SocketAddrUse::TcpBind if is_any(address) => true,
+        // Where datagrams are taken from everybody, all that are taken come to a port that is named.
+        SocketAddrUse::UdpBind if is_any(address) && !gate.listens(Protocol::Udp) => true,
+        SocketAddrUse::TcpBind | SocketAddrUse::TcpListen => gate.allows_binding(Protocol::Tcp, address),
+        SocketAddrUse::UdpBind => gate.allows_binding(Protocol::Udp, address),
+        // Of a socket that may listen: whoever comes.
+        SocketAddrUse::TcpAccept => true,
     }
 }
+
+fn is_any(address: SocketAddr) -> bool {
+    address.ip().is_unspecified() && address.port() == 0
+}
+
+/// What `start-bind` is given.
+type Binding<S> = (Resource<S>, Resource<Network>, IpSocketAddress);
 
 pub fn add_to_linker<T: Networked>(linker: &mut Linker<T>) -> Result<()> {
     linker.instance(CREATE_TCP)?.func_wrap(
         "create-tcp-socket",
         |mut store: StoreContextMut<'_, T>, (family,): (IpAddressFamily,)| {
-            if !store.data().gate().allows_sockets("a TCP socket") {
+            if !store.data().gate().allows_sockets(Protocol::Tcp) {
                 return Ok((Err(ErrorCode::AccessDenied),));
             }
             let made: Result<Resource<TcpSocket>, _> =
@@ -71,7 +81,7 @@ pub fn add_to_linker<T: Networked>(linker: &mut Linker<T>) -> Result<()> {
         "create-udp-socket",
         |mut store: StoreContextMut<'_, T>, (family,): (IpAddressFamily,)| {
             Box::new(async move {
-                if !store.data().gate().allows_sockets("a UDP socket") {
+                if !store.data().gate().allows_sockets(Protocol::Udp) {
                     return Ok((Err(ErrorCode::AccessDenied),));
                 }
                 let made: Result<Resource<UdpSocket>, _> =
@@ -80,6 +90,40 @@ pub fn add_to_linker<T: Networked>(linker: &mut Linker<T>) -> Result<()> {
                     Ok(socket) => Ok(socket),
                     Err(error) => Err(error.downcast()?),
                 },))
+            })
+        },
+    )?;
+    linker.instance(TCP)?.func_wrap_async(
+        "[method]tcp-socket.start-bind",
+        |mut store: StoreContextMut<'_, T>, (socket, network, to): Binding<TcpSocket>| {
+            Box::new(async move {
+                let gate = store.data().gate();
+                let at = gate.place(Protocol::Tcp, to.into());
+                if is_any(at) && !gate.reaches() && !gate.allows_binding(Protocol::Tcp, at) {
+                    return Ok((Err(ErrorCode::AccessDenied),));
+                }
+                let mut sockets = store.data_mut().sockets();
+                Ok((
+                    match HostTcpSocket::start_bind(&mut sockets, socket, network, at.into()).await {
+                        Ok(()) => Ok(()),
+                        Err(error) => Err(error.downcast()?),
+                    },
+                ))
+            })
+        },
+    )?;
+    linker.instance(UDP)?.func_wrap_async(
+        "[method]udp-socket.start-bind",
+        |mut store: StoreContextMut<'_, T>, (socket, network, to): Binding<UdpSocket>| {
+            Box::new(async move {
+                let at = store.data().gate().place(Protocol::Udp, to.into());
+                let mut sockets = store.data_mut().sockets();
+                Ok((
+                    match HostUdpSocket::start_bind(&mut sockets, socket, network, at.into()).await {
+                        Ok(()) => Ok(()),
+                        Err(error) => Err(error.downcast()?),
+                    },
+                ))
             })
         },
     )

@@ -135,6 +135,11 @@ pub fn ruleset(abi: u32, reach: &Reach) -> io::Result<OwnedFd> {
         // Any port, as the kernel chooses: what a socket that connects gets by itself.
         allow_port(&ruleset, 0, BIND_TCP)?;
     }
+    if attribute.handled_access_net & BIND_TCP != 0 {
+        for port in reach.bind {
+            allow_port(&ruleset, *port, BIND_TCP)?;
+        }
+    }
     Ok(ruleset)
 }
 

@@ -6,7 +6,7 @@
 //! - **Landlock** (`landlock.rs`): the guest's folders and its log's folder are all of the file system; no TCP port
 //!   but those that it is granted, no abstract Unix socket of others, no signal to others, no ptrace of others.
 //! - **seccomp** (`seccomp.rs`): a list of the system calls that running a module needs. No process, no socket but a
-//!   server's own (or, granted a network, those of the internet), no program, no executable memory.
+//!   server's own (or, granted a network or ports to listen on, those of the internet), no program, no executable memory.
 //!
 //! WebAssembly is the wall; this is what somebody who came through it would find. The calls are made directly: there are
 //! four, and the crates for them add what must not be here, a best effort that gives less than was asked for in silence.
@@ -44,6 +44,8 @@ pub struct Reach<'a> {
     pub log: Option<RawFd>,
     /// The TCP ports that it may connect to, first and last; none: no network.
     pub connect: Option<&'a [(u16, u16)]>,
+    /// The TCP ports that it may bind.
+    pub bind: &'a [u16],
 }
 
 /// Try what this kernel gives, in a child that is thrown away. For a process with one thread, which stays as it was.

@@ -211,14 +211,13 @@ const OF_SERVERS: &[(c_long, Answer)] = &[
     (libc::SYS_sendto, Answer::If(Condition::IsNull(4))),
 ];
 
-/// What a guest may do beside that was granted a network: TCP and UDP, and to nobody's connections but those that it makes.
+/// What a guest may do beside that was granted a network, or ports to listen on: have sockets of TCP and UDP, and speak by them.
 /// Where to is decided before, in the host's calls: a filter can't read addresses.
-const OF_NETWORK: &[(c_long, Answer)] = &[
+const OF_SOCKETS: &[(c_long, Answer)] = &[
     (libc::SYS_socket, Answer::If(Condition::PairIsOneOf(0, 1, SOCKETS))),
     (libc::SYS_setsockopt, Answer::If(Condition::PairIsOneOf(1, 2, OPTIONS))),
     // Without listen(2) nobody finds a TCP socket by it.
     (libc::SYS_bind, Answer::Allow),
-    (libc::SYS_connect, Answer::Allow),
     (libc::SYS_getpeername, Answer::Allow),
     (libc::SYS_getsockname, Answer::Allow),
     (libc::SYS_getsockopt, Answer::Allow),
@@ -230,6 +229,12 @@ const OF_NETWORK: &[(c_long, Answer)] = &[
     ),
     (libc::SYS_shutdown, Answer::Allow),
 ];
+
+/// Granted a network: connections of its own.
+const OF_NETWORK: &[(c_long, Answer)] = &[(libc::SYS_connect, Answer::Allow)];
+
+/// Granted ports: those of others.
+const OF_LISTENERS: &[(c_long, Answer)] = &[(libc::SYS_listen, Answer::Allow), (libc::SYS_accept4, Answer::Allow)];
 
 /// Families and types of sockets, with the flags that our libraries give them.
 const SOCKETS: &[u32] = &[
@@ -267,22 +272,30 @@ const PAIR_SHIFT: u32 = 24;
 pub struct Calls {
     pub server: bool,
     pub network: bool,
+    /// It may listen on ports: no server does, whose listening socket is the runner's.
+    pub listens: bool,
 }
 
 impl Calls {
-    const ALL: [Calls; 4] = [
-        Calls::new(false, false),
-        Calls::new(true, false),
-        Calls::new(false, true),
-        Calls::new(true, true),
+    const ALL: [Calls; 6] = [
+        Calls::new(false, false, false),
+        Calls::new(true, false, false),
+        Calls::new(false, true, false),
+        Calls::new(true, true, false),
+        Calls::new(false, false, true),
+        Calls::new(false, true, true),
     ];
 
-    const fn new(server: bool, network: bool) -> Calls {
-        Calls { server, network }
+    const fn new(server: bool, network: bool, listens: bool) -> Calls {
+        Calls {
+            server,
+            network,
+            listens,
+        }
     }
 
     fn number(self) -> usize {
-        usize::from(self.server) + 2 * usize::from(self.network)
+        usize::from(self.server) + 2 * usize::from(self.network) + 4 * usize::from(self.listens)
     }
 }
 
@@ -352,7 +365,7 @@ const KILLED_HERE: &[c_long] = &[];
 const LAST: c_long = 462;
 
 /// Assembled once, by the executor: every guest's process finds it here.
-static FILTERS: [OnceLock<Vec<sock_filter>>; 4] = [const { OnceLock::new() }; 4];
+static FILTERS: [OnceLock<Vec<sock_filter>>; 8] = [const { OnceLock::new() }; 8];
 
 /// Assemble the filters, so that no child has to.
 pub fn prepare() {
@@ -405,7 +418,12 @@ fn ranges(calls: Calls) -> Vec<(u32, Answer)> {
     for (call, condition) in CONDITIONAL {
         answers[*call as usize] = Answer::If(*condition);
     }
-    for (list, holds) in [(OF_SERVERS, calls.server), (OF_NETWORK, calls.network)] {
+    for (list, holds) in [
+        (OF_SERVERS, calls.server),
+        (OF_SOCKETS, calls.network || calls.listens),
+        (OF_NETWORK, calls.network),
+        (OF_LISTENERS, calls.listens),
+    ] {
         for (call, answer) in list.iter().filter(|_| holds) {
             answers[*call as usize] = *answer;
         }
@@ -583,9 +601,10 @@ mod tests {
     use super::*;
 
     const NOTHING: [u64; 6] = [0; 6];
-    const COMMAND: Calls = Calls::new(false, false);
-    const SERVER: Calls = Calls::new(true, false);
-    const REACHES: Calls = Calls::new(false, true);
+    const COMMAND: Calls = Calls::new(false, false, false);
+    const SERVER: Calls = Calls::new(true, false, false);
+    const REACHES: Calls = Calls::new(false, true, false);
+    const LISTENS: Calls = Calls::new(false, false, true);
 
     /// What the filter of process 42 answers, found as the kernel does: instruction by instruction.
     fn answer(architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
@@ -731,6 +750,26 @@ mod tests {
                 DENIED,
                 "call {call}"
             );
+        }
+    }
+
+    #[test]
+    fn who_listens_connects_to_nobody() {
+        let to = |call: c_long| {
+            let arguments = [libc::AF_INET as u64, STREAM as u64, 0, 0, 0, 0];
+            answer_of(LISTENS, AUDIT_ARCH, call as u32, arguments)
+        };
+        for call in [
+            libc::SYS_socket,
+            libc::SYS_bind,
+            libc::SYS_listen,
+            libc::SYS_accept4,
+            libc::SYS_sendto,
+        ] {
+            assert_eq!(to(call), libc::SECCOMP_RET_ALLOW, "call {call}");
+        }
+        for call in [libc::SYS_connect, libc::SYS_sendmsg, libc::SYS_socketpair] {
+            assert_eq!(to(call), DENIED, "call {call}");
         }
     }
 
