@@ -16,7 +16,16 @@ import tempfile
 from collections.abc import Callable, Coroutine
 from pathlib import Path
 
-from bench import runner_compute, runner_http, runner_logs, runner_memory, runner_modules, runner_starts, wasmtime_cli
+from bench import (
+    runner_compute,
+    runner_http,
+    runner_logs,
+    runner_memory,
+    runner_modules,
+    runner_outbound,
+    runner_starts,
+    wasmtime_cli,
+)
 from bench.scene import Scene
 from bench.table import Report, given
 
@@ -27,6 +36,7 @@ SECTIONS: dict[str, Callable[[Scene, Report], Coroutine[None, None, None]]] = {
     "modules": runner_modules.measure,
     "memory": runner_memory.measure,
     "http": runner_http.measure,
+    "outbound": runner_outbound.measure,
 }
 
 

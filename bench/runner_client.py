@@ -26,23 +26,40 @@ class RunnerApi:
     _sequence: int = 0
 
     async def put(
-        self, workload_id: str, module: bytes, *, policy: str = "Always", http: protocol.HttpServer | None = None
+        self,
+        workload_id: str,
+        module: bytes,
+        *,
+        policy: str = "Always",
+        http: protocol.HttpServer | None = None,
+        network: protocol.Network | None = None,
     ) -> None:
         """Start a workload of one container that runs an inline module."""
-        await self.send(workload_id, self.body(workload_id, module, policy=policy, http=http))
+        await self.send(workload_id, self.body(workload_id, module, policy=policy, http=http, network=network))
 
     def body(
-        self, workload_id: str, module: bytes, *, policy: str = "Always", http: protocol.HttpServer | None = None
+        self,
+        workload_id: str,
+        module: bytes,
+        *,
+        policy: str = "Always",
+        http: protocol.HttpServer | None = None,
+        network: protocol.Network | None = None,
     ) -> bytes:
         """What `put` sends."""
-        return self._body(workload_id, protocol.InlineModule(data=base64.b64encode(module)), policy, http)
+        return self._body(workload_id, protocol.InlineModule(data=base64.b64encode(module)), policy, http, network)
 
     async def put_image(self, workload_id: str, reference: str) -> None:
         """The same of a module in a registry."""
         await self.send(workload_id, self._body(workload_id, protocol.ImageModule(reference=reference), "Always"))
 
     def _body(
-        self, workload_id: str, module: protocol.Module, policy: str, http: protocol.HttpServer | None = None
+        self,
+        workload_id: str,
+        module: protocol.Module,
+        policy: str,
+        http: protocol.HttpServer | None = None,
+        network: protocol.Network | None = None,
     ) -> bytes:
         self._sequence += 1
         body = protocol.WorkloadPut(
@@ -51,7 +68,7 @@ class RunnerApi:
             template_hash="t",
             workload=protocol.Workload(
                 owner=protocol.Owner(kind="Bench", namespace="bench", name=workload_id, uid=workload_id),
-                containers=(protocol.Container(name="main", module=module, http=http),),
+                containers=(protocol.Container(name="main", module=module, http=http, network=network),),
                 restart_policy=protocol.RestartPolicy(policy),
             ),
         )

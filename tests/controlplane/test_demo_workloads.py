@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import httpx
 import pytest
 
 from tests.guests import build
-from tests.support import executors
+from tests.support import executors, pages
 from tests.support.images import push
 from tests.support.installation import ROOT
 from tests.support.kube import Json, Workspace
 from tests.support.ports import free_port
 
 DEMOS = ROOT / "demos"
+
+NAME = "greeter.default.svc.cluster.local"
+"""Of the Service that the demo of allowed hosts asks."""
 
 
 @pytest.fixture(autouse=True)
@@ -91,3 +96,47 @@ def test_an_http_api_in_python(space: Workspace, tmp_path: Path) -> None:
     pod_ip = (space.get("pod", "greeter") or {})["status"]["podIP"]
     assert httpx.get(f"http://{pod_ip}:{port}/greet").json() == {"greeting": "Hello, world!"}
     assert "200 /greet" in space.kubectl("logs", "greeter")
+
+
+class _Greeter(BaseHTTPRequestHandler):
+    """Answers as the demo's other half, and says nothing of it."""
+
+    def do_GET(self) -> None:
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write(b'{"greeting": "Hello, Ada!"}\n')
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+def test_a_caller_that_is_refused_and_then_allowed(space: Workspace, tmp_path: Path) -> None:
+    """No Service has a name here: the page is asked for by an address."""
+    if reason := executors.why_not("native"):
+        pytest.skip(reason)
+    folder = DEMOS / "allowed-hosts"
+    component = tmp_path / "app.wasm"
+    component.write_bytes(build.python_in(folder, "app", world="program"))
+    push(space.registry.address, "demos/allowed-hosts", [component], tag="v1")
+    refused, allowed = pages.examples((folder / "README.md").read_text())[1:]
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Greeter) as server:
+        serving = threading.Thread(target=server.serve_forever)
+        serving.start()
+        try:
+            here = f"127.0.0.1:{server.server_port}"
+            for name, said in (("refused", "no answer"), ("allowed", '200: {"greeting": "Hello, Ada!"}')):
+                manifest = tmp_path / f"{name}.yaml"
+                manifest.write_text((folder / f"{name}.yaml").read_text().replace(NAME, here))
+                _apply(space, manifest)
+                assert said in (refused if name == "refused" else allowed)
+                space.wait(lambda said=said: said in _log(space, "caller"), f"it says {said!r}", timeout=240)  # type: ignore[misc]
+                if name == "refused":
+                    assert "is refused: spec.network.allowedHosts grants nothing" in _log(space, "caller")
+        finally:
+            server.shutdown()
+            serving.join()
+
+
+def _log(space: Workspace, name: str) -> str:
+    path = f"/apis/subresources.wherry.dev/v1alpha1/namespaces/{space.namespace}/wasmworkloads/{name}/log"
+    return space.cluster.kubectl("get", "--raw", path, check=False).stdout

@@ -42,7 +42,40 @@ def sends_many(authority: str, count: int) -> str:
     return _component(authority, "/", False, count)
 
 
-def _component(authority: str, path: str, https: bool, count: int) -> str:
+def sends_on(authority: str, *, rounds: int, together: int) -> str:
+    """Sends so many requests at once, and again when all are answered, so many times; its exit code is 0 if all were."""
+    return _component(authority, "/", False, together, rounds)
+
+
+def _component(authority: str, path: str, https: bool, count: int, rounds: int = 0) -> str:
+    again = f"""
+      (loop $again
+        (local.set $number (i32.const 0))
+        (loop $more
+          (i32.store (i32.add (i32.const 4096) (i32.shl (local.get $number) (i32.const 2))) (call $send))
+          (local.set $number (i32.add (local.get $number) (i32.const 1)))
+          (br_if $more (i32.lt_u (local.get $number) (i32.const {count}))))
+        (local.set $number (i32.const 0))
+        (loop $more
+          (call $take (i32.load (i32.add (i32.const 4096) (i32.shl (local.get $number) (i32.const 2)))))
+          (local.set $number (i32.add (local.get $number) (i32.const 1)))
+          (br_if $more (i32.lt_u (local.get $number) (i32.const {count}))))
+        (local.set $round (i32.add (local.get $round) (i32.const 1)))
+        (br_if $again (i32.lt_u (local.get $round) (i32.const {rounds}))))
+      (call $exit (i32.ne (global.get $answered) (i32.const {count * rounds})))
+      unreachable"""
+    once = f"""
+      (loop $more
+        (i32.store (i32.add (i32.const 4096) (i32.shl (local.get $number) (i32.const 2))) (call $send))
+        (local.set $number (i32.add (local.get $number) (i32.const 1)))
+        (br_if $more (i32.lt_u (local.get $number) (i32.const {count}))))
+      (local.set $number (i32.const 0))
+      (loop $more
+        (call $receive (i32.load (i32.add (i32.const 4096) (i32.shl (local.get $number) (i32.const 2)))))
+        (local.set $number (i32.add (local.get $number) (i32.const 1)))
+        (br_if $more (i32.lt_u (local.get $number) (i32.const {count}))))
+      (call $exit (global.get $answered))
+      unreachable"""
     return f"""(component
   (import "wasi:io/poll@0.2.0" (instance $poll (export "pollable" (type (sub resource)))
     (export "[method]pollable.block" (func (param "self" (borrow 0))))))
@@ -73,6 +106,7 @@ def _component(authority: str, path: str, https: bool, count: int) -> str:
   (alias export $types "outgoing-request" (type $request))
   (alias export $types "request-options" (type $options))
   (alias export $types "future-incoming-response" (type $future))
+  (alias export $types "incoming-response" (type $response))
   (alias export $types "error-code" (type $error-code))
   (import "wasi:http/outgoing-handler@0.2.0" (instance $handler
     (alias outer 1 $request (type $outer-request)) (export "outgoing-request" (type $r (eq $outer-request)))
@@ -100,6 +134,9 @@ def _component(authority: str, path: str, https: bool, count: int) -> str:
   (core func $subscribe (canon lower (func $types "[method]future-incoming-response.subscribe")))
   (core func $get (canon lower (func $types "[method]future-incoming-response.get")
     (memory (core memory $memory)) (realloc (core func $realloc))))
+  (core func $drop-pollable (canon resource.drop $pollable))
+  (core func $drop-response (canon resource.drop $response))
+  (core func $drop-future (canon resource.drop $future))
   (core func $status (canon lower (func $types "[method]incoming-response.status")))
   (core func $handle (canon lower (func $handler "handle") (memory (core memory $memory)) (realloc (core func $realloc))))
   (core module $main
@@ -115,6 +152,9 @@ def _component(authority: str, path: str, https: bool, count: int) -> str:
     (import "host" "get" (func $get (param i32 i32)))
     (import "host" "status" (func $status (param i32) (result i32)))
     (import "host" "handle" (func $handle (param i32 i32 i32 i32)))
+    (import "host" "drop-pollable" (func $drop-pollable (param i32)))
+    (import "host" "drop-response" (func $drop-response (param i32)))
+    (import "host" "drop-future" (func $drop-future (param i32)))
     (data (i32.const 1024) "{authority}")
     (data (i32.const 2048) "{path}")
     (global $answered (mut i32) (i32.const 0))
@@ -139,23 +179,24 @@ def _component(authority: str, path: str, https: bool, count: int) -> str:
           (global.set $answered (i32.add (global.get $answered) (i32.const 1)))
           (if (i32.eq (i32.const {count}) (i32.const 1))
             (then (call $exit (i32.div_u (call $status (i32.load (i32.const 24))) (i32.const 100))))))))
-    (func (export "run") (result i32) (local $number i32)
-      (loop $more
-        (i32.store (i32.add (i32.const 4096) (i32.shl (local.get $number) (i32.const 2))) (call $send))
-        (local.set $number (i32.add (local.get $number) (i32.const 1)))
-        (br_if $more (i32.lt_u (local.get $number) (i32.const {count}))))
-      (local.set $number (i32.const 0))
-      (loop $more
-        (call $receive (i32.load (i32.add (i32.const 4096) (i32.shl (local.get $number) (i32.const 2)))))
-        (local.set $number (i32.add (local.get $number) (i32.const 1)))
-        (br_if $more (i32.lt_u (local.get $number) (i32.const {count}))))
-      (call $exit (global.get $answered))
-      unreachable))
+    ;; Receives one, and lets go of all that there is of it.
+    (func $take (param $future i32) (local $ready i32)
+      (local.set $ready (call $subscribe (local.get $future)))
+      (call $block (local.get $ready))
+      (call $drop-pollable (local.get $ready))
+      (call $get (local.get $future) (i32.const 0))
+      (if (i32.eqz (i32.load8_u (i32.const 16))) (then
+        (global.set $answered (i32.add (global.get $answered) (i32.const 1)))
+        (call $drop-response (i32.load (i32.const 24)))))
+      (call $drop-future (local.get $future)))
+    (func (export "run") (result i32) (local $number i32) (local $round i32) {again if rounds else once}))
   (core instance $main (instantiate $main (with "libc" (instance $libc)) (with "host" (instance
     (export "block" (func $block)) (export "exit" (func $exit)) (export "fields" (func $fields))
     (export "request" (func $request)) (export "authority" (func $authority)) (export "scheme" (func $scheme))
     (export "path" (func $path)) (export "subscribe" (func $subscribe)) (export "get" (func $get))
-    (export "status" (func $status)) (export "handle" (func $handle))))))
+    (export "status" (func $status)) (export "handle" (func $handle))
+    (export "drop-pollable" (func $drop-pollable)) (export "drop-response" (func $drop-response))
+    (export "drop-future" (func $drop-future))))))
   (func $run (result (result)) (canon lift (core func $main "run")))
   (instance $run (export "run" (func $run)))
   (export "wasi:cli/run@0.2.0" (instance $run)))"""

@@ -342,6 +342,55 @@ print(json.dumps({{
     assert outcomes == dict.fromkeys(outcomes, "EPERM")
 
 
+def test_who_may_listen_does_so_on_its_port_and_connects_to_nobody(native_sandbox: Path) -> None:
+    script = f"""
+import ctypes, errno, json, socket
+library = ctypes.CDLL({str(native_sandbox)!r})
+with socket.socket() as one, socket.socket() as other:
+    one.bind(("127.0.0.1", 0))
+    other.bind(("127.0.0.1", 0))
+    own, free = one.getsockname(), other.getsockname()
+elsewhere = socket.create_server(("127.0.0.1", 0)).getsockname()
+found = library.probe()
+assert library.apply_listening(found, own[1]) == 0
+FLAGS = socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+
+def make(kind=socket.SOCK_STREAM):
+    return socket.socket(socket.AF_INET, kind | FLAGS)
+
+def tried(what):
+    try:
+        what()
+    except OSError as error:
+        return errno.errorcode[error.errno]
+    return "ok"
+
+def serve():
+    stream = make()
+    stream.bind(own)
+    stream.listen()
+    assert tried(stream.accept) == "EAGAIN"
+
+print(json.dumps({{
+    "landlock": found & 255,
+    "serve": tried(serve),
+    "bind another": tried(lambda: make().bind(free)),
+    "datagram": tried(lambda: make(socket.SOCK_DGRAM).bind(free)),
+    "connect": tried(lambda: make().connect(elsewhere)),
+    "connect a datagram socket": tried(lambda: make(socket.SOCK_DGRAM).connect(elsewhere)),
+    "fast open": tried(lambda: make().sendto(b"x", socket.MSG_FASTOPEN, elsewhere)),
+    "unix": tried(lambda: socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | FLAGS)),
+}}))
+"""
+    done = subprocess.run([sys.executable, "-c", script], stdout=subprocess.PIPE, check=True)
+    outcomes = json.loads(done.stdout)
+    by_landlock = "EACCES" if outcomes.pop("landlock") >= 4 else "ok"
+    # Landlock knows nothing of UDP: its ports are decided in the host's calls alone.
+    assert (outcomes.pop("serve"), outcomes.pop("datagram")) == ("ok", "ok")
+    assert outcomes.pop("bind another") == by_landlock
+    assert outcomes == dict.fromkeys(outcomes, "EPERM")
+
+
 def test_a_runner_does_not_start_without_what_it_requires(executor: str, tmp_path: Path) -> None:
     pki = Certificates(tmp_path)
     command = [

@@ -292,6 +292,20 @@ def test_a_name_that_leads_to_this_machine_or_to_metadata_leads_nowhere(play_apa
     play_apart(scenario)
 
 
+def test_an_answer_is_asked_for_once_while_it_holds(play_apart: Play, reach: bytes) -> None:
+    async def scenario(opened: Bench) -> None:
+        for seconds, questions in ((30, 2), (0, 6)):
+            server = NameServer({"api.test": itertools.repeat([HERE])}, seconds=seconds)
+            async with serving(server), greeter() as port:
+                network = NetworkGrant(destinations=(rule("api.test", port),), nameservers=(server.address,))
+                deeds = [f"tcp:api.test:{port}", f"udp:api.test:{port}", "lookup:api.test"]
+                words = said(await run(opened, reach, *deeds, network=network))
+                assert list(words.values()) == [GREETING, GREETING, HERE]
+                assert server.asked == ["api.test"] * questions
+
+    play_apart(scenario)
+
+
 def test_an_answer_that_changes_is_checked_each_time(play_apart: Play, reach: bytes) -> None:
     """What was allowed once is no permission for what the name leads to next."""
 

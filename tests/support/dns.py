@@ -21,6 +21,8 @@ class NameServer:
     """By name: what each lookup gets, one after the other; its questions for the two families share it."""
     truncates: bool = False
     """Answers by UDP are cut."""
+    seconds: int = 0
+    """For which an answer holds."""
     asked: list[str] = field(default_factory=list)
     address: str = ""
     _lookups: dict[str, tuple[list[str], set[int]]] = field(default_factory=dict)
@@ -48,7 +50,7 @@ class NameServer:
         wanted = 4 if kind == _A else 6
         found = [ipaddress.ip_address(text) for text in given]
         records = [
-            struct.pack("!HHHIH", 0xC00C, kind, 1, 0, len(address.packed)) + address.packed
+            struct.pack("!HHHIH", 0xC00C, kind, 1, self.seconds, len(address.packed)) + address.packed
             for address in found
             if address.version == wanted
         ]

@@ -30,7 +30,7 @@ pub extern "C" fn apply(found: c_int, readable: c_int, writable: c_int, log: c_i
     let reach = Reach {
         folders: &folders,
         log: Some(log),
-        connect: None,
+        ..Reach::default()
     };
     enter(Sandbox::new(confinement(found), &reach, Calls::default()))
 }
@@ -40,7 +40,7 @@ pub extern "C" fn apply(found: c_int, readable: c_int, writable: c_int, log: c_i
 pub extern "C" fn apply_as_server(found: c_int) -> c_int {
     let calls = Calls {
         server: true,
-        network: false,
+        ..Calls::default()
     };
     enter(Sandbox::new(confinement(found), &Reach::default(), calls))
 }
@@ -53,8 +53,22 @@ pub extern "C" fn apply_with_network(found: c_int, port: u16) -> c_int {
         ..Reach::default()
     };
     let calls = Calls {
-        server: false,
         network: true,
+        ..Calls::default()
+    };
+    enter(Sandbox::new(confinement(found), &reach, calls))
+}
+
+/// Confine the process to what `probe` returned, and to what a command may do that may listen on one port.
+#[unsafe(no_mangle)]
+pub extern "C" fn apply_listening(found: c_int, port: u16) -> c_int {
+    let reach = Reach {
+        bind: &[port],
+        ..Reach::default()
+    };
+    let calls = Calls {
+        listens: true,
+        ..Calls::default()
     };
     enter(Sandbox::new(confinement(found), &reach, calls))
 }

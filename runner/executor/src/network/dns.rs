@@ -20,7 +20,8 @@ const MAX_ALIASES: usize = 16;
 /// What a server said.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Answer {
-    Addresses(Vec<IpAddr>),
+    /// And for how many seconds they hold.
+    Addresses(Vec<IpAddr>, u32),
     /// There is no such name.
     NoName,
     /// There is more than fits: ask again by TCP.
@@ -74,11 +75,13 @@ pub fn answer(message: &[u8], id: u16, name: &str, record_type: u16) -> Option<A
         return Some(Answer::Cut);
     }
     let records = reader.records(answers)?;
-    Some(Answer::Addresses(addresses(&records, name, record_type)))
+    let (found, seconds) = addresses(&records, name, record_type);
+    Some(Answer::Addresses(found, seconds))
 }
 
 struct Record {
     owner: String,
+    seconds: u32,
     data: Data,
 }
 
@@ -88,31 +91,31 @@ enum Data {
     Other,
 }
 
-/// The addresses of a name, or of what it is an alias of.
-fn addresses(records: &[Record], name: &str, record_type: u16) -> Vec<IpAddr> {
-    let mut owner = name;
+/// The addresses of a name, or of what it is an alias of, and for how long all that led to them holds.
+fn addresses(records: &[Record], name: &str, record_type: u16) -> (Vec<IpAddr>, u32) {
+    let (mut owner, mut seconds) = (name, u32::MAX);
     for _ in 0..MAX_ALIASES {
-        let found: Vec<IpAddr> = records
+        let (found, times): (Vec<IpAddr>, Vec<u32>) = records
             .iter()
             .filter(|record| record.owner == owner)
             .filter_map(|record| match record.data {
-                Data::Address(address) if address.is_ipv4() == (record_type == A) => Some(address),
+                Data::Address(address) if address.is_ipv4() == (record_type == A) => Some((address, record.seconds)),
                 _ => None,
             })
-            .collect();
+            .unzip();
         if !found.is_empty() {
-            return found;
+            return (found, times.into_iter().fold(seconds, u32::min));
         }
         let alias = records.iter().find_map(|record| match &record.data {
-            Data::Alias(target) if record.owner == owner => Some(target),
+            Data::Alias(target) if record.owner == owner => Some((target, record.seconds)),
             _ => None,
         });
         match alias {
-            Some(target) => owner = target,
+            Some((target, holds)) => (owner, seconds) = (target, seconds.min(holds)),
             None => break,
         }
     }
-    Vec::new()
+    (Vec::new(), 0)
 }
 
 struct Reader<'a> {
@@ -180,7 +183,8 @@ impl<'a> Reader<'a> {
 
     fn record(&mut self) -> Option<Record> {
         let owner = self.name()?;
-        let [record_type, class, _, _, length] = self.numbers()?;
+        let [record_type, class, high, low, length] = self.numbers()?;
+        let seconds = u32::from(high) << 16 | u32::from(low);
         let end = self.at.checked_add(length.into())?;
         let data = match (class, record_type) {
             (INTERNET, A) => {
@@ -195,7 +199,7 @@ impl<'a> Reader<'a> {
                 Data::Other
             }
         };
-        (self.at == end).then_some(Record { owner, data })
+        (self.at == end).then_some(Record { owner, seconds, data })
     }
 }
 
@@ -239,14 +243,14 @@ mod tests {
     fn addresses_are_read_also_behind_an_alias() {
         let asked = question(7, "name.test", A);
         let direct = respond(&asked, 0, &[(ASKED, A, &[10, 0, 0, 1]), (ASKED, A, &[10, 0, 0, 2])]);
-        let expected = Answer::Addresses(vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()]);
+        let expected = Answer::Addresses(vec![[10, 0, 0, 1].into(), [10, 0, 0, 2].into()], 60);
         assert_eq!(answer(&direct, 7, "name.test", A), Some(expected));
         let alias = respond(&asked, 0, &[(ASKED, CNAME, OTHER), (OTHER, A, &[10, 0, 0, 3])]);
-        let expected = Answer::Addresses(vec![[10, 0, 0, 3].into()]);
+        let expected = Answer::Addresses(vec![[10, 0, 0, 3].into()], 60);
         assert_eq!(answer(&alias, 7, "name.test", A), Some(expected));
         let asked = question(7, "name.test", AAAA);
         let six = respond(&asked, 0, &[(ASKED, AAAA, &[0; 16])]);
-        let expected = Answer::Addresses(vec![IpAddr::from([0_u16; 8])]);
+        let expected = Answer::Addresses(vec![IpAddr::from([0_u16; 8])], 60);
         assert_eq!(answer(&six, 7, "name.test", AAAA), Some(expected));
     }
 
@@ -254,14 +258,14 @@ mod tests {
     fn what_was_not_asked_for_is_not_taken() {
         let asked = question(7, "name.test", A);
         let foreign = respond(&asked, 0, &[(OTHER, A, &[10, 0, 0, 1])]);
-        assert_eq!(answer(&foreign, 7, "name.test", A), Some(Answer::Addresses(vec![])));
+        assert_eq!(answer(&foreign, 7, "name.test", A), Some(Answer::Addresses(vec![], 0)));
         let good = respond(&asked, 0, &[(ASKED, A, &[10, 0, 0, 1])]);
         assert_eq!(answer(&good, 8, "name.test", A), None, "another id");
         assert_eq!(answer(&good, 7, "nome.test", A), None, "another name");
         assert_eq!(answer(&good, 7, "name.test", AAAA), None, "another type");
         assert_eq!(answer(&asked, 7, "name.test", A), None, "a question");
         let circle = respond(&asked, 0, &[(ASKED, CNAME, ASKED)]);
-        assert_eq!(answer(&circle, 7, "name.test", A), Some(Answer::Addresses(vec![])));
+        assert_eq!(answer(&circle, 7, "name.test", A), Some(Answer::Addresses(vec![], 0)));
     }
 
     #[test]

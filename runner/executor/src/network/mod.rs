@@ -13,6 +13,7 @@
 //! `rules.rs` decides, without a system call; `protected.rs` says what no name and no wide network opens. Behind it stand
 //! seccomp and Landlock (`sandbox/`).
 
+mod cache;
 mod counts;
 mod dns;
 mod gate;

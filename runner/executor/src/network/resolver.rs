@@ -5,12 +5,14 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::Duration;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
+use super::cache::Cache;
 use super::dns::{self, A, AAAA, Answer};
 use crate::random::Kernel;
 
@@ -31,30 +33,56 @@ pub enum Failure {
 
 pub struct Resolver {
     servers: Vec<SocketAddr>,
+    cache: Mutex<Cache>,
 }
+
+/// Addresses, and for how many seconds they hold.
+type Found = (Vec<IpAddr>, u32);
 
 impl Resolver {
     pub fn new(servers: Vec<SocketAddr>) -> Resolver {
-        Resolver { servers }
+        Resolver {
+            servers,
+            cache: Mutex::default(),
+        }
     }
 
     /// The addresses of a name, as `canonical_name` gives it; never none. Those of IPv4 first.
     pub async fn addresses(&self, name: &str) -> Result<Vec<IpAddr>, Failure> {
+        if let Some(addresses) = self.cache().get(name, Instant::now()) {
+            return Ok(addresses);
+        }
         let (four, six) = tokio::join!(self.ask(name, A), self.ask(name, AAAA));
         let failure = match (&four, &six) {
             (Err(Failure::NoAnswer), _) | (_, Err(Failure::NoAnswer)) => Failure::NoAnswer,
             _ => Failure::NotFound,
         };
-        let mut found = four.unwrap_or_default();
-        found.extend(six.unwrap_or_default());
-        if found.is_empty() { Err(failure) } else { Ok(found) }
+        let both = [four.unwrap_or_default(), six.unwrap_or_default()];
+        let seconds = both
+            .iter()
+            .filter(|(found, _)| !found.is_empty())
+            .map(|(_, seconds)| *seconds);
+        let seconds = seconds.min().unwrap_or(0);
+        let found: Vec<IpAddr> = both.into_iter().flat_map(|(found, _)| found).collect();
+        if found.is_empty() {
+            return Err(failure);
+        }
+        // One that could not say is asked again.
+        if failure == Failure::NotFound {
+            self.cache().keep(name, &found, seconds, Instant::now());
+        }
+        Ok(found)
     }
 
-    async fn ask(&self, name: &str, record_type: u16) -> Result<Vec<IpAddr>, Failure> {
+    fn cache(&self) -> MutexGuard<'_, Cache> {
+        self.cache.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn ask(&self, name: &str, record_type: u16) -> Result<Found, Failure> {
         for _ in 0..ROUNDS {
             for server in &self.servers {
                 match timeout(PATIENCE, ask(*server, name, record_type)).await {
-                    Ok(Ok(Answer::Addresses(addresses))) => return Ok(addresses),
+                    Ok(Ok(Answer::Addresses(addresses, seconds))) => return Ok((addresses, seconds)),
                     Ok(Ok(Answer::NoName)) => return Err(Failure::NotFound),
                     _ => {}
                 }

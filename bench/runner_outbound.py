@@ -1,0 +1,169 @@
+"""Requests per second that a guest sends, with its allow-list, against `wasmtime run` with the same component and all networks.
+
+The guest has one core, and the same weight on both sides; who answers it, and the name server, have another. Each request has a
+connection of its own on both sides. The peer finds its name in a file (/etc/hosts), ours asks a name server whose answers hold
+for 30 s.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from bench import wasmtime_cli
+from bench.runner_client import RunnerApi
+from bench.scene import Scene
+from bench.table import Report, p50
+from tests.guests.requests import sends_on
+from tests.support import wat
+from tests.support.dns import NameServer, serving
+from wherry_runner import protocol
+from wherry_runner.execution.endings import nice_value
+
+REQUESTS = 4000
+TOGETHER = (1, 8)
+ROUNDS = 3
+
+AT_LEAST = 0.95
+
+NAME, PEERS_NAME = "outside.test", "localhost"
+
+GUESTS_CORE, SERVERS_CORE = 0, 1
+
+_ANSWER = b"HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n"
+
+
+@dataclass
+class Answering:
+    """Answers requests, and notes when."""
+
+    port: int = 0
+    first: float = 0.0
+    last: float = 0.0
+    count: int = 0
+
+    def begin(self) -> None:
+        """Forget what was."""
+        self.first, self.last, self.count = 0.0, 0.0, 0
+
+    @property
+    def per_second(self) -> float:
+        """From the first request to the last. Raises RuntimeError where one is missing."""
+        if self.count != REQUESTS:
+            raise RuntimeError(f"{self.count} requests came, not {REQUESTS}")
+        return (REQUESTS - 1) / (self.last - self.first)
+
+
+class _Connection(asyncio.Protocol):
+    def __init__(self, answering: Answering) -> None:
+        self._answering = answering
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        if not data.endswith(b"\r\n\r\n"):
+            return
+        self._answering.last = time.perf_counter()
+        self._answering.first = self._answering.first or self._answering.last
+        self._answering.count += 1
+        self._transport.write(_ANSWER)
+        self._transport.close()
+
+
+@asynccontextmanager
+async def _answering() -> AsyncIterator[Answering]:
+    answering = Answering()
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: _Connection(answering), "127.0.0.1", 0, backlog=1024)
+    answering.port = server.sockets[0].getsockname()[1]
+    async with server:
+        yield answering
+
+
+async def measure(scene: Scene, report: Report) -> None:
+    """In turns, the middle of some rounds each."""
+    if (os.cpu_count() or 1) < 2:
+        sys.exit("error: the guest and who answers it need a core each")
+    allowed = os.sched_getaffinity(0)
+    names = NameServer({NAME: itertools.repeat(["127.0.0.1"])}, seconds=30)
+    async with serving(names), _answering() as answering, scene.runner("--nameserver", names.address) as (process, api):
+        assert process.process is not None
+        supervisor = process.process.pid
+        try:
+            os.sched_setaffinity(0, {SERVERS_CORE})
+            _keep_to_the_guests_core(supervisor)
+            for together in TOGETHER:
+                for ours, peer, how in (("127.0.0.1", "127.0.0.1", "an address"), (NAME, PEERS_NAME, "a name")):
+                    one = wat.binary(_guest(ours, answering.port, together))
+                    other = scene.compiled(
+                        f"sends-{peer}-{together}", wat.binary(_guest(peer, answering.port, together))
+                    )
+                    rates = []
+                    for number in range(ROUNDS):
+                        answering.begin()
+                        await _ours(api, f"sends-{together}-{ours}-{number}", one, answering.port)
+                        mine = answering.per_second
+                        answering.begin()
+                        await _peer(str(other))
+                        rates.append((mine, answering.per_second))
+                    middle = [p50([each[side] for each in rates]) for side in (0, 1)]
+                    what = f"requests to {how} per second, {together} at once"
+                    report.ratio(what, middle[0], middle[1], "/s", at_least=AT_LEAST)
+        finally:
+            os.sched_setaffinity(0, allowed)
+
+
+def _guest(host: str, port: int, together: int) -> str:
+    return sends_on(f"{host}:{port}", rounds=REQUESTS // together, together=together)
+
+
+async def _ours(api: RunnerApi, name: str, module: bytes, port: int) -> None:
+    """Run it to its end. Raises RuntimeError where that is not a good one."""
+    rules = (
+        protocol.Destination(name=NAME, first_port=port, last_port=port),
+        protocol.Destination(network="127.0.0.1/32", first_port=port, last_port=port),
+    )
+    await api.put(name, module, policy="Never", network=protocol.Network(destinations=rules))
+    async with asyncio.timeout(300):
+        state = (await api.ended(name)).containers[0].state
+    await api.delete(name)
+    if not isinstance(state, protocol.Terminated) or state.exit_code != 0:
+        raise RuntimeError(f"ours ended so: {state}")
+
+
+async def _peer(file: str) -> None:
+    """The same."""
+    command = [str(wasmtime_cli.executable()), "run", "--allow-precompiled", "-Shttp,inherit-network", file]
+    process = await asyncio.create_subprocess_exec(*command, stdin=subprocess.DEVNULL, preexec_fn=_like_a_guest)
+    async with asyncio.timeout(300):
+        if await process.wait() != 0:
+            raise RuntimeError(f"the peer ended with {process.returncode}")
+
+
+def _like_a_guest() -> None:
+    os.sched_setaffinity(0, {GUESTS_CORE})
+    os.nice(nice_value(None))
+
+
+def _keep_to_the_guests_core(supervisor: int) -> None:
+    """The executor too, whose children the guests are."""
+    pids = [supervisor, *_children(supervisor)]
+    for pid in pids:
+        for thread in os.listdir(f"/proc/{pid}/task"):
+            with contextlib.suppress(ProcessLookupError):
+                os.sched_setaffinity(int(thread), {GUESTS_CORE})
+
+
+def _children(pid: int) -> list[int]:
+    with open(f"/proc/{pid}/task/{pid}/children") as file:
+        return [int(child) for child in file.read().split()]
