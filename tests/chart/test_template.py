@@ -187,6 +187,14 @@ def test_other_values_arrive(helm: Helm, machine: Path) -> None:
     assert proxies == {"HTTP_PROXY": "http://proxy:3128", "NO_PROXY": "10.0.0.0/8"}
 
 
+@pytest.mark.parametrize("given", [{}, {"leaveSeconds": 3, "terminationGraceSeconds": 4}])
+def test_a_runners_pod_has_time_for_its_clients_and_then_its_guests(helm: Helm, machine: Path, given: Json) -> None:
+    objects = helm.template({"runner": given})
+    settings = runner_of(objects, machine)
+    pod = find(objects, "DaemonSet", "wherry-runner")["spec"]["template"]["spec"]
+    assert pod["terminationGracePeriodSeconds"] > settings.leave_seconds + settings.termination_grace_seconds
+
+
 def test_host_paths_are_mounted_where_workloads_name_them(helm: Helm, machine: Path) -> None:
     objects = helm.template(VALUE_SETS["host paths"])
     mounts = container(find(objects, "DaemonSet", "wherry-runner"))["volumeMounts"]

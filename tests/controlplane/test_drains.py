@@ -166,7 +166,7 @@ def test_of_ten_thousand_requests_none_fails_while_runners_and_instances_come_an
     assert clients.answered >= REQUESTS
 
 
-def test_no_request_to_pods_fails_while_one_of_their_runners_is_stopped_and_started_again(
+def test_no_request_to_pods_fails_while_a_runner_is_stopped_and_started_again_and_they_are_replaced(
     space: Workspace, service: Service, draining: Installation
 ) -> None:
     labels, ports = {"app": "web"}, [{"name": "http", "containerPort": free_port()}]
@@ -174,7 +174,9 @@ def test_no_request_to_pods_fails_while_one_of_their_runners_is_stopped_and_star
     space.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": led})
     # Its node is cordoned, to keep other tests' Pods away.
     cordoned = {"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}
-    body = pod("web", space.push(SERVER), node=NAME, ports=ports, spec={"tolerations": [*TOLERATIONS, cordoned]})
+    hooks = {"preStop": {"sleep": {"seconds": 5}}}
+    more = {"tolerations": [*TOLERATIONS, cordoned]}
+    body = pod("web", space.push(SERVER), node=NAME, ports=ports, spec=more, lifecycle=hooks)
     template = {"metadata": {"labels": labels}, "spec": body["spec"]}
     deployment = {"replicas": 4, "selector": {"matchLabels": labels}, "template": template}
     space.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": deployment})
@@ -195,6 +197,11 @@ def test_no_request_to_pods_fails_while_one_of_their_runners_is_stopped_and_star
         assert set(service.where()[0]) < before, "those that are left have not moved"
         runner.start()
         led_to(4)
+        assert clients.failures == []
+        space.kubectl("set", "env", "deployment/web", "CHANGED=yes")
+        space.kubectl(
+            "rollout", "status", "deployment/web", f"--timeout={PATIENCE_SECONDS:.0f}s", timeout=PATIENCE_SECONDS
+        )
         clients.wait(1000, timeout_seconds=PATIENCE_SECONDS)
     assert clients.failures == []
 

@@ -180,3 +180,13 @@ def test_hooks_that_fail_are_told_in_the_kubelets_words(space: Workspace) -> Non
     space.kubectl("wait", "--for=condition=Ready", "pod/ends", "--timeout=60s")
     space.kubectl("delete", "pod", "ends", "--wait=true")
     space.wait(lambda: ("FailedPreStopHook", "PreStopHook failed") in space.events("ends"), "it is told")
+
+
+def test_a_grpc_probe_of_a_server_without_health_checks_fails_in_the_kubelets_words(space: Workspace) -> None:
+    port = free_port()
+    probe = {"grpc": {"port": port, "service": "boats"}, "periodSeconds": 1}
+    space.pod("web", space.push(SERVER), ports=[{"name": "http", "containerPort": port}], readinessProbe=probe)
+    words = "Readiness probe failed: error: health rpc probe failed: rpc error: code = "
+    space.wait(lambda: dict(space.events("web")).get("Unhealthy", "").startswith(words), "it is told")
+    assert httpx.get(f"http://127.0.0.1:{port}/").text == GREETING
+    assert conditions(space.get("pod", "web") or {})["Ready"]["reason"] == "ContainersNotReady"

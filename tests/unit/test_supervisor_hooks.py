@@ -201,6 +201,25 @@ def test_a_failed_liveness_probe_runs_the_pre_stop_hook_first_and_keeps_the_port
     run(scenario())
 
 
+def test_one_that_drains_since_its_probe_failed_is_not_cut_short_when_it_is_stopped(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = serving_runner(tmp_path)
+        every = {"period_seconds": 1, "failure_threshold": 1}
+        runner.put(containers=(container(http=HttpServer(), liveness_probe=Probe(port=9, **every)),))
+        guest = await runner.engine.guest(0)
+        guest.serve()
+        await holds(lambda: guest.drained)
+        for sequence in (100, 101):
+            runner.delete(grace=3600, sequence=sequence)
+            await settle()
+        assert runner.supervisor.status("w1").containers[0].port is None
+        assert not guest.killed
+        guest.exit(0)
+        await runner.ended()
+
+    run(scenario())
+
+
 def test_a_runner_that_ends_runs_the_pre_stop_hooks(tmp_path: Path) -> None:
     async def scenario() -> None:
         runner = serving_runner(tmp_path)

@@ -26,6 +26,7 @@ class Beside:
 
     __slots__ = (
         "_around",
+        "_asked",
         "_closes",
         "_expired",
         "_guest",
@@ -56,6 +57,8 @@ class Beside:
         """Of the run that there is, once it is to end."""
         self._guest: Guest | None = None
         """Of the run that there is."""
+        self._asked = False
+        """It was asked to end."""
         self._closes = False
         """When it ends, its port is closed: no other run will follow for now."""
         self._expired = False
@@ -137,7 +140,7 @@ class Beside:
     def begin(self, guest: Guest, spec: protocol.Container, on_started: Callable[[], None]) -> None:
         """A run has begun. `on_started`: its hook has been run, if there is one; not called for one that was idle."""
         self._guest = guest
-        self._closes = self._expired = False
+        self._asked = self._closes = self._expired = False
         self.hook_failures = ()
         if self.listener is not None:
             self._also(self._watch_serving(guest))
@@ -182,10 +185,11 @@ class Beside:
             self._let_end(guest)
 
     def _let_end(self, guest: Guest) -> None:
-        served = self.serves
+        drains = self.serves or self._asked
+        self._asked = True
         if self._closes and self.listener is not None:
             self.close_port()  # a command's are its own until it has ended
-        if self.why and not served:
+        if self.why and not drains:
             guest.kill(message=self.why)  # nothing to wait for: a command that is asked to end can't hear it
         else:
             guest.drain()
