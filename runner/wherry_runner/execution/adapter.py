@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import dataclasses
 import functools
 import os
 import time
@@ -295,10 +294,10 @@ def _payload(spec: GuestSpec, *, log_name: str) -> channel.Payload:
         descriptors=limits.descriptors + (spec.http.bounds.max_connections if spec.http is not None else 0),
         file_bytes=file_bytes,
         log_bytes_per_second=limits.log_bytes_per_second,
-        http=dataclasses.asdict(spec.http.bounds) if spec.http is not None else None,
+        http=vars(spec.http.bounds) if spec.http is not None else None,
         network=None if spec.network is None else _network(spec.network),
-        network_fields=dataclasses.asdict(spec.network_fields),
-        listening=[dataclasses.asdict(each) for each in spec.listening],
+        network_fields=vars(spec.network_fields),
+        listening=[vars(each) for each in spec.listening],
     )
 
 

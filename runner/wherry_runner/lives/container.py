@@ -418,6 +418,8 @@ class ContainerLife:
         """Be there without a process until a client comes. What is to be started for it is no restart."""
         self._beside.idle = True
         self._around.on_change()
+        # While nobody waits for it.
+        self._spec = self._unpacked()
         with contextlib.suppress(OSError):  # without a descriptor to spare it does not rest
             await self._unless_stopped(idling.until_called(listener.descriptor))
         if self._stopping or self._held:
