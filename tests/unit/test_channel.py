@@ -33,7 +33,7 @@ def pair() -> Iterator[Pair]:
             {
                 "type": "ready",
                 "engine": "python/wasmtime-1",
-                "protocol": 4,
+                "protocol": channel.PROTOCOL,
                 "features": ["fuel"],
                 "writesLogs": False,
                 "noNewPrivileges": False,
