@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from tests.support.told import START
-from tests.support.workload_scene import KEY, PATH, Scene, container
+from tests.support.workload_scene import CONFIG, KEY, PATH, Scene, container
 from wherry_operator.kube import Forbidden, Unavailable
 from wherry_runner.protocol import Phase, Running, Waiting
 
@@ -302,3 +302,17 @@ def test_commands_and_those_that_are_to_be_recreated_are_not_replaced_before_the
         scene.reconcile(after=UNPUBLISH_SECONDS)
         assert scene.ids == before
     assert recreated.deletes == []
+
+
+def test_what_has_changed_does_not_reach_a_runner_that_is_about_to_end() -> None:
+    env = [{"name": "A", "valueFrom": {"configMapKeyRef": {"name": "c", "key": "a"}}}]
+    serving = Serving(replicas=2, env=env)
+    serving.scene.reconcile()
+    serving.serve()
+    serving.scene.two.go_silent(serving.scene.time.seconds)
+    serving.scene.one.leave()
+    serving.scene.kube.objects[CONFIG]["data"]["a"] = "2"
+    before = len(serving.scene.one.puts)
+    serving.scene.succeed()
+    serving.scene.reconcile()
+    assert len(serving.scene.one.puts) == before

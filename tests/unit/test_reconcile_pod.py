@@ -438,3 +438,27 @@ def test_a_write_onto_an_object_that_took_the_name_fails() -> None:
     with contextlib.suppress(Exception):
         scene.reconcile()
     assert scene.kube.objects[PATH]["status"]["containerStatuses"][0]["state"].keys() == {"running"}
+
+
+def test_a_pod_on_a_runner_that_is_about_to_end_stays_there_as_it_is() -> None:
+    scene = Scene().run()
+    puts = len(scene.one.puts)
+    scene.one.leave()
+    scene.change(lambda body: body["spec"]["containers"][0].update(image="another"))
+    scene.reconcile()
+    assert len(scene.one.puts) == puts, "what has changed comes with its next run"
+    scene.one.state.leaving = False
+    scene.one.errors = [Refused(Refusal(reason=RefusalReason.STOPPING, message="the runner is stopping"))]
+    scene.reconcile()
+    assert scene.status["containerStatuses"][0]["containerID"].startswith("wherry://one/")
+    assert "running" in scene.status["containerStatuses"][0]["state"], "it runs on until its runner has ended"
+    assert scene.two.puts == []
+
+
+def test_a_pod_that_a_stopping_runner_does_not_take_goes_to_another() -> None:
+    scene = Scene()
+    scene.one.errors = [Refused(Refusal(reason=RefusalReason.STOPPING, message="the runner is stopping"))]
+    scene.reconcile()
+    scene.one.leave()
+    scene.reconcile()
+    assert ([name for name, _ in scene.one.puts], [name for name, _ in scene.two.puts]) == ([], ["u-1"])

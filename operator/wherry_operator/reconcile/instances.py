@@ -242,7 +242,8 @@ class Instances:
                 return dataclasses.replace(seen, problem=Problem(reason="Pending", message=str(error)))
         await self._deliveries.drop_copies(workload_id, keep=place.runner)
         status = place.status
-        if status is None or status.content_revision != shared.content_revision:
+        # What has changed comes with its next run, where its runner is about to end.
+        if status is None or (status.content_revision != shared.content_revision and not place.leaving):
             if shared.complaints:
                 self._record(happenings.pull_secrets_missing(shared.complaints))
             own = self._resolved(slot, shared, objects)

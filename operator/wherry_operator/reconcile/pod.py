@@ -37,7 +37,7 @@ from wherry_operator.status import pod as pod_status
 from wherry_operator.status.happenings import Happening
 from wherry_operator.status.pod import Observed, Problem
 from wherry_operator.status.unhealthy import Unhealthy
-from wherry_runner.protocol import ContainerStatus, Owner, Phase, Running, WorkloadStatus
+from wherry_runner.protocol import ContainerStatus, Owner, Phase, RefusalReason, Running, WorkloadStatus
 
 log = logging.getLogger(__name__)
 
@@ -183,11 +183,11 @@ class PodReconciler:
         status = place.status
         if status is not None:
             self._deliveries.weigh(uid, place, resolved.workload)
-        if (
-            status is None
-            or status.template_hash != resolved.template_hash
-            or status.content_revision != resolved.content_revision
-        ):
+        changed = status is not None and (
+            status.template_hash != resolved.template_hash or status.content_revision != resolved.content_revision
+        )
+        # What has changed comes with its next run, where its runner is about to end.
+        if status is None or (changed and not place.leaving):
             if resolved.complaints:
                 complaint = happenings.pull_secrets_missing(resolved.complaints)
                 self._record(pod, complaint.kind, complaint.reason, complaint.message)
@@ -198,7 +198,7 @@ class PodReconciler:
                 message = f"runner {place.runner}: {error.refusal.message}"
                 if error.full and status is not None and resize.decide(pod).wanted:
                     return await self._defer(pod, place, status, message)
-                if error.full:
+                if error.full and (status is None or error.refusal.reason is not RefusalReason.STOPPING):
                     self._record(pod, happenings.WARNING, "FailedPlacement", message)
                     # It is left for another: the status must not name it any more.
                     waits = Problem(reason="ContainerCreating", message=message)
