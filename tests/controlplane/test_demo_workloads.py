@@ -96,6 +96,8 @@ def test_an_http_api_in_python(space: Workspace, tmp_path: Path) -> None:
     pod_ip = (space.get("pod", "greeter") or {})["status"]["podIP"]
     assert httpx.get(f"http://{pod_ip}:{port}/greet").json() == {"greeting": "Hello, world!"}
     assert "200 /greet" in space.kubectl("logs", "greeter")
+    # A container beside it: no node runs one here, so it is only taken.
+    assert "deployment.apps/visitor created" in space.kubectl("apply", "-f", str(DEMOS / "http-python" / "beside.yaml"))
 
 
 class _Greeter(BaseHTTPRequestHandler):

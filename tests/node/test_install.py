@@ -10,6 +10,8 @@ import pytest
 
 from tests.cluster.node import NodeCluster
 from tests.cluster.processes import wait_for
+from tests.guests import build
+from tests.guests.requests import outcome, sends
 from tests.guests.servers import SERVER
 from tests.node.load import Asking
 from tests.node.pods import PATIENCE, PATIENCE_SECONDS, Space
@@ -75,6 +77,75 @@ def test_a_container_calls_a_module_by_the_name_of_its_service(
     node_space.wait("pod/asks", "condition=Ready")
     script = "import urllib.request; print(urllib.request.urlopen('http://web/', timeout=5).read().decode(), end='')"
     assert node_space.eventually("asks", "python3", "-c", script) == "hello over HTTP\n"
+
+
+def test_a_module_calls_a_container_by_the_name_of_its_service_once_it_may(
+    release: Release, node_space: Space, base_image: str
+) -> None:
+    name = f"outside.{node_space.namespace}.svc.cluster.local"
+    service = {"selector": {"app": "outside"}, "ports": [{"port": 80, "targetPort": 8080}]}
+    node_space.create(
+        container_pod("outside", base_image, ["python3", "-m", "http.server", "8080"]),
+        {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "outside"}, "spec": service},
+        container_pod("asks", base_image, ["sleep", "3600"]),
+    )
+    node_space.wait("pod/outside", "condition=Ready")
+    node_space.wait("pod/asks", "condition=Ready")
+    script = f"import urllib.request; print(urllib.request.urlopen('http://{name}/', timeout=5).status)"
+    assert node_space.eventually("asks", "python3", "-c", script) == "200\n"
+
+    once = {"module": {"inline": sends(name)}, "restartPolicy": "Never", "backoffLimit": 0}
+    node_space.create(
+        workload("nothing", **once),
+        workload("other", **once, network={"allowedHosts": ["kubernetes.default.svc.cluster.local"]}),
+        workload("named", **once, network={"allowedHosts": [name]}),
+    )
+
+    def ended(workload: str) -> int | str:
+        where = "jsonpath={.status.instances[0].exitCode}"
+        found: list[str] = []
+
+        def has_ended() -> bool:
+            found.append(node_space.kubectl("get", "ww", workload, "-o", where).stdout)
+            return bool(found[-1])
+
+        assert wait_for(has_ended, timeout_seconds=PATIENCE_SECONDS)
+        return outcome(int(found[-1]))
+
+    assert {each: ended(each) for each in ("nothing", "other", "named")} == {
+        "nothing": "HTTP-request-denied",
+        "other": "HTTP-request-denied",
+        "named": 2,
+    }
+
+
+def test_a_container_calls_a_module_that_listens_itself(
+    release: Release, node_space: Space, base_image: str, tmp_path: Path
+) -> None:
+    image = release.cluster.push(module_layout(build.python("serve"), tmp_path), "serve:1")
+    asked = {"tcpSocket": {"port": "echo"}, "periodSeconds": 1, "failureThreshold": 90}
+    tcp = pod(
+        "tcp", image, args=["tcp:0.0.0.0:9000"], ports=[{"name": "echo", "containerPort": 9000}], startupProbe=asked
+    )
+    udp = pod("udp", image, args=["udp:0.0.0.0:53"], ports=[{"containerPort": 53, "protocol": "UDP"}])
+    objects = []
+    for each, port in (
+        (tcp, {"port": 7, "targetPort": "echo"}),
+        (udp, {"port": 7, "targetPort": 53, "protocol": "UDP"}),
+    ):
+        name = each["metadata"]["name"]
+        each["metadata"]["labels"] = {"app": name}
+        spec = {"selector": {"app": name}, "ports": [port]}
+        objects += [each, {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name}, "spec": spec}]
+    node_space.create(*objects, container_pod("asks", base_image, ["sleep", "3600"]))
+    for name in ("tcp", "udp", "asks"):
+        node_space.wait(f"pod/{name}", "condition=Ready")
+    for name, kind in (("tcp", "SOCK_STREAM"), ("udp", "SOCK_DGRAM")):
+        script = (
+            f"import socket; s = socket.socket(type=socket.{kind}); s.settimeout(5); s.connect(('{name}', 7)); "
+            "s.send(b'ping'); print(s.recv(9).decode())"
+        )
+        assert node_space.eventually("asks", "python3", "-c", script) == "ping\n"
 
 
 def test_a_container_calls_a_wasmworkload_by_its_services_name_while_it_is_updated(
