@@ -85,15 +85,15 @@ async fn ask_guest(
 ) -> Response<WasiBody> {
     let (sender, receiver) = oneshot::channel();
     // A task of its own: a guest may go on when its answer is there, and a client that is gone ends only its connection.
-    let guest = Unanswered(tokio::spawn(attend(
+    let guest = Unanswered(Some(tokio::spawn(attend(
         Arc::clone(server),
         request,
         sender,
         outcome.clone(),
         permit,
-    )));
+    ))));
     let answered = receiver.await;
-    std::mem::forget(guest);
+    guest.goes_on();
     match answered {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
@@ -115,11 +115,20 @@ async fn ask_guest(
 }
 
 /// A guest whose answer somebody waits for. When nobody does any more, it need not go on.
-struct Unanswered(JoinHandle<()>);
+struct Unanswered(Option<JoinHandle<()>>);
+
+impl Unanswered {
+    /// Its task is nobody's any more. A handle that were forgotten would keep the task's memory.
+    fn goes_on(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(guest) = &self.0 {
+            guest.abort();
+        }
     }
 }
 
