@@ -15,6 +15,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
+use wasmtime::PoolConcurrencyLimitError;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
@@ -170,6 +171,8 @@ async fn attend(
                         "{word}\n(all instances together wanted {wanted} bytes of memory, and the limit is {limit})"
                     )),
                 ),
+                // All that the pool has is in use.
+                None if error.error.is::<PoolConcurrencyLimitError>() => (NO_MEMORY, Some(word)),
                 None => (FAILED, Some(word)),
             }
         }
