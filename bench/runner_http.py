@@ -1,7 +1,7 @@
 """Requests per second and memory of a server, against `wasmtime serve` with the same component.
 
 Both have one core, wrk has another. Both make an instance for each request with the on-demand allocator, and interrupt what
-computes by epochs.
+computes by epochs. Ours is measured once more with the pooling allocator.
 """
 
 from __future__ import annotations
@@ -65,8 +65,25 @@ async def measure(scene: Scene, report: Report) -> None:
                 latencies = [p50([each[side].p99_ms for each in rounds]) for side in (0, 1)]
                 report.ratio(f"requests per second, c={clients}", rates[0], rates[1], "/s", at_least=at_least)
                 report.ratio(f"p99, c={clients}", latencies[0], latencies[1], "ms", at_most=1.1)
+        await _pooled(scene, report, module)
         await _memory(scene, report, module, file)
         await _wake(scene, report, module)
+
+
+async def _pooled(scene: Scene, report: Report, module: bytes) -> None:
+    """The same with the pooling allocator, an option of ours that the peer was built without: nothing is promised of it."""
+    async with scene.runner("--pooling-allocator") as (process, api):
+        assert process.process is not None
+        await api.put("web", module, http=protocol.HttpServer())
+        server = Server(await _port(api, "web"), [_newest(process.process.pid)])
+        await server.ask_once()
+        idle = pss_bytes(server.processes[0])
+        server.pin()
+        await server.ask(clients=8, seconds=1)
+        for clients in CLIENTS:
+            rates = [(await server.ask(clients=clients)).per_second for _ in range(ROUNDS)]
+            report.figure(f"requests per second, c={clients}, pooling allocator", p50(rates), "/s")
+        report.figure("idle server after its first request, PSS, pooling allocator", idle / 1024, "KiB")
 
 
 async def _memory(scene: Scene, report: Report, module: bytes, file: Path) -> None:

@@ -214,7 +214,12 @@ def _engine(settings: Settings, allowances: Allowances) -> PythonEngine | Native
     """Raises EngineLost."""
     if settings.executor_directory is None:
         return PythonEngine(allowances=allowances)
-    return NativeEngine(settings.executor_directory, allowances=allowances, wasi_03=settings.wasi_03)
+    return NativeEngine(
+        settings.executor_directory,
+        allowances=allowances,
+        wasi_03=settings.wasi_03,
+        pooling_allocator=settings.pooling_allocator,
+    )
 
 
 def _offered(settings: Settings, *, logs: int) -> Amounts:

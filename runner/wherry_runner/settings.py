@@ -56,6 +56,7 @@ class Settings:
     executor_directory: Path | None
     """Where the native executor is; None: the python executor runs."""
     wasi_03: bool
+    pooling_allocator: bool
     require_confinement: frozenset[str]
     """Names of `execution/confinement.py`, without which the runner must not start."""
     cpu_millicores: int
@@ -142,6 +143,8 @@ def parse(argv: Sequence[str] | None = None, *, root: Path = Path("/")) -> Setti
     executor_directory = _executor_directory(given.executor, given.executor_directory)
     if given.wasi_0_3 and executor_directory is None:
         raise SettingsError("--wasi-0.3 wants the native executor, and the python one would run here")
+    if given.pooling_allocator and executor_directory is None:
+        raise SettingsError("--pooling-allocator wants the native executor, and the python one would run here")
     if given.log_level.upper() not in LOG_LEVELS:
         raise SettingsError(f"--log-level must be one of {', '.join(LOG_LEVELS)}, not {given.log_level!r}")
     mirrors = _pairs("--registry-mirror", _repeated("--registry-mirror", given.registry_mirror))
@@ -166,6 +169,7 @@ def parse(argv: Sequence[str] | None = None, *, root: Path = Path("/")) -> Setti
         claims=_each("--claim", Claim.parse, given.claim),
         executor_directory=executor_directory,
         wasi_03=given.wasi_0_3,
+        pooling_allocator=given.pooling_allocator,
         require_confinement=_required_confinement(given.require_confinement),
         cpu_millicores=given.cpu_millicores or granted.cpu_millicores or _cores() * 1000,
         memory_bytes=memory.offered_bytes,
@@ -449,6 +453,7 @@ def _parser() -> argparse.ArgumentParser:
     flag("--executor", "auto", "native, python, or auto: native where it is found")
     flag("--executor-directory", "", "where the native executor is, if not in a usual place")
     switch("--wasi-0.3", "run WASI 0.3 commands too; upstream calls that experimental")
+    switch("--pooling-allocator", "keep memory for servers' next instances: faster, and more memory for each server")
     flag(
         "--require-confinement",
         "",

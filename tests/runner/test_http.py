@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -137,6 +138,27 @@ def test_each_request_has_an_instance_of_its_own_and_all_are_worked_on_at_once(p
             assert [await each for each in waiting] == [(200, GREETING)] * 20
 
     play(scenario)
+
+
+@pytest.mark.parametrize("reuse", [1, 20])
+def test_a_request_that_is_over_leaves_nothing_in_memory(play: Play, reuse: int) -> None:
+    async def scenario(opened: Bench) -> None:
+        async with served(opened, bounds=dataclasses.replace(BOUNDS, instance_reuse=reuse)) as server:
+
+            async def ask(times: int) -> int:
+                for _ in range(times):
+                    assert set(await asyncio.gather(*(server.get() for _ in range(10)))) == {(200, GREETING)}
+                    assert await server.get() == (200, GREETING)
+                return _resident_bytes(server.running.pid)
+
+            before = await ask(40)
+            assert await ask(360) - before < 4 << 20  # a KiB for each of them, if they left something
+
+    play(scenario)
+
+
+def _resident_bytes(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 def test_each_instance_has_the_containers_folders_and_none_is_left_open(play: Play, tmp_path: Path) -> None:

@@ -190,8 +190,11 @@ def test_confinement_is_required_by_name(bare: Path, monkeypatch: pytest.MonkeyP
 def test_switches_have_variables_too(bare: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(SettingsError, match=re.escape("--wasi-0.3 wants the native executor")):
         found(bare, "--wasi-0.3")
+    with pytest.raises(SettingsError, match=re.escape("--pooling-allocator wants the native executor")):
+        found(bare, "--pooling-allocator")
     monkeypatch.setenv("WHERRY_RUNNER_EXECUTOR_DIRECTORY", str(programs(bare / "x", native.EXECUTOR, native.COMPILER)))
     assert found(bare, "--executor", "native", "--wasi-0.3").wasi_03
+    assert found(bare, "--executor", "native", "--pooling-allocator").pooling_allocator
     monkeypatch.setenv("WHERRY_RUNNER_WASI_0_3", "true")
     monkeypatch.setenv("WHERRY_RUNNER_MEMORY_BYTES", str(GIB))
     subject = found(bare, "--executor", "native")

@@ -44,9 +44,45 @@ pub enum Life {
     Server,
 }
 
+/// Of a server, as many instances as memory is reserved for where it is kept from one to the next.
+#[cfg(feature = "executor")]
+const POOLED_INSTANCES: u32 = 1_000;
+
+/// Core modules in one of them, with what each may have: components of many parts have dozens.
+#[cfg(feature = "executor")]
+const POOLED_MODULES: u32 = 20;
+#[cfg(feature = "executor")]
+const POOLED_TABLE_ELEMENTS: usize = 100_000;
+#[cfg(feature = "executor")]
+const POOLED_INSTANCE_BYTES: usize = 4 << 20;
+
+/// An engine for servers whose instances take their memory from a pool: they are made sooner, and a server takes more memory.
+/// The code is that of others.
+#[cfg(feature = "executor")]
+pub fn pooling_engine(variant: Variant, wasi_03: bool) -> wasmtime::Result<Engine> {
+    let mut pool = wasmtime::PoolingAllocationConfig::default();
+    pool.total_component_instances(POOLED_INSTANCES)
+        .total_core_instances(POOLED_INSTANCES * POOLED_MODULES)
+        .total_memories(POOLED_INSTANCES)
+        .total_tables(POOLED_INSTANCES * POOLED_MODULES)
+        .total_stacks(POOLED_INSTANCES)
+        .max_core_instances_per_component(POOLED_MODULES * 10)
+        .max_tables_per_component(POOLED_MODULES * 10)
+        .max_component_instance_size(POOLED_INSTANCE_BYTES)
+        .max_core_instance_size(POOLED_INSTANCE_BYTES)
+        .table_elements(POOLED_TABLE_ELEMENTS);
+    let mut config = config(variant, Life::Server, wasi_03);
+    config.allocation_strategy(pool);
+    Engine::new(&config)
+}
+
 /// An engine for modules of this variant. Without `wasi_03` it knows nothing of what only WASI 0.3 needs, and its stores
 /// are not made for it.
 pub fn engine(variant: Variant, life: Life, wasi_03: bool) -> wasmtime::Result<Engine> {
+    Engine::new(&config(variant, life, wasi_03))
+}
+
+fn config(variant: Variant, life: Life, wasi_03: bool) -> Config {
     let mut config = Config::new();
     config.consume_fuel(variant == Variant::Fuel);
     config.epoch_interruption(life == Life::Server);
@@ -54,7 +90,7 @@ pub fn engine(variant: Variant, life: Life, wasi_03: bool) -> wasmtime::Result<E
     if wasi_03 {
         config.wasm_component_model_async(true);
     }
-    Engine::new(&config)
+    config
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! The native executor: `wherry-executor FD PARENT_PID ALLOWANCES_FD [--wasi-0.3]`, or `wherry-executor --version`.
+//! The native executor: `wherry-executor FD PARENT_PID ALLOWANCES_FD [--wasi-0.3] [--pooling-allocator]`, or `wherry-executor --version`.
 //!
 //! It speaks `wherry_runner/execution/channel.py` on FD: for each start it forks a process that runs one module once.
 //! README.md tells how it is laid out.
@@ -74,7 +74,8 @@ fn serve() -> Result<(), String> {
     // Tried in children of this process, which are gone before anybody else counts children.
     let confinement = sandbox::probe();
     let ends = signals::child_ends().map_err(told("signalfd"))?;
-    let modules = Modules::new(arguments.wasi_03).map_err(|error| format!("no engine: {error:#}"))?;
+    let modules =
+        Modules::new(arguments.wasi_03, arguments.pooling).map_err(|error| format!("no engine: {error:#}"))?;
 
     Zygote::new(channel, modules, confinement, allowances, ends, null.into())
         .serve(&config::name(), arguments.wasi_03)
@@ -86,6 +87,7 @@ struct Arguments {
     parent: Pid,
     allowances: RawFd,
     wasi_03: bool,
+    pooling: bool,
 }
 
 impl Arguments {
@@ -100,21 +102,21 @@ impl Arguments {
         let channel = number("FD")?;
         let parent = Pid::from_raw(number("PARENT_PID")?).ok_or("PARENT_PID is 0")?;
         let allowances = number("ALLOWANCES_FD")?;
-        match words.collect::<Vec<_>>().as_slice() {
-            [] => Ok(Arguments {
-                channel,
-                parent,
-                allowances,
-                wasi_03: false,
-            }),
-            [flag] if flag == "--wasi-0.3" => Ok(Arguments {
-                channel,
-                parent,
-                allowances,
-                wasi_03: true,
-            }),
-            rest => Err(format!("unknown arguments: {rest:?}")),
+        let mut arguments = Arguments {
+            channel,
+            parent,
+            allowances,
+            wasi_03: false,
+            pooling: false,
+        };
+        for word in words {
+            match word.as_str() {
+                "--wasi-0.3" => arguments.wasi_03 = true,
+                "--pooling-allocator" => arguments.pooling = true,
+                _ => return Err(format!("unknown argument {word:?}")),
+            }
         }
+        Ok(arguments)
     }
 }
 

@@ -59,6 +59,8 @@ pub struct Modules {
     plain_servers: Option<Servers>,
     fuel_servers: Option<Servers>,
     wasi_03: bool,
+    /// Of servers: their instances' memory is a pool's.
+    pooling: bool,
     /// The one used last is the last.
     loaded: Vec<(Key, Rc<Loaded>)>,
     /// How often a module was loaded, or was tried to be: what else that did to this process has to be checked.
@@ -79,7 +81,7 @@ struct Servers {
 }
 
 impl Modules {
-    pub fn new(wasi_03: bool) -> wasmtime::Result<Modules> {
+    pub fn new(wasi_03: bool, pooling: bool) -> wasmtime::Result<Modules> {
         let runtime = |variant| -> wasmtime::Result<Runtime> {
             Ok(Runtime {
                 engine: config::engine(variant, Life::Command, wasi_03)?,
@@ -93,6 +95,7 @@ impl Modules {
             plain_servers: None,
             fuel_servers: None,
             wasi_03,
+            pooling,
             loaded: Vec::new(),
             loads: 0,
         })
@@ -138,7 +141,7 @@ impl Modules {
             let told = |error: wasmtime::Error| format!("{error:#}");
             return match servers {
                 Some(servers) => servers,
-                None => servers.insert(Servers::new(key.variant, wasi_03).map_err(told)?),
+                None => servers.insert(Servers::new(key.variant, wasi_03, self.pooling).map_err(told)?),
             }
             .load(module);
         }
@@ -200,8 +203,12 @@ impl Runtime {
 }
 
 impl Servers {
-    fn new(variant: Variant, wasi_03: bool) -> wasmtime::Result<Servers> {
-        let engine = config::engine(variant, Life::Server, wasi_03)?;
+    fn new(variant: Variant, wasi_03: bool, pooling: bool) -> wasmtime::Result<Servers> {
+        let engine = if pooling {
+            config::pooling_engine(variant, wasi_03)?
+        } else {
+            config::engine(variant, Life::Server, wasi_03)?
+        };
         let linker = http::linker(&engine)?;
         Ok(Servers { engine, linker })
     }

@@ -21,19 +21,24 @@ VERSION_SECONDS = 30.0
 WASI_03 = "--wasi-0.3"
 """Flag of both programs: WASI 0.3 commands too. The engine's code then differs, and so does its name."""
 
+POOLING_ALLOCATOR = "--pooling-allocator"
+"""Flag of the executor: servers' instances take their memory from a pool. Their code is the same."""
+
 _NAME = re.compile(r"native/wasmtime-[0-9]+\.[0-9]+\.[0-9]+")
 
 
 class NativeEngine(ExecutorEngine):
     """Implements `engine.Engine`."""
 
-    def __init__(self, directory: Path, *, allowances: Allowances, wasi_03: bool = False) -> None:
+    def __init__(
+        self, directory: Path, *, allowances: Allowances, wasi_03: bool = False, pooling_allocator: bool = False
+    ) -> None:
         """Asks the executor in `directory` for its version. Raises EngineLost if it can't be run."""
         super().__init__(
             "native",
             name=version(directory) + ("+wasi-0.3" if wasi_03 else ""),
             program=(str(directory / EXECUTOR),),
-            options=(WASI_03,) if wasi_03 else (),
+            options=(*((WASI_03,) if wasi_03 else ()), *((POOLING_ALLOCATOR,) if pooling_allocator else ())),
             compiler=(str(directory / COMPILER),),
             allowances=allowances,
         )

@@ -9,14 +9,14 @@ use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::p2::types::HostResponseOutparam;
 
-use super::state::State;
+use super::state;
 
 /// After so long without a request an instance is let go.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// One, its store, and what it has done.
 pub struct Instance {
-    pub store: Store<State>,
+    pub store: Store<state::State>,
     /// None before it is made.
     pub made: Option<Proxy>,
     /// Requests that it was given.
@@ -24,7 +24,7 @@ pub struct Instance {
 }
 
 impl Instance {
-    pub fn new(store: Store<State>) -> Instance {
+    pub fn new(store: Store<state::State>) -> Instance {
         Instance {
             store,
             made: None,
@@ -41,25 +41,32 @@ impl Instance {
 
 /// Those that wait for their next request.
 pub struct Spares {
-    /// The one used last is the last.
-    waiting: Mutex<Vec<(Instance, Instant)>>,
+    state: Mutex<State>,
     /// That each may be given.
     requests: u32,
     this: Weak<Spares>,
+}
+
+#[derive(Default)]
+struct State {
+    /// Since when each waits. The one used last is the last.
+    waiting: Vec<(Instance, Instant)>,
+    /// A task looks through them now and then.
+    watched: bool,
 }
 
 impl Spares {
     /// `requests`: for how many each may serve.
     pub fn new(requests: u32) -> Arc<Spares> {
         Arc::new_cyclic(|this| Spares {
-            waiting: Mutex::new(Vec::new()),
+            state: Mutex::default(),
             requests,
             this: Weak::clone(this),
         })
     }
 
     pub fn take(&self) -> Option<Instance> {
-        self.with(|waiting| waiting.pop()).map(|(instance, _)| instance)
+        self.with(|state| state.waiting.pop()).map(|(instance, _)| instance)
     }
 
     /// Keep one for its next request, if it may have another. Within a runtime.
@@ -67,11 +74,11 @@ impl Spares {
         if instance.requests >= self.requests || instance.owes_an_answer() {
             return;
         }
-        let is_first = self.with(|waiting| {
-            waiting.push((instance, Instant::now()));
-            waiting.len() == 1
+        let watched = self.with(|state| {
+            state.waiting.push((instance, Instant::now()));
+            std::mem::replace(&mut state.watched, true)
         });
-        if is_first {
+        if !watched {
             tokio::spawn(look_through(Weak::clone(&self.this)));
         }
     }
@@ -79,11 +86,11 @@ impl Spares {
     /// Let go of all; whether there were any.
     pub fn clear(&self) -> bool {
         // They go when nobody holds the lock any more.
-        !self.with(std::mem::take).is_empty()
+        !self.with(|state| std::mem::take(&mut state.waiting)).is_empty()
     }
 
-    fn with<R>(&self, work: impl FnOnce(&mut Vec<(Instance, Instant)>) -> R) -> R {
-        work(&mut self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    fn with<R>(&self, work: impl FnOnce(&mut State) -> R) -> R {
+        work(&mut self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -92,13 +99,14 @@ async fn look_through(spares: Weak<Spares>) {
     loop {
         sleep(PATIENCE).await;
         let Some(spares) = spares.upgrade() else { return };
-        let (gone, none_left) = spares.with(|waiting| {
-            let late = waiting.partition_point(|(_, since)| since.elapsed() >= PATIENCE);
-            let gone: Vec<_> = waiting.drain(..late).collect();
-            (gone, waiting.is_empty())
+        let (gone, watched) = spares.with(|state| {
+            let late = state.waiting.partition_point(|(_, since)| since.elapsed() >= PATIENCE);
+            let gone: Vec<_> = state.waiting.drain(..late).collect();
+            state.watched = !state.waiting.is_empty();
+            (gone, state.watched)
         });
         drop(gone);
-        if none_left {
+        if !watched {
             return;
         }
     }

@@ -15,6 +15,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
+use wasmtime::PoolConcurrencyLimitError;
 use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
 use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
 use wasmtime_wasi_http::{WasiBody, WasiHttpView};
@@ -85,15 +86,15 @@ async fn ask_guest(
 ) -> Response<WasiBody> {
     let (sender, receiver) = oneshot::channel();
     // A task of its own: a guest may go on when its answer is there, and a client that is gone ends only its connection.
-    let guest = Unanswered(tokio::spawn(attend(
+    let guest = Unanswered(Some(tokio::spawn(attend(
         Arc::clone(server),
         request,
         sender,
         outcome.clone(),
         permit,
-    )));
+    ))));
     let answered = receiver.await;
-    std::mem::forget(guest);
+    guest.goes_on();
     match answered {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
@@ -115,11 +116,20 @@ async fn ask_guest(
 }
 
 /// A guest whose answer somebody waits for. When nobody does any more, it need not go on.
-struct Unanswered(JoinHandle<()>);
+struct Unanswered(Option<JoinHandle<()>>);
+
+impl Unanswered {
+    /// Its task is nobody's any more. A handle that were forgotten would keep the task's memory.
+    fn goes_on(mut self) {
+        self.0 = None;
+    }
+}
 
 impl Drop for Unanswered {
     fn drop(&mut self) {
-        self.0.abort();
+        if let Some(guest) = &self.0 {
+            guest.abort();
+        }
     }
 }
 
@@ -161,6 +171,8 @@ async fn attend(
                         "{word}\n(all instances together wanted {wanted} bytes of memory, and the limit is {limit})"
                     )),
                 ),
+                // All that the pool has is in use.
+                None if error.error.is::<PoolConcurrencyLimitError>() => (NO_MEMORY, Some(word)),
                 None => (FAILED, Some(word)),
             }
         }
