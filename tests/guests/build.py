@@ -8,12 +8,18 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 SOURCES = Path(__file__).parent
+
+_SERVERS_WIT = SOURCES.parents[1] / "demos" / "http-python" / "wit"
+
+_NPM_TOOL = "@bytecodealliance/jco@1.35.0"
 
 _C_FLAGS = ("-target", "wasm32-wasi", "-O2", "-Wl,--strip-debug")
 """Without the debug information of the C library, which is 1 MB."""
@@ -24,6 +30,35 @@ def c(name: str) -> bytes:
     source = SOURCES / f"{name}.c"
     command = [sys.executable, "-m", "ziglang", "cc", *_C_FLAGS, "-o", "{output}", str(source)]
     return _built(source, command, toolchain=importlib.metadata.version("ziglang"))
+
+
+def server_in_c() -> bytes:
+    """The WASI 0.2 component of `tests/guests/server.c`, an HTTP server."""
+    source = SOURCES / "server.c"
+    flags = ("-target", "wasm32-freestanding", "-nostdlib", "-O2", "-Wl,--no-entry", "-Wl,--strip-all")
+    command = [sys.executable, "-m", "ziglang", "cc", *flags, "-o", "{output}", str(source)]
+    core = _built(source, command, toolchain=importlib.metadata.version("ziglang"))
+    with tempfile.TemporaryDirectory() as folder:
+        module = Path(folder) / "server.wasm"
+        module.write_bytes(core)
+        return _componentized(module)
+
+
+def _componentized(core: Path) -> bytes:
+    """What `componentize.mjs` makes of a core module. npm brings what it needs, each time that there is something to make."""
+    script = SOURCES / "componentize.mjs"
+    wit = "".join(path.read_text() for path in sorted(_SERVERS_WIT.rglob("*.wit")))
+    key = repr((core.read_bytes(), script.read_bytes(), _NPM_TOOL, wit))
+
+    def make(output: Path) -> None:
+        folder = output.parent
+        (folder / "package.json").write_text('{"private": true}')
+        shutil.copy(script, folder)
+        quiet = ("--ignore-scripts", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error")
+        subprocess.run(["npm", "install", *quiet, _NPM_TOOL], check=True, cwd=folder)
+        subprocess.run(["node", script.name, str(core), str(_SERVERS_WIT), str(output)], check=True, cwd=folder)
+
+    return _cached(core.stem, key, make)
 
 
 def go(name: str) -> bytes:
@@ -55,13 +90,21 @@ def _built(
 ) -> bytes:
     """What a command makes of a source at `{output}`, from the cache if it was made before."""
     flags = [word for word in command if word not in (sys.executable, str(source))]
-    key = hashlib.sha256(repr((source.read_bytes(), flags, toolchain)).encode()).hexdigest()
-    built = _cache() / f"{source.stem}-{key[:24]}.wasm"
+
+    def make(output: Path) -> None:
+        words = [word.replace("{output}", str(output)) for word in command]
+        subprocess.run(words, check=True, env={**os.environ, **(env or {})}, cwd=folder)
+
+    return _cached(source.stem, repr((source.read_bytes(), flags, toolchain)), make)
+
+
+def _cached(stem: str, key: str, make: Callable[[Path], None]) -> bytes:
+    """What has this key, from the cache if it was made before; `make` is told where to, in a folder that is gone afterwards."""
+    built = _cache() / f"{stem}-{hashlib.sha256(key.encode()).hexdigest()[:24]}.wasm"
     if not built.exists():
         with tempfile.TemporaryDirectory(dir=_cache()) as temporary:
             output = Path(temporary) / "out.wasm"
-            words = [word.replace("{output}", str(output)) for word in command]
-            subprocess.run(words, check=True, env={**os.environ, **(env or {})}, cwd=folder)
+            make(output)
             output.replace(built)
     return built.read_bytes()
 

@@ -80,14 +80,19 @@ class Server:
 
 @asynccontextmanager
 async def served(
-    opened: Bench, *, bounds: HttpBounds = BOUNDS, limits: Limits | None = None, preopens: tuple[Preopen, ...] = ()
+    opened: Bench,
+    *,
+    module: bytes | str = SERVER,
+    bounds: HttpBounds = BOUNDS,
+    limits: Limits | None = None,
+    preopens: tuple[Preopen, ...] = (),
 ) -> AsyncIterator[Server]:
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     listener.setblocking(False)
     port = listener.getsockname()[1]
     serving = HttpServing(listener=listener.fileno(), bounds=bounds)
     limits = limits or Limits(memory_bytes=256 << 20)
-    running = await opened.start(SERVER, limits=limits, http=serving, preopens=preopens)
+    running = await opened.start(module, limits=limits, http=serving, preopens=preopens)
     listener.close()
     try:
         assert await running.guest.serving(), (await opened.end(running)).exit
