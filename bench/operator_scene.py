@@ -136,19 +136,29 @@ class Api:
         return "/".join(part for part in parts if part)
 
     async def ask(self, method: str, path: str, body: Json | None = None) -> Json:
-        """One request. Raises RuntimeError."""
+        """One request, and what is answered. Raises RuntimeError."""
+        async with self._asked(method, path, body) as answer:
+            found: Json = await answer.json()
+            return found
+
+    async def tell(self, method: str, path: str, body: Json) -> None:
+        """One request, of which only the success is of interest. Raises RuntimeError."""
+        async with self._asked(method, path, body) as answer:
+            await answer.read()
+
+    @asynccontextmanager
+    async def _asked(self, method: str, path: str, body: Json | None) -> AsyncIterator[aiohttp.ClientResponse]:
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         data = None if body is None else json.dumps(body)
         async with self._session.request(method, path, data=data, headers={"Content-Type": kind}) as answer:
-            found: Json = await answer.json()
             if answer.status >= 400:
-                raise RuntimeError(f"{method} {path}: {found.get('message')}")
-            return found
+                raise RuntimeError(f"{method} {path}: {await answer.text()}")
+            yield answer
 
     async def create(self, name: str, **spec: Any) -> None:
         """A WasmWorkload."""
         body = {"apiVersion": "wherry.dev/v1alpha1", "kind": "WasmWorkload", "metadata": {"name": name}, "spec": spec}
-        await self.ask("POST", self.path(), body)
+        await self.tell("POST", self.path(), body)
 
     async def create_many(self, names: list[str], **spec: Any) -> None:
         """WasmWorkloads, as fast as they are taken."""
@@ -157,7 +167,7 @@ class Api:
     async def set_status_of_many(self, names: list[str], status: Json) -> None:
         """Give all the same status, as fast as it is taken."""
         paths = [self.path(name, subresource="status") for name in names]
-        await _at_once(functools.partial(self.ask, "PATCH", path, {"status": status}) for path in paths)
+        await _at_once(functools.partial(self.tell, "PATCH", path, {"status": status}) for path in paths)
 
     @asynccontextmanager
     async def watching(self) -> AsyncIterator[None]:

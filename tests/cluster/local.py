@@ -70,6 +70,7 @@ class LocalCluster(Cluster):
     :param authorization: the API server's modes, separated by commas.
     :param keep_logs: whether `down()` leaves `logs`; can be set until then.
     :param flags: further flags of components, by their names.
+    :param environment: further variables of all of them.
     """
 
     provider = "local"
@@ -85,6 +86,7 @@ class LocalCluster(Cluster):
         keep_logs: bool = False,
         authorization: str = controlplane.AUTHORIZATION,
         flags: Mapping[str, Sequence[str]] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         self.authorization = authorization
         self.name = check_name(name)
@@ -95,6 +97,7 @@ class LocalCluster(Cluster):
         self.audit_log = self.logs / "audit.jsonl"
         self._progress = progress
         self._flags = dict(flags or {})
+        self._environment = {**controlplane.ENVIRONMENT, **(environment or {})}
         self._processes: dict[str, Process] = {}
         self._reservations: list[Reservation] = []
         self._layout: controlplane.Layout | None = None
@@ -233,7 +236,7 @@ class LocalCluster(Cluster):
         self._save_record()
 
     def _spawn(self, component: str, command: list[str]) -> Process:
-        environment = {**os.environ, **controlplane.ENVIRONMENT}
+        environment = {**os.environ, **self._environment}
         return Process.start(component, command, log=self.logs / f"{component}.log", env=environment)
 
     def _connect(self, address: tuple[str, int], timeout: float) -> socket.socket:
