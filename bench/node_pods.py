@@ -106,6 +106,7 @@ def main() -> None:
             NodeCluster(Path(folder) / "cluster", progress=progress) as cluster,
         ):
             scene = NodeScene.make(cluster, Path(folder), progress, mem_available())
+            report.figure("node Ready after the Pods of Wherry's own", scene.ready_after(), "s", at_most=30)
             for name in options.sections:
                 progress.step(f"section {name}")
                 SECTIONS[name](scene, report, options)

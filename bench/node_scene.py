@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from tests.cluster.images import base
 from tests.cluster.node import ENVIRONMENT, NodeCluster
 from tests.cluster.processes import wait_for
 from tests.cluster.progress import Progress
+from tests.node.installation import NAMESPACE as NAMESPACE_OF_WHERRY
 from tests.node.installation import NODE_NAME, install
 from tests.support import kube, wat
 
@@ -62,9 +65,22 @@ class NodeScene:
         account = Account(cluster)
         return cls(cluster, api, pods, workloads, account, container_image, wasm_image, progress, empty, available)
 
+    def ready_after(self) -> float:
+        """Between the moment when Wherry's own Pods were Ready, and the one when its node was; in whole seconds, as Kubernetes
+        notes them."""
+        node = json.loads(self.cluster.kubectl("get", "node", NODE_NAME, "-o", "json").stdout)
+        pods = json.loads(self.cluster.kubectl("get", "pods", "-n", NAMESPACE_OF_WHERRY, "-o", "json").stdout)["items"]
+        return max(0.0, _ready_since(node) - max(map(_ready_since, pods)))
+
     def processes(self) -> int:
         """How many processes the node's Pods have, guests included."""
         return len(cgroups.processes(f"{self.cluster.cgroup}/node-1"))
+
+
+def _ready_since(body: dict[str, Any]) -> float:
+    """In seconds of the clock."""
+    (ready,) = (each for each in body["status"]["conditions"] if each["type"] == "Ready")
+    return datetime.fromisoformat(ready["lastTransitionTime"]).timestamp()
 
 
 def push_module(cluster: NodeCluster, folder: Path) -> str:
