@@ -32,8 +32,10 @@ CLIENTS = {1: 0.85, 8: 1.0, 32: 1.0}
 
 SECONDS = 4
 ROUNDS = 3
-APPS = 20
-"""Of whose memory the middle is taken."""
+APPS = 1000
+"""On one runner, of whose memory the middle is taken."""
+
+PEERS = 20
 
 WAKES = 20
 
@@ -87,16 +89,21 @@ async def _pooled(scene: Scene, report: Report, module: bytes) -> None:
 
 
 async def _memory(scene: Scene, report: Report, module: bytes, file: Path) -> None:
-    """Of servers that have answered once."""
+    """Of servers that have answered once, and do once more when all are there."""
     async with scene.runner() as (process, api):
         assert process.process is not None
         for number in range(APPS):
             await api.put(f"app-{number}", module, http=protocol.HttpServer())
-            await Server(await _port(api, f"app-{number}"), []).ask_once()
+        servers = [Server(await _port(api, f"app-{number}"), []) for number in range(APPS)]
+        for each in servers:
+            await each.ask_once()
         (executor,) = _children(process.process.pid)
         ours = p50([pss_bytes(pid) for pid in _children(executor)])
+        for each in servers:
+            await each.ask_once()
+    report.figure("servers on one runner that all answer", len(servers), "", at_least=APPS)
     with contextlib.ExitStack() as stack:
-        peers = [stack.enter_context(_wasmtime_serve(file)) for _ in range(APPS)]
+        peers = [stack.enter_context(_wasmtime_serve(file)) for _ in range(PEERS)]
         for each in peers:
             await each.ask_once()
         peer = p50([pss_bytes(each.processes[0]) for each in peers])
