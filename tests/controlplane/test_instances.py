@@ -44,12 +44,11 @@ def test_kubectl_scales_it_and_nothing_restarts(space: Workspace) -> None:
 
 def test_a_rolling_update_is_seen_by_the_counts(space: Workspace) -> None:
     steps = {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}}
-    space.workload("rolls", module={"inline": wat.sleeps()}, replicas=3, strategy=steps)
-    space.kubectl("wait", "--for=condition=Ready", "ww/rolls", "--timeout=60s")
+    spec: Json = {"module": {"inline": wat.sleeps()}, "replicas": 3, "strategy": steps, "minReadySeconds": 1}
+    space.workload("rolls", **spec)
+    space.kubectl("wait", "--for=jsonpath={.status.availableReplicas}=3", "ww/rolls", "--timeout=60s")
     old = _status(space, "rolls")["currentRevision"]
-    space.workload(
-        "rolls", module={"inline": wat.sleeps()}, replicas=3, strategy=steps, args=["new"], minReadySeconds=1
-    )
+    space.workload("rolls", **spec, args=["new"])
     seen: list[Json] = []
 
     def done() -> bool:
