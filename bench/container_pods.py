@@ -117,11 +117,14 @@ class Running:
                 )
 
     def _watch(self) -> None:
-        with self._api.lines(f"{self._path}?watch=1") as lines:
+        # A bookmark comes once a minute: however little happens, the connection is never silent for too long.
+        with self._api.lines(f"{self._path}?watch=1&allowWatchBookmarks=true") as lines:
             self._news.put("")
             for line in lines:
                 now = time.monotonic()
                 event = json.loads(line)
+                if event["type"] == "BOOKMARK":
+                    continue
                 name = event["object"]["metadata"]["name"]
                 if event["type"] == "DELETED":
                     self.gone.add(name)
