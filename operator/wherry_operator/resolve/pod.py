@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Mapping
 from datetime import datetime, timedelta
+from typing import Any
 
 from wherry_operator.models import Object, PodSpec
 from wherry_operator.resolve import downward as downwards
@@ -112,32 +113,18 @@ def resolve(
     reuse = _instance_reuse(annotations.get(REUSE_ANNOTATION))
     secrets = pull_secrets.read((secret.name for secret in spec.image_pull_secrets or ()), objects)
     grace = spec.termination_grace_period_seconds
+    given: dict[str, Any] = {
+        "namespace": namespace,
+        "objects": objects,
+        "downward": downward,
+        "argv0": argv0,
+        "network": reach,
+        "instance_reuse": reuse,
+    }
     workload = protocol.Workload(
         owner=protocol.Owner(kind="Pod", namespace=namespace, name=metadata["name"], uid=metadata["uid"]),
-        init_containers=tuple(
-            init_container(
-                item,
-                namespace=namespace,
-                objects=objects,
-                downward=downward,
-                argv0=argv0,
-                network=reach,
-                instance_reuse=reuse,
-            )
-            for item in spec.init_containers or ()
-        ),
-        containers=tuple(
-            container(
-                item,
-                namespace=namespace,
-                objects=objects,
-                downward=downward,
-                argv0=argv0,
-                network=reach,
-                instance_reuse=reuse,
-            )
-            for item in spec.containers
-        ),
+        init_containers=tuple(init_container(item, **given) for item in spec.init_containers or ()),
+        containers=tuple(container(item, **given) for item in spec.containers),
         volumes=tuple(
             volume(item, namespace=namespace, objects=objects, downward=downward, tokens=tokens)
             for item in spec.volumes or ()
