@@ -412,6 +412,7 @@ def test_scrapers_find_operators_and_runners(helm: Helm) -> None:
         ({"runner": {"modulesQuota": "lots"}}, "at '/runner/modulesQuota': 'lots' does not match pattern"),
         ({"runner": {"state": {"emptyDir": {}, "hostPath": {"path": "/x"}}}}, "at '/runner/state': maxProperties"),
         ({"runner": {"hostPaths": [{"path": "data"}]}}, "at '/runner/hostPaths/0/path': 'data' does not match"),
+        ({"runner": {"hostPaths": [{"path": "/claims/0"}]}}, "at '/runner/hostPaths/0/path': 'not' failed"),
         ({"runner": {"claims": [{"name": "data"}]}}, "at '/runner/claims/0': missing property 'namespace'"),
         ({"runner": {"requireConfinement": ["selinux"]}}, "at '/runner/requireConfinement/0': value must be one of"),
         ({"runner": {"registries": {"mirrors": {"a": "b"}}}}, "at '/runner/registries/mirrors/a': 'b' does not match"),
