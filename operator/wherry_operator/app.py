@@ -137,7 +137,9 @@ class Operator:
             ttl_seconds=settings.reference_ttl_seconds,
             on_change=self._reference_changed,
         )
-        self._services = Services(self._kube, node_name=settings.node_name, on_change=self._service_changed)
+        self._services = Services(
+            self._kube, node_name=settings.node_name, on_change=self._service_changed, scope=settings.scope
+        )
         self._moved = MovedPods(
             services=self._services,
             pods=self._pods,
@@ -157,7 +159,7 @@ class Operator:
             tokens=ServiceAccountTokens(self._kube_as_node) if settings.service_account_tokens else None,
             claims=settings.claims,
         )
-        self._revisions = Revisions(self._kube, self._workloads, busy=self._is_busy)
+        self._revisions = Revisions(self._kube, self._workloads, scope=settings.scope, busy=self._is_busy)
         self._workload_reconciler = workload.WorkloadReconciler(
             kube=self._kube,
             store=self._workloads,
@@ -253,7 +255,8 @@ class Operator:
             kopf.operator(
                 registry=handlers.registry(pods=self._pods, workloads=self._workloads),
                 settings=handlers.configure(self._settings),
-                clusterwide=True,
+                clusterwide=self._settings.scope.everywhere,
+                namespaces=self._settings.scope.namespaces,
                 stop_flag=kopf_stop,
                 ready_flag=kopf_ready,
                 standalone=True,
@@ -371,13 +374,13 @@ class Operator:
         return [
             Collection(
                 store=self._pods,
-                path="/api/v1/pods",
+                paths=tuple(self._settings.scope.paths("/api/v1", "pods").values()),
                 field_selector=f"spec.nodeName={self._settings.node_name}",
                 object_path=lambda namespace, name: f"/api/v1/namespaces/{namespace}/pods/{name}",
             ),
             Collection(
                 store=self._workloads,
-                path=f"/apis/{workload.GROUP_VERSION}/wasmworkloads",
+                paths=tuple(self._settings.scope.paths(f"/apis/{workload.GROUP_VERSION}", "wasmworkloads").values()),
                 field_selector=f"spec.className={self._settings.class_name}",
                 object_path=workload.path_of,
             ),

@@ -7,10 +7,12 @@ import os
 import re
 import socket
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Literal
+
+from wherry_operator.scope import Scope
 
 LONGEST_NODE_NAME = 52
 """For which a certificate can be asked: the signer wants `system:node:NAME`, and X.509 has 64 characters for it."""
@@ -116,6 +118,8 @@ class Settings:
     """A referenced ConfigMap or Secret is read at most this often; changes reach files within one and a half of it."""
     service_account_tokens: bool = False
     """Whether Pods get the tokens of their service accounts that they ask for."""
+    scope: Scope = field(default_factory=Scope)
+    """The namespaces whose Pods and WasmWorkloads are taken."""
     claims: frozenset[str] = frozenset()
     """PersistentVolumeClaims that the runners offer to Pods of their namespaces: `NAMESPACE/NAME`."""
     log_level: str = "INFO"
@@ -128,6 +132,7 @@ class SettingsError(Exception):
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
 _LABEL_VALUE = re.compile(r"([A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?)?")
+_NAMESPACE = re.compile(r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?")
 _DNS_LABEL = re.compile(r"[a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?")
 
 
@@ -220,6 +225,7 @@ def parse(argv: Sequence[str] | None = None) -> Settings:
         resync_seconds=given.resync_seconds,
         reference_ttl_seconds=given.reference_ttl_seconds,
         service_account_tokens=given.service_account_tokens == "allow",
+        scope=_scope(_repeated(given.watch_namespace, "WHERRY_WATCH_NAMESPACES")),
         claims=frozenset(map(_claim, _repeated(given.claim, "WHERRY_CLAIMS"))),
         log_level=given.log_level.upper(),
     )
@@ -236,6 +242,13 @@ def _api_certificate(given: argparse.Namespace, made: Path) -> CertificateFiles 
 def _repeated(given: Sequence[str], variable: str) -> list[str]:
     """What a flag was given, else what its variable lists."""
     return [text.strip() for text in given or os.environ.get(variable, "").split(",") if text.strip()]
+
+
+def _scope(namespaces: Sequence[str]) -> Scope:
+    for namespace in namespaces:
+        if not _NAMESPACE.fullmatch(namespace):
+            raise SettingsError(f"--watch-namespace wants the name of a namespace, not {namespace!r}")
+    return Scope(tuple(sorted(set(namespaces))))
 
 
 def _claim(text: str) -> str:
@@ -325,6 +338,14 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         metavar="NAME=URL",
         help="a runner: NAME=https://HOST:PORT; repeat it for more (or WHERRY_RUNNERS, separated by commas)",
+    )
+    parser.add_argument(
+        "--watch-namespace",
+        action="append",
+        default=[],
+        metavar="NAMESPACE",
+        help="take Pods and WasmWorkloads of this namespace only; repeat it for more (or WHERRY_WATCH_NAMESPACES, separated by "
+        "commas; default: of all)",
     )
     parser.add_argument(
         "--claim",

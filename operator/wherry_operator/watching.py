@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections import ChainMap
+from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 from wherry_operator.clock import Clock
@@ -140,3 +141,51 @@ class Watched(Generic[_Kept]):
             if self.items.get(name) != before:
                 self._on_change({name})
         return version
+
+
+class WatchedIn(Generic[_Kept]):
+    """The same kind in several namespaces, each followed by itself, as one. Their names are `NAMESPACE/NAME`."""
+
+    def __init__(self, parts: Mapping[str, Watched[_Kept]]) -> None:
+        """By namespace; one for all of them under `""`."""
+        self._parts = dict(parts)
+
+    @property
+    def items(self) -> Mapping[str, _Kept]:
+        """As they are now."""
+        parts = [part.items for part in self._parts.values()]
+        return parts[0] if len(parts) == 1 else ChainMap(*parts)
+
+    @property
+    def synced(self) -> bool:
+        """Whether all were read completely at least once."""
+        return all(part.synced.is_set() for part in self._parts.values())
+
+    async def wait_synced(self) -> None:
+        """Until they are."""
+        for part in self._parts.values():
+            await part.synced.wait()
+
+    def complaint(self) -> str:
+        """For a health check: the first trouble there is."""
+        return next((trouble for part in self._parts.values() if (trouble := part.complaint())), "")
+
+    def wrote(self, body: Object) -> None:
+        """Take the answer to a write of ours."""
+        self._part(body["metadata"]["namespace"]).wrote(body)
+
+    def removed(self, name: str) -> None:
+        """Take note of a deletion of ours."""
+        self._part(name.partition("/")[0]).removed(name)
+
+    def _part(self, namespace: str) -> Watched[_Kept]:
+        return self._parts[namespace if namespace in self._parts else ""]
+
+    async def load(self) -> None:
+        """Read all of them. Raises KubeError."""
+        for part in self._parts.values():
+            await part.load()
+
+    async def run(self) -> None:
+        """Follow until cancelled."""
+        await asyncio.gather(*(part.run() for part in self._parts.values()))

@@ -34,6 +34,7 @@ ALL: Json = {
     "commonLabels": {"team": "boats"},
     "crds": {"install": False},
     "logApi": {"enabled": False},
+    "namespaces": ["default", "kube-public"],
     "references": {"clusterRole": False, "allNamespaces": False, "namespaces": ["kube-public"]},
     "priorityClass": {"name": "system-cluster-critical"},
     "operator": {

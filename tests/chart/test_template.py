@@ -90,7 +90,7 @@ def test_the_operators_rights_are_those_that_the_tests_give_it(default: list[Jso
 
 def test_nobody_else_has_rights_but_who_reads_logs(default: list[Json]) -> None:
     roles = {each["metadata"]["name"] for each in default if each["kind"] in ("ClusterRole", "Role")}
-    own = {"wherry-certificates-wherry", "wherry-log-api-wherry"}
+    own = {"wherry-objects-wherry", "wherry-certificates-wherry", "wherry-log-api-wherry"}
     assert roles == {"wherry-operator-wherry", "wherry-references", "wherry-logs", "wherry-port-forward"} | own
     subjects = {
         subject["name"]
@@ -99,6 +99,26 @@ def test_nobody_else_has_rights_but_who_reads_logs(default: list[Json]) -> None:
         for subject in each["subjects"]
     }
     assert subjects == {"wherry-operator"}
+
+
+def test_where_namespaces_are_named_rights_on_objects_are_bound_there_only(helm: Helm) -> None:
+    rendered = helm.template({"namespaces": ["a", "b"]})
+    bindings = {
+        (each["kind"], each["metadata"].get("namespace"), each["roleRef"]["name"])
+        for each in rendered
+        if each["kind"] in ("ClusterRoleBinding", "RoleBinding")
+    }
+    everywhere = {role for kind, _, role in bindings if kind == "ClusterRoleBinding"}
+    assert everywhere == {"wherry-operator-wherry", "wherry-log-api-wherry"}
+    for role in ("wherry-objects-wherry", "wherry-references"):
+        assert {namespace for _, namespace, found in bindings if found == role} == {"a", "b"}
+    cluster_wide = find(rendered, "ClusterRole", "wherry-operator-wherry")["rules"]
+    served = {"pods", "wasmworkloads", "services", "endpointslices", "controllerrevisions", "configmaps", "secrets"}
+    assert not served & {resource for rule in cluster_wide for resource in rule["resources"]}
+    # The runners are found in the release's own namespace.
+    assert ("RoleBinding", NAMESPACE, "wherry-discovery-wherry") in bindings
+    args = find(rendered, "Deployment", "wherry-operator")["spec"]["template"]["spec"]["containers"][0]["args"]
+    assert [each for each in args if "watch-namespace" in each] == ["--watch-namespace=a", "--watch-namespace=b"]
 
 
 def test_the_log_api_is_the_one_that_the_tests_register(helm: Helm) -> None:

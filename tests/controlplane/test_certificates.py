@@ -71,11 +71,8 @@ def installed(space: Workspace, folder: Path) -> Iterator[tuple[Workspace, Mount
         yield here, mounted
     finally:
         made.close()
-        for kind in ("clusterrolebinding", "clusterrole"):
-            for what in (f"wherry-operator-{NAME}", f"wherry-log-api-{NAME}"):
-                space.cluster.kubectl("delete", kind, what, "--ignore-not-found")
+        made.remove_cluster_wide()
         space.cluster.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=60s")
-        space.cluster.kubectl("delete", "node", NAME, "--ignore-not-found")
 
 
 def test_they_are_made_renewed_without_a_restart_and_go_with_the_release(space: Workspace, tmp_path: Path) -> None:

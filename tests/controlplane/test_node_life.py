@@ -2,46 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from tests.cluster.local import LocalCluster
 from tests.cluster.registry import Registry
 from tests.controlplane.conftest import MIRRORED
 from tests.support import wat
+from tests.support.another import another
 from tests.support.installation import Installation
 from tests.support.kube import TOLERATIONS, Json, Workspace, conditions, pod
 
 QUARANTINE_SECONDS = 180.0
 """Kubernetes waits for 40 s before it deletes the Pods of a node that is gone, and looks for them every 20 s (podgc)."""
-
-
-@contextlib.contextmanager
-def _another(space: Workspace, folder: Path, name: str, *runners: str, **settings: Any) -> Iterator[Workspace]:
-    """The same namespace on an installation of its own, which is gone afterwards with all that is cluster-wide."""
-    made = Installation(
-        space.cluster,
-        folder / name,
-        node_name=name,
-        class_name=name,
-        namespace=f"{name}-system",
-        runners=runners,
-        registry_mirrors={MIRRORED: space.registry.url},
-        runner_flags=["--cpu-millicores", "2000", "--memory-bytes", str(512 << 20)],
-        serves_logs=False,
-        **settings,
-    )
-    try:
-        with made:
-            yield Workspace(made, space.registry, space.namespace, folder)
-    finally:
-        space.cluster.kubectl("delete", "namespace", made.namespace, "--wait=false")
-        for what in ("clusterrolebinding", "clusterrole"):
-            space.cluster.kubectl("delete", what, f"wherry-operator-{name}", "--ignore-not-found")
-        space.cluster.kubectl("delete", "node", name, "--ignore-not-found")
 
 
 def _node(space: Workspace) -> Json:
@@ -59,7 +32,7 @@ def _offers(space: Workspace) -> tuple[str, str, str, str]:
 
 
 def test_what_it_offers_follows_runners_and_workloads(space: Workspace, tmp_path: Path) -> None:
-    with _another(space, tmp_path, "offers", "offers-a", "offers-b") as here:
+    with another(space, tmp_path, "offers", "offers-a", "offers-b") as here:
         here.wait(lambda: _offers(here) == ("4", "1Gi", "4", "1Gi"), "it offers both runners")
         here.installation.runners["offers-b"].kill()
         here.wait(lambda: _offers(here) == ("2", "512Mi", "2", "512Mi"), "a runner that is gone is not offered")
@@ -163,7 +136,7 @@ def test_what_runs_goes_on_when_somebody_deletes_the_node(space: Workspace) -> N
 
 
 def test_changed_settings_reach_a_node_that_exists(space: Workspace, tmp_path: Path) -> None:
-    with _another(space, tmp_path, "changes", "changes-a") as here:
+    with another(space, tmp_path, "changes", "changes-a") as here:
         uid = _node(here)["metadata"]["uid"]
         here.cluster.kubectl("taint", "node", "changes", "example.com/theirs=x:NoSchedule")
         here.cluster.kubectl("label", "node", "changes", "type=nonsense", "--overwrite")
@@ -191,7 +164,7 @@ def test_changed_settings_reach_a_node_that_exists(space: Workspace, tmp_path: P
 
 
 def test_it_goes_with_its_release_also_with_a_dead_operator(space: Workspace, tmp_path: Path) -> None:
-    with _another(space, tmp_path, "ends", "ends-a") as here:
+    with another(space, tmp_path, "ends", "ends-a") as here:
         owner = {"apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "name": "wherry-operator-ends"}
         (reference,) = _node(here)["metadata"]["ownerReferences"]
         assert {key: reference[key] for key in owner} == owner
@@ -204,7 +177,7 @@ def test_it_goes_with_its_release_also_with_a_dead_operator(space: Workspace, tm
 
 
 def test_two_nodes_each_with_its_own_pods(space: Workspace, tmp_path: Path) -> None:
-    with _another(space, tmp_path, "second", "second-a") as here:
+    with another(space, tmp_path, "second", "second-a") as here:
         for there in (space, here):
             name = f"on-{there.installation.node_name}"
             there.pod(name, there.push(wat.exits(0, says=name)), spec={"restartPolicy": "Never"})
@@ -251,7 +224,7 @@ def test_its_certificate_is_signed_by_the_cluster_once_an_administrator_approves
 ) -> None:
     folder = tmp_path / "serving"
     flags = ["--kubelet-certificate", "csr", "--certificate-dir", str(folder)]
-    with _another(space, tmp_path, "signed", "signed-a", brings_certificate=False, operator_flags=flags) as here:
+    with another(space, tmp_path, "signed", "signed-a", brings_certificate=False, operator_flags=flags) as here:
         here.pod("talks", here.push(wat.sleeps("hello")))
         here.wait_phase("talks", "Running")
         refused = here.kubectl("logs", "talks", check=False)

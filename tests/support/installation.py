@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cluster.ports import Reservation
 from tests.cluster.processes import Process, wait_for
@@ -103,10 +104,12 @@ class Installation:
         brings_certificate: bool = True,
         brings_runners_certificates: bool = True,
         variables: Mapping[str, str] | None = None,
+        namespaces: Sequence[str] = (),
     ) -> None:
         """`brings_certificate`: the kubelet endpoint's comes from the cluster's CA; else the operator is left to have one.
         `brings_runners_certificates`: those between operator and runners are files; else the operator makes them.
-        `variables`: for the environments of all processes.
+        `variables`: for the environments of all processes. `namespaces`: the only ones where it has rights on Pods and
+        WasmWorkloads, and takes them.
         """
         self._brings_certificate = brings_certificate
         self._brings_runners_certificates = brings_runners_certificates
@@ -116,7 +119,8 @@ class Installation:
         self.node_name = node_name
         self.class_name = class_name
         self.namespace = namespace
-        self.operator_flags = list(operator_flags)
+        self._namespaces = tuple(namespaces)
+        self.operator_flags = [*operator_flags, *(f"--watch-namespace={each}" for each in namespaces)]
         self.routes: dict[str, str] = {}
         """Where the operator is told that a runner is, if it is not where it listens."""
         self.api_route = ""
@@ -161,12 +165,34 @@ class Installation:
         if self.cluster.get("namespace", self.namespace) is None:
             self.cluster.kubectl("create", "namespace", self.namespace)
         self.cluster.apply(self.rbac())
+        for namespace in self._namespaces:
+            self.cluster.kubectl(
+                "create", "rolebinding", self._objects, f"--clusterrole={self._objects}",
+                f"--serviceaccount={self.namespace}:wherry-operator", f"--namespace={namespace}",
+            )  # fmt: skip
         if not self._brings_runners_certificates:
             self.cluster.apply(self._filled(CERTIFICATES_RBAC))
 
     def rbac(self) -> str:
         """The chart's RBAC file, filled in."""
-        return self._filled(RBAC)
+        text = self._filled(RBAC)
+        if not self._namespaces:
+            return text
+        everywhere = ("ClusterRoleBinding", self._objects)
+        every = yaml.safe_load_all(text)
+        return yaml.safe_dump_all(each for each in every if (each["kind"], each["metadata"]["name"]) != everywhere)
+
+    @property
+    def _objects(self) -> str:
+        """The name of what grants the rights on the objects that are served."""
+        return f"wherry-objects-{self.node_name}"
+
+    def remove_cluster_wide(self) -> None:
+        """Delete what it has left that is of no namespace, once it is closed."""
+        for kind in ("clusterrolebinding", "clusterrole"):
+            for name in (f"wherry-operator-{self.node_name}", f"wherry-log-api-{self.node_name}", self._objects):
+                self.cluster.kubectl("delete", kind, name, "--ignore-not-found")
+        self.cluster.kubectl("delete", "node", self.node_name, "--ignore-not-found")
 
     def node_rbac(self) -> str:
         """The one for API servers without a Node authorizer."""

@@ -32,7 +32,8 @@ without (names of objects to leave out), annotations (by kind). */}}
 {{- $labels := include "wherry.labels" . | fromYaml }}
 {{- range regexSplit "(?m)^---$" .text -1 }}
 {{- $object := fromYaml . }}
-{{- if not (has $object.metadata.name ($.without | default list)) }}
+{{- $unbound := and (hasSuffix "Binding" $object.kind) (has $object.metadata.name ($.unbound | default list)) }}
+{{- if not (or $unbound (has $object.metadata.name ($.without | default list))) }}
 {{- $_ := set $object.metadata "labels" (merge (dict) ($object.metadata.labels | default dict) $labels) }}
 {{- with get ($.annotations | default dict) $object.kind }}
 {{- $_ := set $object.metadata "annotations" (merge (dict) . ($object.metadata.annotations | default dict)) }}
@@ -41,6 +42,27 @@ without (names of objects to leave out), annotations (by kind). */}}
 {{ toYaml $object }}
 {{- end }}
 {{- end }}
+{{- end }}
+
+{{/* The operator's right to what a ClusterRole grants. Takes a dict: root, role, name and, where not in all of them, namespace. */}}
+{{- define "wherry.bound" }}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: {{ ternary "RoleBinding" "ClusterRoleBinding" (hasKey . "namespace") }}
+metadata:
+  name: {{ .name }}
+  {{- with .namespace }}
+  namespace: {{ . }}
+  {{- end }}
+  labels: {{- include "wherry.labels" (dict "root" .root "component" "operator") | nindent 4 }}
+roleRef:
+  apiGroup: rbac.authorization.k8s.io
+  kind: ClusterRole
+  name: {{ .role }}
+subjects:
+  - kind: ServiceAccount
+    name: wherry-operator
+    namespace: {{ .root.Release.Namespace }}
 {{- end }}
 
 {{/* An image's reference. Takes a dict: root, image. */}}

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 
 from wherry_operator.kube import Kube, KubeError
+from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
 from wherry_operator.runners.client import RunnerError
 from wherry_operator.runners.delivery import Deliveries, grace_to_end
@@ -33,7 +34,8 @@ class Collection:
     """What to LIST, and where it belongs."""
 
     store: ObjectStore
-    path: str
+    paths: tuple[str, ...]
+    """One, or one for each namespace."""
     field_selector: str
     object_path: Callable[[str, str], str]
 
@@ -75,13 +77,19 @@ class Resync:
         """One comparison. Raises KubeError where a LIST fails: then nothing is dropped."""
         wanted: set[str] = set()
         for collection in self._collections:
-            listed = await self._kube.list_metadata(collection.path, field_selector=collection.field_selector)
+            listed: list[Object] = []
+            for path in collection.paths:
+                listed += await self._kube.list_metadata(path, field_selector=collection.field_selector)
             wanted |= {item["metadata"]["uid"] for item in listed}
-            every = partial(self._kube.each, collection.path, field_selector=collection.field_selector)
-            await collection.store.compare(self._kube, listed, collection.object_path, every)
+            await collection.store.compare(self._kube, listed, collection.object_path, partial(self._each, collection))
         await self._sweep(wanted)
         self.completed += 1
         self.completed_at = asyncio.get_running_loop().time()
+
+    async def _each(self, collection: Collection) -> AsyncIterator[Object]:
+        for path in collection.paths:
+            async for body in self._kube.each(path, field_selector=collection.field_selector):
+                yield body
 
     async def _sweep(self, wanted: set[str]) -> None:
         orphans = {

@@ -17,10 +17,11 @@ from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
 from wherry_operator.resolve import workload as resolving
 from wherry_operator.rollout.revisions import DEFAULT_LIMIT, Remembered, changes
+from wherry_operator.scope import Scope
 
 log = logging.getLogger(__name__)
 
-ALL_PATH = "/apis/apps/v1/controllerrevisions"
+GROUP = "/apis/apps/v1"
 OWNER_LABEL = "wherry.dev/workload"
 """The UID of the object whose revision it is."""
 
@@ -44,10 +45,12 @@ class Revisions:
         kube: Kube,
         store: ObjectStore,
         *,
+        scope: Scope | None = None,
         clock: Clock | None = None,
         busy: Callable[[], bool] = lambda: False,
     ) -> None:
-        """`busy`: whether there are more urgent things to be written."""
+        """`scope`: where WasmWorkloads are taken from. `busy`: whether there are more urgent things to be written."""
+        self._scope = scope or Scope()
         self._kube = kube
         self._busy = busy
         self._store = store
@@ -93,11 +96,12 @@ class Revisions:
     async def load(self) -> None:
         """Learn what is written down already. Raises KubeError."""
         self._known.clear()
-        for item in await self._kube.list_metadata(ALL_PATH, label_selector=OWNER_LABEL):
-            metadata = item["metadata"]
-            uid = metadata["labels"][OWNER_LABEL]
-            if _is_of(metadata, uid) and (found := _remembered(metadata)) is not None:
-                self._known[uid].append(found)
+        for path in self._scope.paths(GROUP, "controllerrevisions").values():
+            for item in await self._kube.list_metadata(path, label_selector=OWNER_LABEL):
+                metadata = item["metadata"]
+                uid = metadata["labels"][OWNER_LABEL]
+                if _is_of(metadata, uid) and (found := _remembered(metadata)) is not None:
+                    self._known[uid].append(found)
         self._loaded = True
 
     async def write(self, workload: Object) -> None:
@@ -109,7 +113,7 @@ class Revisions:
             return
         known = self._known[uid]
         todo = changes(known, revision, _limit(workload))
-        path = f"/apis/apps/v1/namespaces/{metadata['namespace']}/controllerrevisions"
+        path = f"{GROUP}/namespaces/{metadata['namespace']}/controllerrevisions"
         try:
             for old in todo.delete:
                 await self._kube.delete(f"{path}/{old.name}", uid=old.uid)

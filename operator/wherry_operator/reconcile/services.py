@@ -16,12 +16,13 @@ from typing import TypeVar
 from wherry_operator.kube import Conflict, Forbidden, Invalid, Kube, KubeError, NotFound
 from wherry_operator.models import Object
 from wherry_operator.queue import Key
+from wherry_operator.scope import Scope
 from wherry_operator.services import service as services
 from wherry_operator.services import slices
 from wherry_operator.services.service import Service
 from wherry_operator.services.slices import Endpoint, LiveSlice, Slice
 from wherry_operator.status.workload import Exposure
-from wherry_operator.watching import Watched, path_of
+from wherry_operator.watching import Watched, WatchedIn, path_of
 
 log = logging.getLogger(__name__)
 
@@ -50,24 +51,36 @@ UNKNOWN = Published(exposure=None, settled=False)
 
 
 class Services:
-    """All Services of the cluster, and the EndpointSlices that this installation keeps."""
+    """All Services of the cluster, or of some namespaces, and the EndpointSlices that this installation keeps."""
 
-    def __init__(self, kube: Kube, *, node_name: str, on_change: Callable[[Key], None]) -> None:
-        """`on_change`: a Service, or the WasmWorkload whose own it is, is to be looked at, since something has changed."""
+    def __init__(
+        self, kube: Kube, *, node_name: str, on_change: Callable[[Key], None], scope: Scope | None = None
+    ) -> None:
+        """`on_change`: a Service, or the WasmWorkload whose own it is, is to be looked at, since something has changed.
+        `scope`: where Services are looked for."""
         self._kube = kube
         self._node_name = node_name
         self._managed_by = slices.managed_by(node_name)
         self._on_change = on_change
-        self._services = Watched(
-            kube, "/api/v1/services", keep=Service.of, on_change=self._services_changed, name=path_of
+        scope = scope or Scope()
+        self._services = WatchedIn(
+            {
+                namespace: Watched(kube, path, keep=Service.of, on_change=self._services_changed, name=path_of)
+                for namespace, path in scope.paths("/api/v1", "services").items()
+            }
         )
-        self._slices = Watched(
-            kube,
-            "/apis/discovery.k8s.io/v1/endpointslices",
-            keep=slices.read,
-            on_change=self._slices_changed,
-            label_selector=f"{slices.MANAGED_BY_LABEL}={self._managed_by}",
-            name=path_of,
+        self._slices = WatchedIn(
+            {
+                namespace: Watched(
+                    kube,
+                    path,
+                    keep=slices.read,
+                    on_change=self._slices_changed,
+                    label_selector=f"{slices.MANAGED_BY_LABEL}={self._managed_by}",
+                    name=path_of,
+                )
+                for namespace, path in scope.paths("/apis/discovery.k8s.io/v1", "endpointslices").items()
+            }
         )
         self._owned: defaultdict[str, set[str]] = defaultdict(set)
         """The Services of a WasmWorkload, by its UID; and the other way round:"""
@@ -100,12 +113,12 @@ class Services:
 
     async def wait_synced(self) -> None:
         """Until all that there is has been read."""
-        await self._services.synced.wait()
-        await self._slices.synced.wait()
+        await self._services.wait_synced()
+        await self._slices.wait_synced()
 
     @property
     def _synced(self) -> bool:
-        return self._services.synced.is_set() and self._slices.synced.is_set()
+        return self._services.synced and self._slices.synced
 
     def concerns(self, workload: Object) -> bool:
         """Whether a WasmWorkload has a Service, or is to have one."""
