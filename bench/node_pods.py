@@ -114,7 +114,10 @@ def main() -> None:
     except ClusterError as error:
         sys.exit(f"error: {error}")
     load = " to ".join(f"{each:.1f}" for each in loads)
-    print(f"\n{os.cpu_count()} cores, load {load}, Linux {platform.release()}, the control plane on the same ones\n")
+    python = platform.python_version()
+    print(
+        f"\n{os.cpu_count()} cores, load {load}, Linux {platform.release()}, Python {python}, the control plane on the same ones\n"
+    )
     print(report.markdown())
     if options.record:
         asked = {name: getattr(options, name) for name in sizes}

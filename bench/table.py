@@ -92,7 +92,8 @@ class Report:
 
     def conclude(self, setting: str, *, binding: bool = True) -> None:
         """Print the tables and where they are from; ends the process with 1 where a promise was missed, if they are binding."""
-        print(f"\n{os.cpu_count()} cores, Linux {platform.release()}, {setting}\n")
+        python = f"Python {platform.python_version()}"
+        print(f"\n{os.cpu_count()} cores, Linux {platform.release()}, {python}, {setting}\n")
         print(self.markdown())
         if binding and self.missed:
             sys.exit("missed:\n  " + "\n  ".join(self.missed))

@@ -10,6 +10,8 @@ from typing import Any
 
 from wherry_runner import protocol
 
+_JSON = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
@@ -54,5 +56,4 @@ def _volume(volume: protocol.Volume) -> Any:
 
 def digest(value: Any) -> str:
     """A stable name for a JSON value. Cryptographic: it may be of Secrets, and is kept where others read."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return hashlib.sha256(text.encode()).hexdigest()[:32]
+    return hashlib.sha256(_JSON.encode(value).encode()).hexdigest()[:32]

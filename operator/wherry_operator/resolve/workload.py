@@ -49,6 +49,11 @@ OUTSIDE_THE_TEMPLATE = frozenset(
 nothing. Whatever is not named here does, also a default that a newer CRD writes into old objects: so fields of the template
 get no default there. `A.B` is the field B of A."""
 
+_WITHIN = {
+    outer: frozenset(name.removeprefix(f"{outer}.") for name in OUTSIDE_THE_TEMPLATE if name.startswith(f"{outer}."))
+    for outer in {name.partition(".")[0] for name in OUTSIDE_THE_TEMPLATE if "." in name}
+}
+
 REVISION_LETTERS = 10
 """Of the template's hash, in the names of instances."""
 
@@ -69,8 +74,8 @@ def template(workload: Object) -> Object:
     found = {}
     for key, value in workload["spec"].items():
         if key not in OUTSIDE_THE_TEMPLATE:
-            within = {each for each in OUTSIDE_THE_TEMPLATE if each.startswith(f"{key}.")}
-            found[key] = {k: v for k, v in value.items() if f"{key}.{k}" not in within} if within else value
+            within = _WITHIN.get(key)
+            found[key] = {k: v for k, v in value.items() if k not in within} if within else value
     return found
 
 
