@@ -19,7 +19,9 @@ SOURCES = Path(__file__).parent
 
 _SERVERS_WIT = SOURCES.parents[1] / "demos" / "http-python" / "wit"
 
-_NPM_TOOL = "@bytecodealliance/jco@1.35.0"
+_JCO = "@bytecodealliance/jco@1.35.0"
+
+_COMPONENTIZE_JS = "@bytecodealliance/componentize-js@0.23.0"
 
 _C_FLAGS = ("-target", "wasm32-wasi", "-O2", "-Wl,--strip-debug")
 """Without the debug information of the C library, which is 1 MB."""
@@ -48,17 +50,39 @@ def _componentized(core: Path) -> bytes:
     """What `componentize.mjs` makes of a core module. npm brings what it needs, each time that there is something to make."""
     script = SOURCES / "componentize.mjs"
     wit = "".join(path.read_text() for path in sorted(_SERVERS_WIT.rglob("*.wit")))
-    key = repr((core.read_bytes(), script.read_bytes(), _NPM_TOOL, wit))
+    key = repr((core.read_bytes(), script.read_bytes(), _JCO, wit))
 
     def make(output: Path) -> None:
         folder = output.parent
-        (folder / "package.json").write_text('{"private": true}')
         shutil.copy(script, folder)
-        quiet = ("--ignore-scripts", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error")
-        subprocess.run(["npm", "install", *quiet, _NPM_TOOL], check=True, cwd=folder)
+        _npm_install(folder, _JCO)
         subprocess.run(["node", script.name, str(core), str(_SERVERS_WIT), str(output)], check=True, cwd=folder)
 
     return _cached(core.stem, key, make)
+
+
+def javascript_in(folder: Path, name: str, *, world: str) -> bytes:
+    """The component of `<folder>/<name>.js` for a world in `<folder>/wit`, 13 MB with an engine in it; made in a minute."""
+    source = folder / f"{name}.js"
+    tools = (_COMPONENTIZE_JS, _JCO)
+    wit = "".join(path.read_text() for path in sorted(folder.rglob("*.wit")))
+
+    def make(output: Path) -> None:
+        work = output.parent
+        # Beside the tool: it names the source by where it is from here, also in what the component says of errors.
+        shutil.copy(source, work)
+        _npm_install(work, *tools)
+        command = ["node", "node_modules/.bin/componentize-js", source.name, "--wit", str(folder / "wit")]
+        subprocess.run([*command, "--world-name", world, "--out", str(output)], check=True, cwd=work)
+
+    return _cached(name, repr((source.read_bytes(), tools, wit, world)), make)
+
+
+def _npm_install(folder: Path, *tools: str) -> None:
+    """Have npm bring tools into a folder. None of their scripts is run."""
+    (folder / "package.json").write_text('{"private": true}')
+    quiet = ("--ignore-scripts", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error")
+    subprocess.run(["npm", "install", *quiet, *tools], check=True, cwd=folder)
 
 
 def go(name: str) -> bytes:
