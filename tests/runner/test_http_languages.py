@@ -43,7 +43,7 @@ def npm() -> None:
 
 @pytest.mark.usefixtures("npm")
 def test_a_server_in_c_answers_each_request(play: Play) -> None:
-    module = build.server_in_c()
+    module = build.server_in_c("server")
 
     async def scenario(opened: Bench) -> None:
         async with served(opened, module=module) as server:
