@@ -1,4 +1,4 @@
-"""Modules against containers on a real node, through the real scheduler: starts, a burst, memory, and very many.
+"""Modules against containers on a real node, through the real scheduler: starts, a burst, memory, requests, very many.
 
     make bench-node                         exits with 1 if a promise is missed
     make bench-node ARGS='starts burst'     some sections
@@ -22,7 +22,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from bench import node_many
+from bench import node_many, node_service
 from bench.container_pods import mem_available, start
 from bench.container_pods import pod as container_pod
 from bench.node_scene import NodeScene, wait_settled, wasm_pod
@@ -76,6 +76,7 @@ SECTIONS: dict[str, Section] = {
     "starts": starts,
     "burst": lambda scene, report, options: node_many.burst(scene, report, options.burst),
     "memory": lambda scene, report, options: node_many.memory(scene, report, options.burst, options.workloads),
+    "service": lambda scene, report, _: node_service.measure(scene, report),
     "many": lambda scene, report, options: node_many.many(scene, report, options.pods, options.objects),
 }
 

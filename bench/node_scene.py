@@ -54,7 +54,8 @@ class NodeScene:
     @classmethod
     def make(cls, cluster: NodeCluster, folder: Path, progress: Progress, available: float) -> NodeScene:
         """Install Wherry on a cluster, and wait until its node is there."""
-        container_image, wasm_image = cluster.push(base.layout(progress), "base:1"), push_module(cluster, folder)
+        container_image = cluster.push(base.layout(progress), "base:1")
+        wasm_image = push_module(cluster, wat.write(wat.sleeps("ready"), folder / "module.wasm"))
         empty = Account(cluster).memory()
         flags = (f"--insecure-registry={cluster.registry.address}", f"--max-workloads={MOST_WORKLOADS}")
         install(cluster, folder / "pki", runner_flags=flags, max_pods=MOST_PODS, progress=progress)
@@ -83,10 +84,9 @@ def _ready_since(body: dict[str, Any]) -> float:
     return datetime.fromisoformat(ready["lastTransitionTime"]).timestamp()
 
 
-def push_module(cluster: NodeCluster, folder: Path) -> str:
-    """Push the module that is measured, as users do; its name in manifests."""
-    module = wat.write(wat.sleeps("ready"), folder / "module.wasm")
-    reference = f"{cluster.registry.address}/module:1"
+def push_module(cluster: NodeCluster, module: Path) -> str:
+    """Push a module, as users do; its name in manifests."""
+    reference = f"{cluster.registry.address}/{module.stem}:1"
     push = (sys.executable, "-m", "wherry_cli", "push", "--insecure", module, reference)
     done = subprocess.run(cluster.in_network(*push), env=ENVIRONMENT, capture_output=True, text=True, check=False)
     if done.returncode != 0:
@@ -94,11 +94,11 @@ def push_module(cluster: NodeCluster, folder: Path) -> str:
     return reference
 
 
-def wasm_pod(name: str, image: str) -> dict[str, Any]:
+def wasm_pod(name: str, image: str, **container: Any) -> dict[str, Any]:
     """Return the Pod of a module: it does what the container's does."""
     alike = ("terminationGracePeriodSeconds", "automountServiceAccountToken")
     spec = container_pod(name, image)["spec"]
-    return kube.pod(name, image, node=NODE_NAME, spec={field: spec[field] for field in alike})
+    return kube.pod(name, image, node=NODE_NAME, spec={field: spec[field] for field in alike}, **container)
 
 
 def wait_settled(cluster: NodeCluster, processes: int) -> None:

@@ -8,17 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import re
-import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import wasmtime_cli
+from bench import wasmtime_cli, wrk
 from bench.runner_client import RunnerApi
 from bench.scene import Scene, pss_bytes
 from bench.table import Report, p50
@@ -30,7 +26,6 @@ from wherry_runner import protocol
 CLIENTS = {1: 0.85, 8: 1.0, 32: 1.0}
 """How many at once, and the least ratio to the peer."""
 
-SECONDS = 4
 ROUNDS = 3
 APPS = 1000
 """On one runner, of whose memory the middle is taken."""
@@ -39,15 +34,10 @@ PEERS = 20
 
 WAKES = 20
 
-SERVERS_CORE, CLIENTS_CORE = 0, 1
-
 
 async def measure(scene: Scene, report: Report) -> None:
     """In turns, the middle of some rounds each."""
-    if shutil.which("wrk") is None:
-        sys.exit("error: wrk is missing, which makes the requests: apt-get install wrk")
-    if (os.cpu_count() or 1) < 2:
-        sys.exit("error: server and clients need a core each")
+    wrk.require()
     module = wat.binary(SERVER)
     file = scene.folder / "server.wasm"
     file.write_bytes(module)
@@ -129,17 +119,6 @@ async def _wake(scene: Scene, report: Report, module: bytes) -> None:
     report.ratio("first request of one without a process, p50", p50(ours), p50(peer), "ms", at_most=0.4)
 
 
-class Asked:
-    """What wrk tells of one round."""
-
-    def __init__(self, text: str) -> None:
-        if "Non-2xx" in text or "Socket errors" in text:
-            raise RuntimeError(f"not every request was answered:\n{text}")
-        value, unit = _found(r"99%\s+([\d.]+)(us|ms|s)\b", text)
-        self.p99_ms = float(value) * {"us": 1e-3, "ms": 1.0, "s": 1e3}[unit]
-        self.per_second = float(_found(r"Requests/sec:\s+([\d.]+)", text)[0])
-
-
 class Server:
     """One that serves, ours or the peer."""
 
@@ -150,18 +129,11 @@ class Server:
 
     def pin(self) -> None:
         """Keep all its threads on the servers' core."""
-        for process in self.processes:
-            for thread in Path(f"/proc/{process}/task").iterdir():
-                os.sched_setaffinity(int(thread.name), {SERVERS_CORE})
+        wrk.pin(self.processes)
 
-    async def ask(self, *, clients: int, seconds: int = SECONDS) -> Asked:
+    async def ask(self, *, clients: int, seconds: int = wrk.SECONDS) -> wrk.Asked:
         """Let wrk make requests over so many connections. Raises RuntimeError where one fails."""
-        command = ["wrk", "--threads=1", f"--connections={clients}", f"--duration={seconds}s", "--latency", self._url]
-        wrk = await asyncio.create_subprocess_exec(*command, stdout=subprocess.PIPE, preexec_fn=_to_the_clients_core)
-        output, _ = await wrk.communicate()
-        if wrk.returncode:
-            raise RuntimeError(f"wrk ended with {wrk.returncode}")
-        return Asked(output.decode())
+        return await wrk.ask(self._url, clients=clients, seconds=seconds)
 
     async def ask_once(self) -> None:
         """One request. Raises RuntimeError where the answer is none, OSError, TimeoutError."""
@@ -177,14 +149,8 @@ class Server:
 @contextmanager
 def _wasmtime_serve(file: Path, *, epochs: bool = True) -> Iterator[Server]:
     port = free_port()
-    options = [
-        f"--addr=127.0.0.1:{port}",
-        *(["-Wtimeout=60s"] if epochs else []),
-        "-Opooling-allocator=n",
-        "-Scli",
-        "--allow-precompiled",
-    ]
-    command = [str(wasmtime_cli.executable()), "serve", *options, str(file)]
+    options = wasmtime_cli.serve_options(f"127.0.0.1:{port}", epochs=epochs)
+    command = [str(wasmtime_cli.executable()), *options, str(file)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         try:
             assert process.stderr is not None
@@ -221,14 +187,3 @@ def _newest(supervisor: int) -> int:
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _to_the_clients_core() -> None:
-    os.sched_setaffinity(0, {CLIENTS_CORE})
-
-
-def _found(pattern: str, text: str) -> tuple[str, ...]:
-    match = re.search(pattern, text)
-    if match is None:
-        raise RuntimeError(f"wrk's words were not understood:\n{text}")
-    return match.groups()

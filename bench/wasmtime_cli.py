@@ -43,6 +43,12 @@ def compile_module(wasm: Path, output: Path) -> float:
     return time.perf_counter() - began
 
 
+def serve_options(address: str, *, epochs: bool = True) -> list[str]:
+    """Of `wasmtime serve`: the on-demand allocator, and what computes interrupted as ours is, unless told otherwise."""
+    timeout = ["-Wtimeout=60s"] if epochs else []
+    return ["serve", f"--addr={address}", *timeout, "-Opooling-allocator=n", "-Scli", "--allow-precompiled"]
+
+
 class Run:
     """`wasmtime run` of a precompiled module, begun when it is made, with its output in a pipe."""
 

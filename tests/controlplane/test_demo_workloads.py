@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -98,6 +99,31 @@ def test_an_http_api_in_python(space: Workspace, tmp_path: Path) -> None:
     assert "200 /greet" in space.kubectl("logs", "greeter")
     # A container beside it: no node runs one here, so it is only taken.
     assert "deployment.apps/visitor created" in space.kubectl("apply", "-f", str(DEMOS / "http-python" / "beside.yaml"))
+
+
+def test_an_http_api_in_javascript(space: Workspace, tmp_path: Path) -> None:
+    """What it asks for is in `tests/runner/test_http_languages.py`: no Service has a name here."""
+    if reason := executors.why_not("native"):
+        pytest.skip(reason)
+    if shutil.which("npm") is None:
+        pytest.skip("npm is missing, by which the tools come that make a component of JavaScript")
+    folder = DEMOS / "http-javascript"
+    component = tmp_path / "app.wasm"
+    component.write_bytes(build.javascript_in(folder, "app", world="app"))
+    push(space.registry.address, "demos/http-javascript", [component], tag="v1")
+    for generation, manifest in enumerate(("workload", "allowed"), 1):
+        _apply(space, folder / f"{manifest}.yaml")
+        space.wait(lambda seen=generation: _serves(space, "relay", seen), f"{manifest}.yaml serves", timeout=240)  # type: ignore[misc]
+        address = _status(space, "relay")["instances"][0]["address"]
+        answer = httpx.get(f"http://{address}/greet", params={"name": "Ada"})
+        assert (answer.status_code, answer.json()) == (200, {"greeting": "Hello, Ada!"})
+
+
+def _serves(space: Workspace, name: str, generation: int) -> bool:
+    """Whether its only instance is of this generation, and ready."""
+    status = _status(space, name)
+    counts = {status.get(field) for field in ("replicas", "readyReplicas", "updatedReplicas")}
+    return status.get("observedGeneration") == generation and counts == {1}
 
 
 class _Greeter(BaseHTTPRequestHandler):

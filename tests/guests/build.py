@@ -17,9 +17,9 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent
 
-_SERVERS_WIT = SOURCES.parents[1] / "demos" / "http-python" / "wit"
+_JCO = "@bytecodealliance/jco@1.35.0"
 
-_NPM_TOOL = "@bytecodealliance/jco@1.35.0"
+_COMPONENTIZE_JS = "@bytecodealliance/componentize-js@0.23.0"
 
 _C_FLAGS = ("-target", "wasm32-wasi", "-O2", "-Wl,--strip-debug")
 """Without the debug information of the C library, which is 1 MB."""
@@ -32,33 +32,46 @@ def c(name: str) -> bytes:
     return _built(source, command, toolchain=importlib.metadata.version("ziglang"))
 
 
-def server_in_c() -> bytes:
-    """The WASI 0.2 component of `tests/guests/server.c`, an HTTP server."""
-    source = SOURCES / "server.c"
+def server_in_c(name: str) -> bytes:
+    """The WASI 0.2 component of `tests/guests/<name>.c`, an HTTP server. npm brings the tool, where it is not made yet."""
+    source, script = SOURCES / f"{name}.c", SOURCES / "componentize.mjs"
     flags = ("-target", "wasm32-freestanding", "-nostdlib", "-O2", "-Wl,--no-entry", "-Wl,--strip-all")
-    command = [sys.executable, "-m", "ziglang", "cc", *flags, "-o", "{output}", str(source)]
-    core = _built(source, command, toolchain=importlib.metadata.version("ziglang"))
-    with tempfile.TemporaryDirectory() as folder:
-        module = Path(folder) / "server.wasm"
-        module.write_bytes(core)
-        return _componentized(module)
-
-
-def _componentized(core: Path) -> bytes:
-    """What `componentize.mjs` makes of a core module. npm brings what it needs, each time that there is something to make."""
-    script = SOURCES / "componentize.mjs"
-    wit = "".join(path.read_text() for path in sorted(_SERVERS_WIT.rglob("*.wit")))
-    key = repr((core.read_bytes(), script.read_bytes(), _NPM_TOOL, wit))
+    toolchain = (importlib.metadata.version("ziglang"), _JCO, flags)
+    ingredients = [each.read_bytes() for each in (source, SOURCES / "http.h", script)]
 
     def make(output: Path) -> None:
         folder = output.parent
-        (folder / "package.json").write_text('{"private": true}')
+        core = folder / "core.wasm"
+        subprocess.run([sys.executable, "-m", "ziglang", "cc", *flags, "-o", str(core), str(source)], check=True)
         shutil.copy(script, folder)
-        quiet = ("--ignore-scripts", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error")
-        subprocess.run(["npm", "install", *quiet, _NPM_TOOL], check=True, cwd=folder)
-        subprocess.run(["node", script.name, str(core), str(_SERVERS_WIT), str(output)], check=True, cwd=folder)
+        _npm_install(folder, _JCO)
+        subprocess.run(["node", script.name, str(core), str(output)], check=True, cwd=folder)
 
-    return _cached(core.stem, key, make)
+    return _cached(name, repr((ingredients, toolchain)), make)
+
+
+def javascript_in(folder: Path, name: str, *, world: str) -> bytes:
+    """The component of `<folder>/<name>.js` for a world in `<folder>/wit`, 13 MB with an engine in it; made in a minute."""
+    source = folder / f"{name}.js"
+    tools = (_COMPONENTIZE_JS, _JCO)
+    wit = "".join(path.read_text() for path in sorted(folder.rglob("*.wit")))
+
+    def make(output: Path) -> None:
+        work = output.parent
+        # Beside the tool: it names the source by where it is from here, also in what the component says of errors.
+        shutil.copy(source, work)
+        _npm_install(work, *tools)
+        command = ["node", "node_modules/.bin/componentize-js", source.name, "--wit", str(folder / "wit")]
+        subprocess.run([*command, "--world-name", world, "--out", str(output)], check=True, cwd=work)
+
+    return _cached(name, repr((source.read_bytes(), tools, wit, world)), make)
+
+
+def _npm_install(folder: Path, *tools: str) -> None:
+    """Have npm bring tools into a folder. None of their scripts is run."""
+    (folder / "package.json").write_text('{"private": true}')
+    quiet = ("--ignore-scripts", "--no-package-lock", "--no-audit", "--no-fund", "--loglevel=error")
+    subprocess.run(["npm", "install", *quiet, *tools], check=True, cwd=folder)
 
 
 def go(name: str) -> bytes:

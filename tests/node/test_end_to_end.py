@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import pytest
 
@@ -96,11 +97,17 @@ def cron(release: Release, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 # --- what the documentation says --------------------------------------------------------------------------------------
 
 
+LOOKS = ("kubectl get", "kubectl logs", "kubectl wherry logs", "curl")
+"""How commands begin that change nothing."""
+
+
 class Reader:
-    """Somebody who types what a page says, with the cluster's kubectl and our plugin on PATH."""
+    """Somebody who types what a page says, with the cluster's kubectl and our plugin on PATH. What they leave in the background
+    ends with them."""
 
     def __init__(self, cluster: NodeCluster, folder: Path) -> None:
         self._folder, self._printed = folder, ""
+        self._background: list[subprocess.Popen[bytes]] = []
         programs = [cluster.directory / "bin", ROOT / ".venv" / "bin"]
         self._environment = {
             **kubectl_environment(),
@@ -108,17 +115,42 @@ class Reader:
             "PATH": os.pathsep.join([*map(str, programs), os.environ["PATH"]]),
         }
 
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for each in self._background:
+            os.killpg(each.pid, signal.SIGKILL)
+            each.wait()
+
     def follow(self, commands: list[pages.Command]) -> None:
         """Type each command; one that only looks is typed again until it shows what the page says."""
         for command in commands:
-            looks = command.text.startswith(("kubectl get", "kubectl logs", "kubectl wherry logs"))
+            if command.text.endswith(" &"):
+                self._leave(command.text.removesuffix(" &"))
+                continue
             right = partial(self._right, command)
+            looks = command.text.startswith(LOOKS)
             assert wait_for(right, timeout_seconds=PATIENCE_SECONDS if looks else 0), self._printed
 
     def _right(self, command: pages.Command) -> bool:
         done = self._type(command.text)
         self._printed = f"$ {command.text}\n{done.stdout}"
         return done.returncode == 0 and command.shows(done.stdout)
+
+    def _leave(self, text: str) -> None:
+        null = subprocess.DEVNULL
+        self._background.append(
+            subprocess.Popen(
+                ["bash", "-euc", f"exec {text}"],
+                cwd=self._folder,
+                env=self._environment,
+                stdin=null,
+                stdout=null,
+                stderr=null,
+                start_new_session=True,
+            )
+        )
 
     def _type(self, text: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -148,7 +180,8 @@ def test_a_demo_does_what_its_page_says(release: Release, demo: str, deletes: li
     release.cluster.push(module_layout(module, tmp_path, *([types] if types else [])), name)
     page = (folder / "README.md").read_text().partition("\n## The module\n")[0]
     try:
-        Reader(release.cluster, folder).follow(pages.commands(page))
+        with Reader(release.cluster, folder) as reader:
+            reader.follow(pages.commands(page))
     finally:
         release.cluster.kubectl("delete", *deletes, "--ignore-not-found")
 
@@ -160,11 +193,67 @@ def test_a_module_of_ones_own_as_the_readme_has_it(release: Release, tmp_path: P
     (tmp_path / ".venv").symlink_to(ROOT / ".venv")
     typed = [each for each in pages.commands(text) if not each.text.startswith(("oras", "rustup", "cargo"))]
     try:
-        Reader(release.cluster, tmp_path).follow(typed)
+        with Reader(release.cluster, tmp_path) as reader:
+            reader.follow(typed)
     finally:
         release.cluster.kubectl(
             "delete", "ww/mine", "configmap/hello", "rolebinding/wherry-references", "--ignore-not-found"
         )
+
+
+SERVING_DEMOS = {
+    "http-python": ["pod/greeter", "service/greeter", "deployment/visitor"],
+    "allowed-hosts": ["ww/caller"],
+    "http-javascript": ["ww/relay"],
+}
+"""With what each makes. The first is asked by the others."""
+
+COMPILING_SECONDS = 300
+"""For three components that each take a quarter of a minute of two cores."""
+
+BUILDS = ("pip ", "componentize-py ", "npm ", "npx ", "kubectl wherry push ")
+"""How commands begin that a test has done before."""
+
+NO_WGET = (
+    "image: busybox:1.37",
+    "wget -qO- 'http://greeter/greet?name=visitor'",
+    """python3 -uc 'import urllib.request as u; print(u.urlopen(\"http://greeter/greet?name=visitor\").read().decode())'""",
+)
+"""Of the container beside the server: its image, which no registry here has, its command, and one that does the same in ours."""
+
+
+def test_servers_beside_a_container_and_among_themselves_do_what_their_pages_say(
+    release: Release, node_space: Space, base_image: str, tmp_path: Path
+) -> None:
+    npm, curl = shutil.which("npm"), shutil.which("curl")
+    if npm is None or curl is None:
+        pytest.skip("npm or curl is missing, by which a demo is made and which the pages type")
+    release.cluster.program("curl", Path(curl))
+    components = {
+        "http-python": build.python_in(ROOT / "demos" / "http-python", "app", world="app"),
+        "allowed-hosts": build.python_in(ROOT / "demos" / "allowed-hosts", "app", world="program"),
+        "http-javascript": build.javascript_in(ROOT / "demos" / "http-javascript", "app", world="app"),
+    }
+    for name, component in components.items():
+        release.cluster.push(module_layout(component, tmp_path / f"module-{name}"), f"demos/{name}:v1")
+        # Compiled ahead: `kubectl wait` has half a minute.
+        image = f"registry.example/demos/{name}:v1"
+        node_space.create(workload(name, module={"image": image}, **({"http": {}} if "http" in name else {})))
+    image, command, instead = NO_WGET
+    for name in components:
+        compiled = ["wait", "--for=condition=Ready", f"ww/{name}", f"--timeout={COMPILING_SECONDS}s"]
+        release.cluster.kubectl(f"--namespace={node_space.namespace}", *compiled, timeout=COMPILING_SECONDS + 10)
+        shutil.copytree(ROOT / "demos" / name, tmp_path / name)
+    beside = tmp_path / "http-python" / "beside.yaml"
+    beside.write_text(beside.read_text().replace(image, f"image: {base_image}").replace(command, instead))
+    try:
+        for name in SERVING_DEMOS:
+            commands = pages.commands((tmp_path / name / "README.md").read_text())
+            with Reader(release.cluster, tmp_path / name) as reader:
+                reader.follow([each for each in commands if not each.text.startswith(BUILDS)])
+    finally:
+        made = [each for names in SERVING_DEMOS.values() for each in names]
+        release.cluster.kubectl("delete", *made, "--ignore-not-found", "--timeout=60s", timeout=120)
 
 
 # --- beside containers, under every controller ------------------------------------------------------------------------

@@ -19,7 +19,15 @@ from tests.guests.servers import SERVER
 from tests.runner.conftest import SCENARIO_SECONDS, Play, children
 from tests.runner.harness import Bench, Running, bench, until
 from tests.support import executors
-from wherry_runner.execution.engine import HttpBounds, HttpServing, Limits, ModuleKind, Preopen, StartRefused
+from wherry_runner.execution.engine import (
+    HttpBounds,
+    HttpServing,
+    Limits,
+    ModuleKind,
+    NetworkGrant,
+    Preopen,
+    StartRefused,
+)
 from wherry_runner.http_counts import HttpCounts
 
 GREETING = "hello over HTTP\n"
@@ -86,13 +94,14 @@ async def served(
     bounds: HttpBounds = BOUNDS,
     limits: Limits | None = None,
     preopens: tuple[Preopen, ...] = (),
+    network: NetworkGrant | None = None,
 ) -> AsyncIterator[Server]:
     listener = socket.create_server(("127.0.0.1", 0), backlog=128)
     listener.setblocking(False)
     port = listener.getsockname()[1]
     serving = HttpServing(listener=listener.fileno(), bounds=bounds)
     limits = limits or Limits(memory_bytes=256 << 20)
-    running = await opened.start(module, limits=limits, http=serving, preopens=preopens)
+    running = await opened.start(module, limits=limits, http=serving, preopens=preopens, network=network)
     listener.close()
     try:
         assert await running.guest.serving(), (await opened.end(running)).exit

@@ -16,7 +16,7 @@ import pytest
 from tests.cluster.pki import CertificateAuthority
 from tests.guests import build
 from tests.guests.requests import outcome, sends, sends_many
-from tests.runner.conftest import SCENARIO_SECONDS, Play, Scenario
+from tests.runner.conftest import Play
 from tests.runner.harness import Bench, Outcome, bench
 from tests.support import apart, executors
 from tests.support.dns import NameServer, serving
@@ -49,20 +49,6 @@ def executor() -> str:
 def reach() -> bytes:
     """The guest that its arguments send out (`tests/guests/python/reach.py`)."""
     return build.python("reach")
-
-
-@pytest.fixture
-def play_apart(executor: str, tmp_path: Path, store: Path) -> Play:
-    """Plays a scenario on a network of its own, where `apart.ADDRESSES` are."""
-
-    def play(scenario: Scenario) -> None:
-        async def whole() -> None:
-            async with asyncio.timeout(SCENARIO_SECONDS), bench(executor, tmp_path, store) as opened:
-                await scenario(opened)
-
-        apart.run(lambda: asyncio.run(whole()))
-
-    return play
 
 
 def rule(host: str, port: int | tuple[int, int]) -> Destination:

@@ -231,6 +231,20 @@ def test_what_cannot_be_started_for_a_client_is_not_ready_any_more(tmp_path: Pat
     run(scenario())
 
 
+def test_what_is_changed_in_its_rest_is_what_the_next_process_has(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = serving_runner(tmp_path)
+        runner.put(containers=RESTS)
+        port = await at_rest(runner)
+        changed = container(env={"WHO": "Ada"}, http=RESTS[0].http)
+        runner.put(sequence=2, content="c2", containers=(changed,))
+        assert len(runner.engine.guests) == 1, "nobody has asked yet"
+        assert await is_open(port)
+        assert (await runner.engine.guest(1)).env == {"WHO": "Ada"}
+
+    run(scenario())
+
+
 def test_one_that_dies_after_its_rest_is_run_again_as_any_other(tmp_path: Path) -> None:
     async def scenario() -> None:
         runner = serving_runner(tmp_path, back_off=AT_ONCE)

@@ -29,6 +29,7 @@ from wherry_runner.execution.engine import (
     Guest,
     GuestExit,
     GuestLog,
+    GuestSpec,
     StartRefused,
     Variant,
 )
@@ -73,6 +74,16 @@ class Run:
     """Memory that it may use."""
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A run that is to be."""
+
+    guest_spec: GuestSpec
+    restart_count: int
+    listener: Listener | None
+    """The one that the spec names by its number."""
+
+
 class ContainerLife:
     """The state machine of one container, from `start` until it has `finished`.
 
@@ -91,6 +102,7 @@ class ContainerLife:
         "_image",
         "_image_digest",
         "_module_back_off",
+        "_planned",
         "_policy",
         "_restart_back_off",
         "_restart_count",
@@ -148,6 +160,8 @@ class ContainerLife:
         """How the newest run that has ended did; `_end_before`: the one before that."""
         self._end_before: protocol.Terminated | None = None
         self._run: Run | None = None
+        self._planned: Plan | None = None
+        """The run that follows when a client comes, made ahead."""
         self._beside = Beside(spec.name, around)
         self._stopping = False
         self._held = False
@@ -251,6 +265,7 @@ class ContainerLife:
             return
         self._follow(self._unpacked().resources, spec.resources)
         self._version += 1
+        self._planned = None
         self.stdin_once = spec.stdin and spec.stdin_once
         if self._compiled is not None and self._compiled.digest == _digest(spec.module):
             self._keep(spec, self._compiled)
@@ -410,42 +425,52 @@ class ContainerLife:
         self._around.room.metrics.network_refused(end.refused)
         resting, self._beside.resting = self._beside.resting, False
         if resting and end.exit_code == 0 and self._beside.listener is not None:
-            await self._rest(self._beside.listener, await self._note(end, started_at=guest.started_at))
+            await self._rest(compiled, self._beside.listener, await self._note(end, started_at=guest.started_at))
             return None
         return await self._ended(end, started_at=guest.started_at)
 
-    async def _rest(self, listener: Listener, end: protocol.Terminated) -> None:
+    async def _rest(self, compiled: CompiledModule, listener: Listener, end: protocol.Terminated) -> None:
         """Be there without a process until a client comes. What is to be started for it is no restart."""
         self._beside.idle = True
         self._around.on_change()
         # While nobody waits for it.
         self._spec = self._unpacked()
         with contextlib.suppress(OSError):  # without a descriptor to spare it does not rest
-            await self._unless_stopped(idling.until_called(listener.descriptor))
+            if not (self._spec.mounts or self._spec.network):  # folders and name servers may be others by then
+                self._planned = self._plan(self._spec, compiled)
+            await self._unless_stopped(idling.called(listener.descriptor))
         if self._stopping or self._held:
             self._beside.idle = False
             self._around.room.metrics.ended(end.reason)
             self._end, self._end_before = end, self._end
 
-    async def _begin(self, compiled: CompiledModule) -> Guest:
-        """Start the next run. Raises VolumeError, PortError, StartRefused, EngineLost, OSError."""
-        around, room, spec, version = self._around, self._around.room, self._unpacked(), self._version
-        now = asyncio.get_running_loop().time
+    def _plan(self, spec: protocol.Container, compiled: CompiledModule) -> Plan:
+        """What the next run is. No run before it may go on. Raises VolumeError, OSError."""
         container_id = secrets.token_hex(32)
         number = self._restart_count + (1 if self._container_id and not self._beside.idle else 0)
         folder = self.log_folder
-        guest_log = GuestLog(path=log_folders.log_file(folder, number), slot=self.log_slot)
-        self._beside.open_port(spec, compiled)
         guest_spec = starting.guest_spec(
             spec,
             compiled,
-            around,
+            self._around,
             container_id=container_id,
-            log=guest_log,
+            log=GuestLog(path=log_folders.log_file(folder, number), slot=self.log_slot),
             listener=self._beside.listener,
             reserved=self._beside.reserved,
         )
         log_folders.make(folder)
+        return Plan(guest_spec=guest_spec, restart_count=number, listener=self._beside.listener)
+
+    async def _begin(self, compiled: CompiledModule) -> Guest:
+        """Start the next run. Raises VolumeError, PortError, StartRefused, EngineLost, OSError."""
+        around, room, spec, version = self._around, self._around.room, self._unpacked(), self._version
+        now = asyncio.get_running_loop().time
+        self._beside.open_port(spec, compiled)
+        plan, self._planned = self._planned, None
+        if plan is None or plan.guest_spec.module != compiled or plan.listener is not self._beside.listener:
+            plan = self._plan(spec, compiled)
+        guest_spec, number = plan.guest_spec, plan.restart_count
+        container_id = guest_spec.guest_id
         before = around.journal.past.get(self.name, NOTHING)
         # Written before the fork: a run that may have begun is never run again under Never.
         around.journal.started(self.name, container_id=container_id, restart_count=number, at=datetime.now(UTC))
@@ -468,7 +493,7 @@ class ContainerLife:
         )
         if self._version == version:
             self._keep(spec, compiled)
-        log_folders.drop_old(folder, newest=number)
+        log_folders.drop_old(self.log_folder, newest=number)
         return guest
 
     async def _ended(self, end: GuestExit, *, started_at: datetime | None) -> protocol.Terminated:
@@ -588,7 +613,7 @@ class ContainerLife:
             self._state = self._waiting_state
         self._beside.close_port()
         self.finished = True
-        self._spec, self._compiled = _NO_SPEC, None
+        self._spec, self._compiled, self._planned = _NO_SPEC, None, None
         self._around.on_change()
 
     def _set(self, state: protocol.ContainerState) -> None:

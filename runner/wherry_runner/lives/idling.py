@@ -30,20 +30,22 @@ async def is_idle(read: Callable[[], HttpCounts | None], seconds: float) -> bool
     return False
 
 
-async def until_called(listener: int) -> None:
-    """Wait until a client is in the queue of a listening socket, which may be closed meanwhile. Raises OSError."""
+def called(listener: int) -> asyncio.Future[None]:
+    """Done once a client is in the queue of a listening socket, which may be closed meanwhile. Whoever waits no more cancels it.
+    Raises OSError."""
     loop = asyncio.get_running_loop()
-    called = loop.create_future()
+    found = loop.create_future()
     # Of our own: the number of one that others close may be somebody else's before the loop is told.
     watched = os.dup(listener)
 
     def note() -> None:
-        if not called.done():
-            called.set_result(None)
+        if not found.done():
+            found.set_result(None)
 
-    try:
-        loop.add_reader(watched, note)
-        await called
-    finally:
+    def forget(_: asyncio.Future[None]) -> None:
         loop.remove_reader(watched)
         os.close(watched)
+
+    loop.add_reader(watched, note)
+    found.add_done_callback(forget)
+    return found
