@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from tests.guests.servers import SERVER
+from tests.guests.servers_03 import SERVER_03
 from tests.runner.conftest import SCENARIO_SECONDS, Play, children
 from tests.runner.harness import Bench, Running, bench, until
 from tests.support import executors
@@ -34,6 +35,12 @@ def executor() -> str:
     if reason := executors.why_not("native"):
         pytest.skip(reason)
     return "native"
+
+
+@pytest.fixture(params=[False, True], ids=["0.2", "0.3"])
+def wasi_03(request: pytest.FixtureRequest) -> bool:
+    """Servers of both versions of WASI keep to the same."""
+    return bool(request.param)
 
 
 @dataclass
@@ -82,7 +89,7 @@ class Server:
 async def served(
     opened: Bench,
     *,
-    module: bytes | str = SERVER,
+    module: bytes | str | None = None,
     bounds: HttpBounds = BOUNDS,
     limits: Limits | None = None,
     preopens: tuple[Preopen, ...] = (),
@@ -92,6 +99,7 @@ async def served(
     port = listener.getsockname()[1]
     serving = HttpServing(listener=listener.fileno(), bounds=bounds)
     limits = limits or Limits(memory_bytes=256 << 20)
+    module = module or (SERVER_03 if opened.wasi_03 else SERVER)
     running = await opened.start(module, limits=limits, http=serving, preopens=preopens)
     listener.close()
     try:
