@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from tests.guests.servers import ERROR_CODE
 
-_TRAILERS = '(future (result (option (own $fields)) (error $error-code)))'
+TRAILERS = "(future (result (option (own $fields)) (error $error-code)))"
+"""What a body ends with, within the types of `wasi:http`."""
 
 SERVER_03 = f"""(component
   (import "wasi:clocks/monotonic-clock@0.3.0" (instance $clock
@@ -32,16 +33,18 @@ SERVER_03 = f"""(component
     (export "[method]request.get-path-with-query" (func (param "self" (borrow $request)) (result (option string))))
     (export "[method]request.get-authority" (func (param "self" (borrow $request)) (result (option string))))
     (export "[static]request.consume-body" (func (param "this" (own $request)) (param "res" (future (result (error $error-code))))
-      (result (tuple (stream u8) {_TRAILERS}))))
+      (result (tuple (stream u8) {TRAILERS}))))
     (export "[static]request.new" (func (param "headers" (own $fields)) (param "contents" (option (stream u8)))
-      (param "trailers" {_TRAILERS}) (param "options" (option (own $options)))
+      (param "trailers" {TRAILERS}) (param "options" (option (own $options)))
       (result (tuple (own $request) (future (result (error $error-code)))))))
     (export "[method]request.set-scheme"
       (func (param "self" (borrow $request)) (param "scheme" (option $scheme)) (result (result))))
     (export "[method]request.set-authority"
       (func (param "self" (borrow $request)) (param "authority" (option string)) (result (result))))
+    (export "[method]request.set-path-with-query"
+      (func (param "self" (borrow $request)) (param "path-with-query" (option string)) (result (result))))
     (export "[static]response.new" (func (param "headers" (own $fields)) (param "contents" (option (stream u8)))
-      (param "trailers" {_TRAILERS}) (result (tuple (own $response) (future (result (error $error-code)))))))))
+      (param "trailers" {TRAILERS}) (result (tuple (own $response) (future (result (error $error-code)))))))))
   (alias export $types "fields" (type $fields))
   (alias export $types "request" (type $request))
   (alias export $types "response" (type $response))
@@ -52,7 +55,7 @@ SERVER_03 = f"""(component
     (alias outer 1 $error-code (type $outer-error)) (export "error-code" (type $code (eq $outer-error)))
     (export "send" (func async (param "request" (own $request)) (result (result (own $response) (error $code)))))))
   (type $bytes (stream u8))
-  (type $trailers {_TRAILERS})
+  (type $trailers {TRAILERS})
   (type $result (future (result (error $error-code))))
   (type $printed (future (result (error $cli-error))))
   (type $answer (result (own $response) (error $error-code)))
@@ -80,6 +83,7 @@ SERVER_03 = f"""(component
   (core func $request (canon lower (func $types "[static]request.new") (memory (core memory $memory))))
   (core func $set-scheme (canon lower (func $types "[method]request.set-scheme") (memory (core memory $memory))))
   (core func $set-authority (canon lower (func $types "[method]request.set-authority") (memory (core memory $memory))))
+  (core func $set-path (canon lower (func $types "[method]request.set-path-with-query") (memory (core memory $memory))))
   (core func $response (canon lower (func $types "[static]response.new") (memory (core memory $memory))))
   (core func $drop-request (canon resource.drop $request))
   (core func $ask (canon lower (func $client "send") (memory (core memory $memory)) (realloc (core func $realloc))))
@@ -114,6 +118,7 @@ SERVER_03 = f"""(component
     (import "host" "request" (func $request (param i32 i32 i32 i32 i32 i32 i32)))
     (import "host" "set-scheme" (func $set-scheme (param i32 i32 i32 i32 i32) (result i32)))
     (import "host" "set-authority" (func $set-authority (param i32 i32 i32 i32) (result i32)))
+    (import "host" "set-path" (func $set-path (param i32 i32 i32 i32) (result i32)))
     (import "host" "response" (func $response (param i32 i32 i32 i32 i32)))
     (import "host" "drop-request" (func $drop-request (param i32)))
     (import "host" "ask" (func $ask (param i32 i32)))
@@ -141,6 +146,7 @@ SERVER_03 = f"""(component
     (data (i32.const 1072) "half\\0a")
     (data (i32.const 1088) "grpc-status0")
     (data (i32.const 1120) "afterwards\\0a")
+    (data (i32.const 1152) "/")
     (global $asked (mut i32) (i32.const 0))
     (global $set (mut i32) (i32.const 0))
     ;; Of the answer: its body's stream, and its trailers.
@@ -268,6 +274,7 @@ SERVER_03 = f"""(component
         (then unreachable))
       (if (call $set-authority (i32.load (i32.const 64)) (i32.const 1) (local.get $at) (local.get $length))
         (then unreachable))
+      (if (call $set-path (i32.load (i32.const 64)) (i32.const 1) (i32.const 1152) (i32.const 1)) (then unreachable))
       (i64.store (i32.const 128) (i64.const 0))
       (i64.store (i32.const 136) (i64.const 0))
       (local.set $wrote (call $send-trailers (local.get $last) (i32.const 128)))
@@ -330,7 +337,8 @@ SERVER_03 = f"""(component
       (export "sleep" (func $sleep)) (export "print" (func $print)) (export "fields" (func $fields))
       (export "append" (func $append)) (export "path" (func $path)) (export "authority" (func $authority))
       (export "consume" (func $consume)) (export "request" (func $request)) (export "set-scheme" (func $set-scheme))
-      (export "set-authority" (func $set-authority)) (export "response" (func $response))
+      (export "set-authority" (func $set-authority)) (export "set-path" (func $set-path))
+      (export "response" (func $response))
       (export "drop-request" (func $drop-request)) (export "ask" (func $ask)) (export "open" (func $open))
       (export "send" (func $send)) (export "receive" (func $receive)) (export "close" (func $close))
       (export "let-go" (func $let-go)) (export "open-trailers" (func $open-trailers))

@@ -11,7 +11,7 @@ import pytest
 
 from tests.guests import build
 from tests.runner.harness import Bench, bench
-from tests.support import executors
+from tests.support import apart, executors
 
 Scenario = Callable[[Bench], Awaitable[None]]
 Play = Callable[[Scenario], None]
@@ -58,6 +58,23 @@ def play(executor: str, tmp_path: Path, store: Path, wasi_03: bool) -> Play:
         assert children() == before, "processes were left behind"
 
     return run
+
+
+@pytest.fixture
+def play_apart(executor: str, tmp_path: Path, store: Path, wasi_03: bool) -> Play:
+    """Plays a scenario on a network of its own, where `apart.ADDRESSES` are."""
+
+    def play(scenario: Scenario) -> None:
+        async def whole() -> None:
+            async with (
+                asyncio.timeout(SCENARIO_SECONDS),
+                bench(executor, tmp_path, store, wasi_03=wasi_03) as opened,
+            ):
+                await scenario(opened)
+
+        apart.run(lambda: asyncio.run(whole()))
+
+    return play
 
 
 @pytest.fixture(scope="session")

@@ -193,7 +193,10 @@ class Bench:
 
 @asynccontextmanager
 async def bench(executor: str, folder: Path, store: Path, *, wasi_03: bool = False) -> AsyncIterator[Bench]:
-    """A bench, of WASI 0.3 too if that is wanted, whose engine is closed at the end, with every guest, every descriptor and every task gone."""
+    """A bench whose engine is closed at the end, with every guest, every descriptor and every task gone.
+
+    `wasi_03`: whether it is set to run WASI 0.3.
+    """
     before = open_descriptors()
     allowances = Allowances(slots=1 << 16, default_bytes=LOG_BYTES)
     engine = executors.engine(executor, allowances, wasi_03=wasi_03)

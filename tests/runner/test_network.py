@@ -16,7 +16,8 @@ import pytest
 from tests.cluster.pki import CertificateAuthority
 from tests.guests import build
 from tests.guests.requests import outcome, sends, sends_many
-from tests.runner.conftest import SCENARIO_SECONDS, Play, Scenario
+from tests.guests.requests_03 import sends_03
+from tests.runner.conftest import Play
 from tests.runner.harness import Bench, Outcome, bench
 from tests.support import apart, executors
 from tests.support.dns import NameServer, serving
@@ -36,6 +37,8 @@ FIELD = NetworkFields().allowed_hosts
 
 GREETING = "hello from outside"
 
+of_both_versions = pytest.mark.parametrize("wasi_03", [False, True], ids=["0.2", "0.3"])
+
 
 @pytest.fixture
 def executor() -> str:
@@ -49,20 +52,6 @@ def executor() -> str:
 def reach() -> bytes:
     """The guest that its arguments send out (`tests/guests/python/reach.py`)."""
     return build.python("reach")
-
-
-@pytest.fixture
-def play_apart(executor: str, tmp_path: Path, store: Path) -> Play:
-    """Plays a scenario on a network of its own, where `apart.ADDRESSES` are."""
-
-    def play(scenario: Scenario) -> None:
-        async def whole() -> None:
-            async with asyncio.timeout(SCENARIO_SECONDS), bench(executor, tmp_path, store) as opened:
-                await scenario(opened)
-
-        apart.run(lambda: asyncio.run(whole()))
-
-    return play
 
 
 def rule(host: str, port: int | tuple[int, int]) -> Destination:
@@ -153,7 +142,8 @@ def complaints(ended: Outcome) -> list[str]:
 async def ask(opened: Bench, url: str, network: NetworkGrant | None) -> tuple[int | str, Outcome]:
     """What a request to `http://AUTHORITY` or `https://…` gives."""
     scheme, _, authority = url.partition("://")
-    ended = await run(opened, sends(authority, https=scheme == "https"), network=network)
+    sending = sends_03 if opened.wasi_03 else sends
+    ended = await run(opened, sending(authority, https=scheme == "https"), network=network)
     return outcome(ended.exit.exit_code), ended
 
 
@@ -342,6 +332,7 @@ def test_what_the_runner_protects_needs_an_address_of_its_own(play_apart: Play, 
     play_apart(scenario)
 
 
+@of_both_versions
 def test_a_redirection_is_the_guests_next_request(play_apart: Play) -> None:
     async def scenario(opened: Bench) -> None:
         server = NameServer({"api.test": itertools.repeat([HERE])})
@@ -357,6 +348,7 @@ def test_a_redirection_is_the_guests_next_request(play_apart: Play) -> None:
     play_apart(scenario)
 
 
+@of_both_versions
 def test_https_believes_the_given_authorities_and_the_name_that_is_meant(
     play_apart: Play, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
