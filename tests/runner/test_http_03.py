@@ -1,5 +1,5 @@
 """What only servers of WASI 0.3 have (the rest is in test_http.py and its like, for both versions): bodies that are handed
-on, guests that go on when they have answered, and requests of their own."""
+on, guests that go on when they have answered. And what modules of 0.3 reach."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 from tests.guests.servers import SERVER
 from tests.guests.servers_03 import SERVER_03
+from tests.guests.sockets_03 import LOOKUP_FAILED, looks_up, opens
 from tests.runner.conftest import Play
 from tests.runner.harness import Bench, until
 from tests.runner.test_http import GREETING, SHORT, served
@@ -144,6 +145,28 @@ def test_a_server_sends_requests_where_it_may(play_apart: Play) -> None:
     play_apart(scenario)
 
 
+def test_an_answer_that_is_handed_on_comes_whole(play_apart: Play) -> None:
+    data = bytes(range(256)) * 4000
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\nConnection: close\r\n\r\n" % len(data))
+        for begin in range(0, len(data), 100_000):
+            writer.write(data[begin : begin + 100_000])
+            await writer.drain()
+        writer.close()
+
+    async def scenario(opened: Bench) -> None:
+        page = await asyncio.start_server(answer, HERE, 0)
+        port = page.sockets[0].getsockname()[1]
+        async with page, served(opened, network=grant(rule(f"{HERE}/32", port))) as server:
+            async with server.client.get(f"{server.url}/o{HERE}:{port}") as answered:
+                assert (answered.status, await answered.read()) == (200, data)
+            await until(lambda: server.counts.requests == 0)
+
+    play_apart(scenario)
+
+
 def test_a_command_sends_requests_where_it_may(play_apart: Play) -> None:
     async def scenario(opened: Bench) -> None:
         names = NameServer({"api.test": itertools.repeat([HERE]), "bad.test": itertools.repeat(["127.0.0.1"])})
@@ -158,6 +181,26 @@ def test_a_command_sends_requests_where_it_may(play_apart: Play) -> None:
                 assert answer == "destination-IP-prohibited", literal
             answer, ended = await ask(opened, f"http://api.test:{page}", None)
             assert (answer, refused(ended)) == ("HTTP-request-denied", {"name": 1})
+
+    play_apart(scenario)
+
+
+def test_names_and_sockets_are_decided_as_those_of_02_are(play_apart: Play) -> None:
+    async def scenario(opened: Bench) -> None:
+        names = NameServer({name: itertools.repeat([HERE]) for name in ("api.test", "other.test")})
+        async with serving(names):
+            network = NetworkGrant(destinations=(rule("api.test", 80),), nameservers=(names.address,))
+            found = await opened.run(looks_up("api.test"), network=network)
+            assert found.exit.exit_code == int(HERE.rpartition(".")[2]), found.exit
+            denied = await opened.run(looks_up("other.test"), network=network)
+            assert (denied.exit.exit_code, refused(denied)) == (LOOKUP_FAILED, {"name": 1})
+            assert complaints(denied) == [f"looking up other.test is refused: {FIELD} does not name it"]
+            assert set(names.asked) == {"api.test"}
+            for kind in ("tcp", "udp"):
+                assert (await opened.run(opens(kind), network=network)).exit.exit_code == 1
+                denied = await opened.run(opens(kind))
+                assert (denied.exit.exit_code, refused(denied)) == (0, {"socket": 1})
+                assert complaints(denied) == [f"a {kind.upper()} socket is refused: {FIELD} grants nothing"]
 
     play_apart(scenario)
 

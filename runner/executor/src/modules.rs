@@ -256,12 +256,12 @@ fn exports(component: &Component, engine: &Engine, prefix: &str) -> bool {
 fn component_linker(engine: &Engine, wasi_03: bool) -> wasmtime::Result<component::Linker<State>> {
     let mut linker = component::Linker::new(engine);
     p2::add_to_linker_async(&mut linker)?;
-    network::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     if wasi_03 {
         p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
+    network::add_to_linker(&mut linker, wasi_03)?;
     Ok(linker)
 }
 

@@ -1,7 +1,7 @@
 //! wasi:http/handler 0.3: an async function, which may go on when it has answered. What is told of an answer's body comes
 //! from the guest's store, so the store is kept going until the body is over and the guest's tasks are.
 
-use std::future::{Future, poll_fn};
+use std::future::poll_fn;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 

@@ -62,11 +62,11 @@ impl Networked for State {
 pub fn linker(engine: &Engine, wasi_03: bool) -> Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     p2::add_to_linker_async(&mut linker)?;
-    network::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     if wasi_03 {
         p3::add_to_linker(&mut linker)?;
         wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
+    network::add_to_linker(&mut linker, wasi_03)?;
     Ok(linker)
 }
