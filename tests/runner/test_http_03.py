@@ -107,6 +107,34 @@ def test_an_error_code_is_500_and_is_told_in_the_log(play: Play) -> None:
     play(scenario)
 
 
+@pytest.mark.parametrize("makes", ["open", "new-set", "fields"])
+def test_a_guest_that_makes_things_without_end_is_ended(play: Play, makes: str) -> None:
+    module = SERVER_03.replace("(loop $forever (br $forever))", f"(loop $forever (drop (call ${makes})) (br $forever))")
+
+    async def scenario(opened: Bench) -> None:
+        async with served(opened, module=module) as server:
+            assert (await server.get("/spin"))[0] == 500
+            assert await server.get() == (200, GREETING)
+            assert "GET /spin: a host call failed: cannot allocate another handle" in await server.log()
+
+    play(scenario)
+
+
+def test_a_guest_that_gives_way_for_ever_is_given_up(play: Play) -> None:
+    yielding = "(i32.const 1)"
+    module = SERVER_03.replace("(call $do (local.get $request)) (i32.const 0))", f"{yielding})")
+    module = module.replace("(result i32) unreachable)", f"(result i32) {yielding})")
+    assert module.count(f"(result i32) {yielding})") == 2
+
+    async def scenario(opened: Bench) -> None:
+        async with served(opened, module=module, bounds=SHORT) as server:
+            answers = await asyncio.gather(*(server.get() for _ in range(3)))
+            assert answers == [(504, "the guest did not answer in time")] * 3
+            await until(lambda: server.counts.requests == 0)
+
+    play(scenario)
+
+
 def test_servers_of_02_are_served_beside_them(play: Play) -> None:
     async def scenario(opened: Bench) -> None:
         async with served(opened, module=SERVER) as server:
