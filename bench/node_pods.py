@@ -115,8 +115,8 @@ def main() -> None:
     except ClusterError as error:
         sys.exit(f"error: {error}")
     load = " to ".join(f"{each:.1f}" for each in loads)
-    machine = f"{os.cpu_count()} cores, load {load}, Linux {platform.release()}, Python {platform.python_version()}"
-    print(f"\n{machine}, the control plane on the same ones\n")
+    where = f"{os.cpu_count()} cores, load {load}, Linux {platform.release()}, Python {platform.python_version()}"
+    print(f"\n{where}, the control plane on the same ones\n")
     print(report.markdown())
     if options.record:
         asked = {name: getattr(options, name) for name in sizes}

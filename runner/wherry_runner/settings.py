@@ -452,7 +452,7 @@ def _parser() -> argparse.ArgumentParser:
     flag("--volumes-memory-directory", "/dev/shm", "a tmpfs for emptyDirs with medium Memory; empty: they are refused")
     flag("--executor", "auto", "native, python, or auto: native where it is found")
     flag("--executor-directory", "", "where the native executor is, if not in a usual place")
-    switch("--wasi-0.3", "run WASI 0.3 commands too; upstream calls that experimental")
+    switch("--wasi-0.3", "run WASI 0.3 commands and servers too; upstream calls that experimental")
     switch("--pooling-allocator", "keep memory for servers' next instances: faster, and more memory for each server")
     flag(
         "--require-confinement",

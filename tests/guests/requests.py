@@ -24,12 +24,13 @@ ERRORS = (
 )
 """The first of the error codes of `wasi:http/types`."""
 
-_FIRST_ERROR = 100
+FIRST_ERROR = 100
+"""What an exit code adds to an error's place."""
 
 
 def outcome(exit_code: int) -> int | str:
     """What `sends` ended with: the hundreds of a status, or the name of an error."""
-    return exit_code if exit_code < _FIRST_ERROR else ERRORS[exit_code - _FIRST_ERROR]
+    return exit_code if exit_code < FIRST_ERROR else ERRORS[exit_code - FIRST_ERROR]
 
 
 def sends(authority: str, *, path: str = "/", https: bool = False) -> str:
@@ -167,14 +168,14 @@ def _component(authority: str, path: str, https: bool, count: int, rounds: int =
       (if (call $path (local.get $it) (i32.const 1) (i32.const 2048) (i32.const {len(path)})) (then unreachable))
       (call $handle (local.get $it) (i32.const 0) (i32.const 0) (i32.const 0))
       (if (i32.load8_u (i32.const 0)) (then
-        (call $exit (i32.add (i32.const {_FIRST_ERROR}) (i32.load8_u (i32.const 8))))))
+        (call $exit (i32.add (i32.const {FIRST_ERROR}) (i32.load8_u (i32.const 8))))))
       (i32.load (i32.const 8)))
     (func $receive (param $future i32)
       (call $block (call $subscribe (local.get $future)))
       (call $get (local.get $future) (i32.const 0))
       (if (i32.load8_u (i32.const 16))
         (then (if (i32.eq (i32.const {count}) (i32.const 1))
-          (then (call $exit (i32.add (i32.const {_FIRST_ERROR}) (i32.load8_u (i32.const 24)))))))
+          (then (call $exit (i32.add (i32.const {FIRST_ERROR}) (i32.load8_u (i32.const 24)))))))
         (else
           (global.set $answered (i32.add (global.get $answered) (i32.const 1)))
           (if (i32.eq (i32.const {count}) (i32.const 1))

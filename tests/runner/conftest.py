@@ -36,12 +36,21 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def play(executor: str, tmp_path: Path, store: Path) -> Play:
+def wasi_03() -> bool:
+    """Whether benches run WASI 0.3 too."""
+    return False
+
+
+@pytest.fixture
+def play(executor: str, tmp_path: Path, store: Path, wasi_03: bool) -> Play:
     """Plays a scenario on a bench of its own, and looks for what is left behind."""
 
     def run(scenario: Scenario) -> None:
         async def whole() -> None:
-            async with asyncio.timeout(SCENARIO_SECONDS), bench(executor, tmp_path, store) as opened:
+            async with (
+                asyncio.timeout(SCENARIO_SECONDS),
+                bench(executor, tmp_path, store, wasi_03=wasi_03) as opened,
+            ):
                 await scenario(opened)
 
         before = children()
@@ -52,12 +61,15 @@ def play(executor: str, tmp_path: Path, store: Path) -> Play:
 
 
 @pytest.fixture
-def play_apart(executor: str, tmp_path: Path, store: Path) -> Play:
+def play_apart(executor: str, tmp_path: Path, store: Path, wasi_03: bool) -> Play:
     """Plays a scenario on a network of its own, where `apart.ADDRESSES` are."""
 
     def play(scenario: Scenario) -> None:
         async def whole() -> None:
-            async with asyncio.timeout(SCENARIO_SECONDS), bench(executor, tmp_path, store) as opened:
+            async with (
+                asyncio.timeout(SCENARIO_SECONDS),
+                bench(executor, tmp_path, store, wasi_03=wasi_03) as opened,
+            ):
                 await scenario(opened)
 
         apart.run(lambda: asyncio.run(whole()))

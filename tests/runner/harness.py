@@ -95,6 +95,8 @@ class Bench:
     folder: Path
     store: Store
     compiler: Compiler
+    wasi_03: bool = False
+    """Whether it runs WASI 0.3, and serves that unless it is told otherwise."""
     slot: int = field(init=False)
     """Of all logs on this bench."""
 
@@ -190,15 +192,18 @@ class Bench:
 
 
 @asynccontextmanager
-async def bench(executor: str, folder: Path, store: Path) -> AsyncIterator[Bench]:
-    """A bench whose engine is closed at the end, with every guest, every descriptor and every task gone."""
+async def bench(executor: str, folder: Path, store: Path, *, wasi_03: bool = False) -> AsyncIterator[Bench]:
+    """A bench whose engine is closed at the end, with every guest, every descriptor and every task gone.
+
+    `wasi_03`: whether it is set to run WASI 0.3.
+    """
     before = open_descriptors()
     allowances = Allowances(slots=1 << 16, default_bytes=LOG_BYTES)
-    engine = executors.engine(executor, allowances)
+    engine = executors.engine(executor, allowances, wasi_03=wasi_03)
     try:
         await engine.open()
         opened = Store(store)
-        yield Bench(executor, engine, allowances, folder, opened, Compiler(opened, engine=engine))
+        yield Bench(executor, engine, allowances, folder, opened, Compiler(opened, engine=engine), wasi_03)
     finally:
         await engine.close()
         allowances.close()

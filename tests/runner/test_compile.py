@@ -21,6 +21,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.guests import monsters, wat
+from tests.guests.servers_03 import SERVER_03
 from tests.runner.conftest import children
 from tests.runner.harness import open_descriptors, until
 from tests.support import executors
@@ -246,9 +247,12 @@ def test_a_refusal_is_not_worked_out_twice(room: Room) -> None:
 
 def test_wasi_03_is_refused_with_what_to_do_unless_it_is_allowed(room: Room) -> None:
     assert "--wasi-0.3" in room.refused(wat.COMMAND_03)
+    assert "--wasi-0.3" in room.refused(SERVER_03)
     room.maker.features = frozenset({WASI_03})
     _, facts = room.get(wat.COMMAND_03)
     assert facts.kind == "component"
+    _, facts = room.get(SERVER_03)
+    assert facts.kind == "http"
 
 
 def test_other_bytes_than_the_digest_says_are_damage(room: Room, executor: str) -> None:

@@ -16,6 +16,7 @@ import aiohttp
 import pytest
 
 from tests.guests.servers import SERVER
+from tests.guests.servers_03 import SERVER_03
 from tests.runner.conftest import SCENARIO_SECONDS, Play, children
 from tests.runner.harness import Bench, Running, bench, until
 from tests.support import executors
@@ -42,6 +43,17 @@ def executor() -> str:
     if reason := executors.why_not("native"):
         pytest.skip(reason)
     return "native"
+
+
+@pytest.fixture(params=[False, True], ids=["0.2", "0.3"])
+def wasi_03(request: pytest.FixtureRequest) -> bool:
+    """Servers of both versions of WASI keep to the same."""
+    return bool(request.param)
+
+
+def server_module(opened: Bench) -> str:
+    """The server that is asked here, of the version that is served."""
+    return SERVER_03 if opened.wasi_03 else SERVER
 
 
 @dataclass
@@ -90,19 +102,22 @@ class Server:
 async def served(
     opened: Bench,
     *,
-    module: bytes | str = SERVER,
+    module: bytes | str | None = None,
     bounds: HttpBounds = BOUNDS,
     limits: Limits | None = None,
     preopens: tuple[Preopen, ...] = (),
     network: NetworkGrant | None = None,
 ) -> AsyncIterator[Server]:
-    listener = socket.create_server(("127.0.0.1", 0), backlog=128)
-    listener.setblocking(False)
-    port = listener.getsockname()[1]
-    serving = HttpServing(listener=listener.fileno(), bounds=bounds)
-    limits = limits or Limits(memory_bytes=256 << 20)
-    running = await opened.start(module, limits=limits, http=serving, preopens=preopens, network=network)
-    listener.close()
+    with socket.create_server(("127.0.0.1", 0), backlog=128) as listener:
+        listener.setblocking(False)
+        port = listener.getsockname()[1]
+        running = await opened.start(
+            module or server_module(opened),
+            limits=limits or Limits(memory_bytes=256 << 20),
+            http=HttpServing(listener=listener.fileno(), bounds=bounds),
+            preopens=preopens,
+            network=network,
+        )
     try:
         assert await running.guest.serving(), (await opened.end(running)).exit
         async with aiohttp.ClientSession() as client:
@@ -251,7 +266,7 @@ def test_a_trap_is_500_and_is_told_in_the_log(play: Play) -> None:
             assert server.counts.failed == 2
             log = await server.log()
             assert "wherry: GET /trap: wasm trap: wasm `unreachable` instruction executed" in log
-            assert "without an answer" in log
+            assert ("failed to produce a result" if opened.wasi_03 else "without an answer") in log
 
     play(scenario)
 
@@ -440,7 +455,7 @@ def test_a_module_that_can_have_no_instance_does_not_serve(play: Play) -> None:
     async def scenario(opened: Bench) -> None:
         listener = socket.create_server(("127.0.0.1", 0))
         serving = HttpServing(listener=listener.fileno())
-        running = await opened.start(SERVER, limits=Limits(memory_bytes=65536), http=serving)
+        running = await opened.start(server_module(opened), limits=Limits(memory_bytes=65536), http=serving)
         listener.close()
         assert not await running.guest.serving()
         end = (await opened.end(running)).exit
@@ -452,7 +467,7 @@ def test_a_module_that_can_have_no_instance_does_not_serve(play: Play) -> None:
 
 def test_who_serves_without_a_port_is_refused(play: Play) -> None:
     async def scenario(opened: Bench) -> None:
-        module = await opened.compile(SERVER)
+        module = await opened.compile(server_module(opened))
         assert module.kind is ModuleKind.HTTP
         with pytest.raises(StartRefused, match="listening socket"):
             await opened.start(module)

@@ -25,6 +25,12 @@ def executor() -> str:
     return "native"
 
 
+@pytest.fixture(params=[False, True], ids=["0.2", "0.3"])
+def wasi_03(request: pytest.FixtureRequest) -> bool:
+    """Servers of both versions of WASI keep to the same."""
+    return bool(request.param)
+
+
 def greets(answer: Answer) -> bool:
     return (answer.reset, answer.status, answer.body.decode()) == (None, 200, GREETING)
 

@@ -22,25 +22,26 @@ from wherry_runner.modules.store import Store
 
 
 @asynccontextmanager
-async def pooled(folder: Path) -> AsyncIterator[Bench]:
+async def pooled(folder: Path, *, wasi_03: bool) -> AsyncIterator[Bench]:
     if reason := executors.why_not("native"):
         pytest.skip(reason)
     directory = executors.native_directory()
     assert directory is not None
     allowances = Allowances(slots=8, default_bytes=1 << 20)
-    engine = NativeEngine(directory, allowances=allowances, pooling_allocator=True)
+    engine = NativeEngine(directory, allowances=allowances, pooling_allocator=True, wasi_03=wasi_03)
     try:
         await engine.open()
         store = Store(folder / "store")
-        yield Bench("native", engine, allowances, folder, store, Compiler(store, engine=engine))
+        yield Bench("native", engine, allowances, folder, store, Compiler(store, engine=engine), wasi_03)
     finally:
         await engine.close()
         allowances.close()
 
 
-def test_servers_serve_and_keep_their_bounds(tmp_path: Path) -> None:
+@pytest.mark.parametrize("wasi_03", [False, True], ids=["0.2", "0.3"])
+def test_servers_serve_and_keep_their_bounds(tmp_path: Path, wasi_03: bool) -> None:
     async def scenario() -> None:
-        async with asyncio.timeout(SCENARIO_SECONDS), pooled(tmp_path) as opened:
+        async with asyncio.timeout(SCENARIO_SECONDS), pooled(tmp_path, wasi_03=wasi_03) as opened:
             async with served(opened, limits=Limits(memory_bytes=24 << 20)) as server:
                 answers = await asyncio.gather(*(server.get() for _ in range(300)))
                 assert set(answers) == {(200, GREETING)}

@@ -16,6 +16,7 @@ import pytest
 from tests.cluster.pki import CertificateAuthority
 from tests.guests import build
 from tests.guests.requests import outcome, sends, sends_many
+from tests.guests.requests_03 import sends_03
 from tests.runner.conftest import Play
 from tests.runner.harness import Bench, Outcome, bench
 from tests.support import apart, executors
@@ -35,6 +36,8 @@ ANY_PORT = (1, 65_535)
 FIELD = NetworkFields().allowed_hosts
 
 GREETING = "hello from outside"
+
+of_both_versions = pytest.mark.parametrize("wasi_03", [False, True], ids=["0.2", "0.3"])
 
 
 @pytest.fixture
@@ -139,7 +142,8 @@ def complaints(ended: Outcome) -> list[str]:
 async def ask(opened: Bench, url: str, network: NetworkGrant | None) -> tuple[int | str, Outcome]:
     """What a request to `http://AUTHORITY` or `https://…` gives."""
     scheme, _, authority = url.partition("://")
-    ended = await run(opened, sends(authority, https=scheme == "https"), network=network)
+    sending = sends_03 if opened.wasi_03 else sends
+    ended = await run(opened, sending(authority, https=scheme == "https"), network=network)
     return outcome(ended.exit.exit_code), ended
 
 
@@ -328,6 +332,7 @@ def test_what_the_runner_protects_needs_an_address_of_its_own(play_apart: Play, 
     play_apart(scenario)
 
 
+@of_both_versions
 def test_a_redirection_is_the_guests_next_request(play_apart: Play) -> None:
     async def scenario(opened: Bench) -> None:
         server = NameServer({"api.test": itertools.repeat([HERE])})
@@ -343,6 +348,7 @@ def test_a_redirection_is_the_guests_next_request(play_apart: Play) -> None:
     play_apart(scenario)
 
 
+@of_both_versions
 def test_https_believes_the_given_authorities_and_the_name_that_is_meant(
     play_apart: Play, tmp_path_factory: pytest.TempPathFactory
 ) -> None:

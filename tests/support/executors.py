@@ -31,13 +31,13 @@ def why_not(executor: str) -> str:
     return ""
 
 
-def engine(executor: str, allowances: Allowances) -> ExecutorEngine:
-    """An engine on one of the executors."""
+def engine(executor: str, allowances: Allowances, *, wasi_03: bool = False) -> ExecutorEngine:
+    """An engine on one of the executors; `wasi_03`: the native one, set to run WASI 0.3 too."""
     if executor == "python":
         return PythonEngine(allowances=allowances)
     directory = native_directory()
     assert directory is not None
-    return NativeEngine(directory, allowances=allowances)
+    return NativeEngine(directory, allowances=allowances, wasi_03=wasi_03)
 
 
 def runner_flags() -> list[str]:

@@ -29,6 +29,10 @@ def component(*exports: str, imports: tuple[str, ...] = ()) -> Outline:
     )
 
 
+def server(*exports: str) -> Outline:
+    return Outline(kind=ModuleKind.HTTP, exports=exports, export_count=len(exports))
+
+
 @pytest.mark.parametrize(
     "outline",
     [
@@ -75,7 +79,7 @@ def test_what_wants_03_is_told_by_all_of_its_names() -> None:
         (core("_start", imports=(("env", "invoke_vi"),)), "was built by Emscripten"),
         (core("_start", imports=(("wasi", "thread-spawn"),)), "needs threads (wasi-threads)"),
         (component(), "is a component without exports"),
-        (component("wasi:http/handler@0.3.0"), "is an HTTP server of WASI 0.3 (it exports wasi:http/handler)"),
+        (server("wasi:http/handler@0.3.0-rc-2026-03-15"), "is an HTTP server of a draft of WASI 0.3 (it exports"),
         (component("wasi:http/incoming-handler@0.3.0"), "is a component of another world"),
         (component("tools:hello/world@1.0.0"), "is a component of another world: it exports tools:hello/world@1.0.0, and"),
         (component("wasi:cli/run@0.20.0"), "is a component of another world"),
@@ -92,7 +96,8 @@ def test_what_else_a_module_may_be(outline: Outline, sentence: str) -> None:
         (["wasi:http/incoming-handler@0.2.12", "other"], ModuleKind.HTTP),
         (["wasi:http/incoming-handler@0.2.0", "wasi:cli/run@0.2.0"], ModuleKind.COMPONENT),
         (["wasi:http/incoming-handler@0.3.0"], ModuleKind.COMPONENT),
-        (["wasi:http/handler@0.3.0"], ModuleKind.COMPONENT),
+        (["wasi:http/handler@0.3.0"], ModuleKind.HTTP),
+        (["wasi:http/handler@0.3.1", "wasi:cli/run@0.3.0"], ModuleKind.COMPONENT),
         (["wasi:cli/run@0.2.0"], ModuleKind.COMPONENT),
     ],
 )
@@ -101,8 +106,13 @@ def test_a_server_is_told_by_what_it_exports(exports: list[str], kind: ModuleKin
 
 
 def test_a_server_is_not_refused() -> None:
-    outline = Outline(kind=ModuleKind.HTTP, exports=("wasi:http/incoming-handler@0.2.0",), export_count=1)
-    assert classify.refusal(outline, wasi_03=False) == ""
+    assert classify.refusal(server("wasi:http/incoming-handler@0.2.0"), wasi_03=False) == ""
+    assert classify.refusal(server("wasi:http/handler@0.3.0"), wasi_03=True) == ""
+
+
+def test_a_server_of_wasi_03_is_told_of_the_setting() -> None:
+    outline = server("wasi:http/handler@0.3.0")
+    assert classify.refusal(outline, wasi_03=False) == classify.wants_wasi_03(outline) != ""
 
 
 def test_a_sentence_stays_short_and_printable() -> None:

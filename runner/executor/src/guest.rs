@@ -183,7 +183,7 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
             confine()?;
             run::run(&loaded.engine, command, &runtime, wasi, &log, &gate, bounds)
         }
-        Program::Server(instances) => {
+        Program::Server(handler) => {
             let Some(given) = descriptors.server else {
                 return Err("it is a server, and was given nothing to serve on".into());
             };
@@ -192,7 +192,7 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
             let runtime = http::runtime().map_err(no_runtime)?;
             let (engine, folders) = (&loaded.engine, descriptors.preopens);
             let server =
-                http::Server::new(engine, instances, payload, folders, &log, gate, &page.http).map_err(failed)?;
+                http::Server::new(engine, handler, payload, folders, &log, gate, &page.http).map_err(failed)?;
             confine()?;
             server.serve(&runtime, given.listener, given.ready, termination)
         }

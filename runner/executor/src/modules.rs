@@ -9,8 +9,6 @@ use wasmtime::component::{self, Component};
 use wasmtime::{Engine, InstancePre, Linker, Module};
 use wasmtime_wasi::{p2, p3};
 
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
-
 use crate::config::{self, Life, Variant};
 use crate::state::State;
 use crate::{http, imports, network, wasi_01};
@@ -19,7 +17,9 @@ use crate::{http, imports, network, wasi_01};
 /// 30 µs to a few milliseconds.
 const MAX_LOADED: usize = 64;
 
+/// What a component of WASI 0.3 exports: a command, and a server.
 const RUN_03: &str = "wasi:cli/run@0.3.";
+const SERVES_03: &str = "wasi:http/handler@0.3.";
 
 /// A module that is ready to run.
 pub struct Loaded {
@@ -33,7 +33,7 @@ pub struct Loaded {
 /// What a module is.
 pub enum Program {
     Command(Command),
-    Server(ProxyPre<http::State>),
+    Server(http::Handler),
 }
 
 /// By which way a command is run.
@@ -78,6 +78,7 @@ struct Runtime {
 struct Servers {
     engine: Engine,
     linker: component::Linker<http::State>,
+    wasi_03: bool,
 }
 
 impl Modules {
@@ -184,12 +185,9 @@ impl Runtime {
         let linker = self.component.as_ref().expect("made above");
         let (component, descriptor) = open_component(&self.engine, module)?;
         check_imports(&component, &self.engine, wasi_03)?;
-        let is_03 = component
-            .component_type()
-            .exports(&self.engine)
-            .any(|(name, _)| name.starts_with(RUN_03));
+        let is_03 = wasi_03 && exports(&component, &self.engine, RUN_03);
         let instance = linker.instantiate_pre(&component).map_err(told)?;
-        let command = if wasi_03 && is_03 {
+        let command = if is_03 {
             Command::Wasi03(p3::bindings::CommandPre::new(instance).map_err(told)?)
         } else {
             Command::Wasi02(p2::bindings::CommandPre::new(instance).map_err(told)?)
@@ -209,17 +207,22 @@ impl Servers {
         } else {
             config::engine(variant, Life::Server, wasi_03)?
         };
-        let linker = http::linker(&engine)?;
-        Ok(Servers { engine, linker })
+        let linker = http::linker(&engine, wasi_03)?;
+        Ok(Servers {
+            engine,
+            linker,
+            wasi_03,
+        })
     }
 
     fn load(&self, module: OwnedFd) -> Result<Loaded, String> {
         let told = |error: wasmtime::Error| format!("{error:#}");
         let (component, descriptor) = open_component(&self.engine, module)?;
-        check_imports(&component, &self.engine, false)?;
+        check_imports(&component, &self.engine, self.wasi_03)?;
+        let is_03 = self.wasi_03 && exports(&component, &self.engine, SERVES_03);
         let instance = self.linker.instantiate_pre(&component).map_err(told)?;
         Ok(Loaded {
-            program: Program::Server(ProxyPre::new(instance).map_err(told)?),
+            program: Program::Server(http::Handler::new(instance, is_03).map_err(told)?),
             engine: self.engine.clone(),
             descriptor,
         })
@@ -243,15 +246,22 @@ fn check_imports(component: &Component, engine: &Engine, wasi_03: bool) -> Resul
     imports::missing(&names, wasi_03).map_or(Ok(()), Err)
 }
 
+/// Whether a component exports an interface, by the beginning of its name.
+fn exports(component: &Component, engine: &Engine, prefix: &str) -> bool {
+    let component_type = component.component_type();
+    component_type.exports(engine).any(|(name, _)| name.starts_with(prefix))
+}
+
 /// WASI 0.2 with outbound HTTP, and 0.3 where it is wanted. What reaches out is there and gives what is granted.
 fn component_linker(engine: &Engine, wasi_03: bool) -> wasmtime::Result<component::Linker<State>> {
     let mut linker = component::Linker::new(engine);
     p2::add_to_linker_async(&mut linker)?;
-    network::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
     if wasi_03 {
         p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
     }
+    network::add_to_linker(&mut linker, wasi_03)?;
     Ok(linker)
 }
 

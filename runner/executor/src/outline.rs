@@ -84,7 +84,8 @@ impl Outline {
 /// What can be run as a command is one, whatever else it exports.
 fn is_server(exports: &[(&str, &str)]) -> bool {
     let exports_any = |prefix: &str| exports.iter().any(|(_, name)| name.starts_with(prefix));
-    exports_any("wasi:http/incoming-handler@0.2.") && !exports_any("wasi:cli/run@")
+    let serves = exports_any("wasi:http/incoming-handler@0.2.") || exports_any("wasi:http/handler@0.3.");
+    serves && !exports_any("wasi:cli/run@")
 }
 
 /// The first of them, those by which a module is judged before all others.

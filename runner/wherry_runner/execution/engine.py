@@ -41,7 +41,8 @@ class ModuleKind(StrEnum):
     COMPONENT = "component"
     """A component that exports `wasi:cli/run` (a WASI 0.2 command, or 0.3 where the runner is set to run those)."""
     HTTP = "http"
-    """A component that exports `wasi:http/incoming-handler` 0.2 and is no command: it serves."""
+    """A component that exports `wasi:http/incoming-handler` 0.2, or `wasi:http/handler` 0.3 where the runner is set to run
+    those, and is no command: it serves."""
 
 
 class Variant(StrEnum):

@@ -19,7 +19,7 @@ VERSION_SECONDS = 30.0
 """For the executor to say its version: a millisecond, and the reading of 5 MB from a disk that may be busy."""
 
 WASI_03 = "--wasi-0.3"
-"""Flag of both programs: WASI 0.3 commands too. The engine's code then differs, and so does its name."""
+"""Flag of both programs: WASI 0.3 too. The engine's code then differs, and so does its name."""
 
 POOLING_ALLOCATOR = "--pooling-allocator"
 """Flag of the executor: servers' instances take their memory from a pool. Their code is the same."""

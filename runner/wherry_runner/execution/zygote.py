@@ -102,7 +102,7 @@ def missing_imports(imports: Iterable[str]) -> str:
         return f"the component wants outbound HTTP (it imports {', '.join(http)}), which this runner does not give"
     given = ("wasi:cli/", "wasi:clocks/", "wasi:filesystem/", "wasi:io/", "wasi:random/", "wasi:sockets/")
     if unknown := [name for name in names if not (name.startswith(given) and "@0.2." in name)]:
-        return f"the component imports {', '.join(unknown[:5])}, which no runner provides: WASI 0.2 commands are run"
+        return f"the component imports {', '.join(unknown[:5])}, which no runner provides: WASI 0.2 is given"
     return ""
 
 

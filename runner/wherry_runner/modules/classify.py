@@ -23,6 +23,7 @@ MAX_NAME_CHARACTERS = 200
 _RUN_02 = re.compile(r"wasi:cli/run@0\.2\.\d+(-.*)?")
 _RUN_03 = re.compile(r"wasi:cli/run@0\.3\.\d+(-.*)?")
 _SERVES_02 = re.compile(r"wasi:http/incoming-handler@0\.2\.\d+(-.*)?")
+_SERVES_03 = re.compile(r"wasi:http/handler@0\.3\.\d+(?P<draft>-.*)?")
 _WASI_03 = re.compile(r"wasi:[a-z-]+/[a-z-]+@0\.3\.")
 
 _LISTED = 6
@@ -58,7 +59,7 @@ class Outline:
 def component_kind(exports: Iterable[str]) -> ModuleKind:
     """What a component that exports these is: what can be run as a command is one, whatever else it exports."""
     names = list(exports)
-    serves = any(_SERVES_02.fullmatch(name) for name in names)
+    serves = any(_SERVES_02.fullmatch(name) or _SERVES_03.fullmatch(name) for name in names)
     runs = any(name.startswith("wasi:cli/run@") for name in names)
     return ModuleKind.HTTP if serves and not runs else ModuleKind.COMPONENT
 
@@ -78,9 +79,9 @@ def _is_well_known(module: str, name: str) -> bool:
 
 
 def refusal(outline: Outline, *, wasi_03: bool) -> str:
-    """What a module is, if it isn't a command that can run here; empty if it is one.
+    """What a module is, if it is neither a command nor a server that can run here; empty if it is one.
 
-    `wasi_03`: whether the runner runs commands of WASI 0.3.
+    `wasi_03`: whether the runner runs WASI 0.3.
     """
     if outline.kind is not ModuleKind.CORE:
         return _component(outline, wasi_03=wasi_03)
@@ -119,18 +120,29 @@ def _core(outline: Outline) -> str:
 
 
 def _component(outline: Outline, *, wasi_03: bool) -> str:
-    if outline.kind is ModuleKind.HTTP or any(_RUN_02.fullmatch(name) for name in outline.exports):
+    if any(_RUN_02.fullmatch(name) for name in outline.exports):
         return ""
     if any(_RUN_03.fullmatch(name) for name in outline.exports):
         return "" if wasi_03 else wants_wasi_03(outline)
-    if any(name.startswith("wasi:http/handler@0.3") for name in outline.exports):
-        return "is an HTTP server of WASI 0.3 (it exports wasi:http/handler), which is not served: build it for 0.2"
+    if outline.kind is ModuleKind.HTTP:
+        return _server(outline, wasi_03=wasi_03)
     if not outline.exports:
         return "is a component without exports, so there is nothing to run"
     return (
         f"is a component of another world: it exports {_listed(outline.exports, outline.export_count)}, and not "
         "wasi:cli/run@0.2, by which a command is run"
     )
+
+
+def _server(outline: Outline, *, wasi_03: bool) -> str:
+    if any(_SERVES_02.fullmatch(name) for name in outline.exports):
+        return ""
+    if not wasi_03:
+        return wants_wasi_03(outline)
+    for name in outline.exports:
+        if (serves := _SERVES_03.fullmatch(name)) and serves["draft"]:
+            return f"is an HTTP server of a draft of WASI 0.3 (it exports {_shown(name)}): build it for 0.3.0 or later"
+    return ""
 
 
 def _listed(names: Sequence[str], count: int) -> str:

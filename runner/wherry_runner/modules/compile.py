@@ -37,7 +37,7 @@ OPTIONS = "guests-3"
 every change there that changes compiled code."""
 
 WASI_03 = "wasi-0.3"
-"""The feature of an engine that runs commands of WASI 0.3."""
+"""The feature of an engine that runs WASI 0.3."""
 
 _MAX_VERIFIED = 10_000
 """Checked files that are remembered; one that is forgotten is only checked again."""

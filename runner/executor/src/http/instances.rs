@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 use wasmtime::Store;
-use wasmtime_wasi_http::p2::bindings::Proxy;
 use wasmtime_wasi_http::p2::body::HostOutgoingBody;
 use wasmtime_wasi_http::p2::types::HostResponseOutparam;
 
+use super::handler::Made;
 use super::state;
 
 /// After so long without a request an instance is let go.
@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct Instance {
     pub store: Store<state::State>,
     /// None before it is made.
-    pub made: Option<Proxy>,
+    pub made: Option<Made>,
     /// Requests that it was given.
     pub requests: u32,
 }

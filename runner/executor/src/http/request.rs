@@ -16,9 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 use tokio::task::JoinHandle;
 use tokio::time::timeout_at;
 use wasmtime::PoolConcurrencyLimitError;
-use wasmtime_wasi_http::p2::bindings::http::types::{ErrorCode, Scheme};
-use wasmtime_wasi_http::p2::body::HyperOutgoingBody;
-use wasmtime_wasi_http::{WasiBody, WasiHttpView};
+use wasmtime_wasi_http::WasiBody;
 
 use super::counts::Counts;
 use super::instances::Instance;
@@ -45,7 +43,8 @@ impl Outcome {
     }
 }
 
-type Answered = Result<Response<HyperOutgoingBody>, ErrorCode>;
+/// What a guest gave: an answer, or the code of an error, as a log has it.
+pub(super) type Answered = Result<Response<WasiBody>, String>;
 
 /// Handle a request of a connection. It is answered whatever the guest does.
 pub async fn handle(
@@ -98,7 +97,7 @@ async fn ask_guest(
     match answered {
         Ok(Ok(response)) => response,
         Ok(Err(error)) => {
-            server.tell(&format!("the guest answered with an error: {error:?}"));
+            server.tell(&format!("the guest answered with an error: {error}"));
             plain(StatusCode::INTERNAL_SERVER_ERROR, "the guest answered with an error")
         }
         // The sender ended with the instance's store.
@@ -218,15 +217,9 @@ async fn call(
     let Instance { store, made, .. } = instance;
     let made = match made {
         Some(made) => made,
-        None => made.insert(server.instances.instantiate_async(&mut *store).await.map_err(making)?),
+        None => made.insert(server.handler.instantiate(store).await.map_err(making)?),
     };
-    let mut http = store.data_mut().http();
-    let request = http.new_incoming_request(Scheme::Http, request).map_err(running)?;
-    let answer = http.new_response_outparam(sender).map_err(running)?;
-    made.wasi_http_incoming_handler()
-        .call_handle(store, request, answer)
-        .await
-        .map_err(running)
+    made.call(store, request, sender).await.map_err(running)
 }
 
 /// A request as a log names it: what a client wrote is cut, and can't make a line of its own.
@@ -235,7 +228,7 @@ fn told(method: &Method, target: &Uri) -> String {
     text.chars().take(TOLD_CHARACTERS).collect()
 }
 
-fn plain(status: StatusCode, message: &'static str) -> Response<WasiBody> {
+pub(super) fn plain(status: StatusCode, message: &'static str) -> Response<WasiBody> {
     let body = Full::new(Bytes::from_static(message.as_bytes()))
         .map_err(|never: Infallible| match never {})
         .boxed_unsync();

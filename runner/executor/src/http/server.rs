@@ -16,11 +16,11 @@ use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
 use tokio::time::{sleep, timeout};
 use wasmtime::{Engine, Store, UpdateDeadline};
-use wasmtime_wasi_http::p2::bindings::ProxyPre;
 
 use super::connection;
 use super::counts::Counts;
 use super::epochs;
+use super::handler::Handler;
 use super::instances::{Instance, Spares};
 use super::settings::Settings;
 use super::state::State;
@@ -42,7 +42,7 @@ const CROWD_PAUSE: Duration = Duration::from_millis(250);
 const TURN_TICKS: u64 = 1;
 
 pub struct Server {
-    pub(super) instances: ProxyPre<State>,
+    pub(super) handler: Handler,
     pub(super) settings: Settings,
     pub(super) counts: &'static Counts,
     pub(super) log: SharedLog,
@@ -74,7 +74,7 @@ pub fn runtime() -> io::Result<Runtime> {
 impl Server {
     pub fn new(
         engine: &Engine,
-        instances: &ProxyPre<State>,
+        handler: &Handler,
         payload: Payload,
         folders: Vec<OwnedFd>,
         log: &SharedLog,
@@ -90,7 +90,7 @@ impl Server {
         let those = Arc::downgrade(&spares);
         memory.on_shortage(move || those.upgrade().is_some_and(|those| those.clear()));
         Ok(Server {
-            instances: instances.clone(),
+            handler: handler.clone(),
             settings,
             counts,
             log: log.clone(),
@@ -133,7 +133,7 @@ impl Server {
         let mut instance = self.instance()?;
         let made = timeout(
             self.settings.request_timeout(),
-            self.instances.instantiate_async(&mut instance.store),
+            self.handler.instantiate(&mut instance.store),
         );
         match made.await {
             Ok(Ok(made)) => {

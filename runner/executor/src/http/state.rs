@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use wasmtime::component::{Linker, ResourceTable};
 use wasmtime::{Engine, Result};
-use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, p2};
+use wasmtime_wasi::{WasiCtx, WasiCtxView, WasiView, p2, p3};
 use wasmtime_wasi_http::{WasiHttpCtx, WasiHttpCtxView, WasiHttpView};
 
 use crate::limiter::Limiter;
@@ -57,11 +57,16 @@ impl Networked for State {
     }
 }
 
-/// WASI 0.2 with HTTP. Sockets, name lookup and outbound requests are there and give what is granted.
-pub fn linker(engine: &Engine) -> Result<Linker<State>> {
+/// WASI 0.2 with HTTP, and 0.3 where it is wanted. Sockets, name lookup and outbound requests are there and give what is
+/// granted.
+pub fn linker(engine: &Engine, wasi_03: bool) -> Result<Linker<State>> {
     let mut linker = Linker::new(engine);
     p2::add_to_linker_async(&mut linker)?;
-    network::add_to_linker(&mut linker)?;
     wasmtime_wasi_http::p2::add_only_http_to_linker_async(&mut linker)?;
+    if wasi_03 {
+        p3::add_to_linker(&mut linker)?;
+        wasmtime_wasi_http::p3::add_to_linker(&mut linker)?;
+    }
+    network::add_to_linker(&mut linker, wasi_03)?;
     Ok(linker)
 }

@@ -2,7 +2,7 @@
 //!
 //! Every way out leads through a host call, and each is decided there, by the address that is then used:
 //!
-//! - **names** (`lookup.rs`): a lookup of our own answers for names that a rule covers, and for no other; no query is made
+//! - **names** (`lookup.rs`, and `wasi_03.rs` for WASI 0.3): a lookup of our own answers for names that a rule covers, and for no other; no query is made
 //!   for any other either. What it answered is remembered (`gate.rs`).
 //! - **addresses** (`sockets.rs`): wasmtime asks before each connect, send and receive. Allowed are those that a rule names and
 //!   those that were answered for a name, on the rule's ports.
@@ -27,6 +27,7 @@ mod rules;
 mod sockets;
 mod tls;
 mod told;
+mod wasi_03;
 
 /// What the host's side of all outbound requests at once takes at most: their buffers, TLS, and the roots of trust. The buffers of
 /// a listening guest's connections are within it too: it has no more of them than files.

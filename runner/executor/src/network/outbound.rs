@@ -1,4 +1,4 @@
-//! wasi:http/outgoing-handler: a request goes to an address that was checked, or nowhere.
+//! wasi:http/outgoing-handler 0.2 and wasi:http/client 0.3: a request goes to an address that was checked, or nowhere.
 //!
 //! A connection for each request, as wasmtime has it; redirections are answers like others, and where they lead is the
 //! guest's next request.
