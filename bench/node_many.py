@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.container_pods import MIB, PODS, mem_available
 from bench.container_pods import pod as container_pod
-from bench.node_scene import WORKLOADS, NodeScene, wait_settled, wasm_pod
+from bench.node_scene import WORKLOADS, NodeScene, wasm_pod
 from bench.table import Report
 from tests.cluster.errors import ClusterError
 from tests.support import kube, wat
@@ -86,10 +86,10 @@ def _kinds(scene: NodeScene) -> dict[str, Callable[[str], dict[str, Any]]]:
 @contextlib.contextmanager
 def _pods(scene: NodeScene, prefix: str, count: int, body: Callable[[str], dict[str, Any]]) -> Iterator[float]:
     """So many Pods, Running; seconds from the first POST to the last Running. Gone, with their processes, at the end."""
-    idle = scene.processes()
+    idle = scene.idle()
     names = [f"{prefix}-{number}" for number in range(count)]
-    began = time.monotonic()
     with contextlib.closing(scene.api.connection()) as connection:
+        began = time.monotonic()
         for name in names:
             scene.api.ask(connection, "POST", PODS, body(name))
     scene.pods.wait(lambda: scene.pods.seen.keys() >= set(names), timeout_seconds=MANY_TIMEOUT_SECONDS)
@@ -98,17 +98,17 @@ def _pods(scene: NodeScene, prefix: str, count: int, body: Callable[[str], dict[
         for name in names:
             scene.api.ask(connection, "DELETE", f"{PODS}/{name}")
     scene.pods.wait(lambda: scene.pods.gone >= set(names), timeout_seconds=MANY_TIMEOUT_SECONDS)
-    wait_settled(scene.cluster, idle)
+    scene.wait_idle(idle)
 
 
 @contextlib.contextmanager
 def _workloads(scene: NodeScene, prefix: str, count: int) -> Iterator[float]:
     """The same of WasmWorkloads."""
-    idle = scene.processes()
+    idle = scene.idle()
     names = [f"{prefix}-{number}" for number in range(count)]
     module = {"inline": wat.sleeps("ready")}
-    began = time.monotonic()
     with contextlib.closing(scene.api.connection()) as connection:
+        began = time.monotonic()
         for name in names:
             body = kube.workload(name, module=module, terminationGracePeriodSeconds=0)
             scene.api.ask(connection, "POST", WORKLOADS, body)
@@ -118,7 +118,7 @@ def _workloads(scene: NodeScene, prefix: str, count: int) -> Iterator[float]:
         for name in names:
             scene.api.ask(connection, "DELETE", f"{WORKLOADS}/{name}")
     scene.workloads.wait(lambda: scene.workloads.gone >= set(names), timeout_seconds=MANY_TIMEOUT_SECONDS)
-    wait_settled(scene.cluster, idle)
+    scene.wait_idle(idle)
 
 
 def _taken(scene: NodeScene) -> dict[str, float]:

@@ -16,6 +16,7 @@ from tests.cluster import cgroups
 from tests.cluster.errors import ClusterError
 from tests.cluster.images import base
 from tests.cluster.node import ENVIRONMENT, NodeCluster
+from tests.cluster.nodeparts import CONTAINERD_SOCKET
 from tests.cluster.processes import wait_for
 from tests.cluster.progress import Progress
 from tests.node.installation import NAMESPACE as NAMESPACE_OF_WHERRY
@@ -23,6 +24,9 @@ from tests.node.installation import NODE_NAME, install
 from tests.support import kube, wat
 
 WORKLOADS = f"/apis/wherry.dev/v1alpha1/namespaces/{NAMESPACE}/wasmworkloads"
+
+REMOVED_TIMEOUT_SECONDS = 300.0
+"""For a kubelet's clean-up, which comes once a minute."""
 
 MOST_WORKLOADS = 7_000
 """Of the runner: more than any section wants."""
@@ -75,6 +79,25 @@ class NodeScene:
     def processes(self) -> int:
         """How many processes the node's Pods have, guests included."""
         return len(cgroups.processes(f"{self.cluster.cgroup}/node-1"))
+
+    def idle(self) -> tuple[int, int]:
+        """What there is now, for `wait_idle`: processes of the node's Pods, and containers that containerd knows."""
+        return self.processes(), _containers(self.cluster)
+
+    def wait_idle(self, idle: tuple[int, int]) -> None:
+        """Wait until there is no more than that. A kubelet removes what is left of deleted Pods once a minute, which takes
+        both cores for seconds: what is measured next is not to pay for it."""
+        processes, containers = idle
+        wait_settled(self.cluster, processes)
+        if not wait_for(lambda: _containers(self.cluster) <= containers, timeout_seconds=REMOVED_TIMEOUT_SECONDS):
+            raise ClusterError(f"deleted Pods' containers were not removed in {REMOVED_TIMEOUT_SECONDS:.0f} s")
+
+
+def _containers(cluster: NodeCluster) -> int:
+    """How many containerd has, ended ones included."""
+    (machine,) = cluster.machines.values()
+    ctr = ("ctr", f"--address={CONTAINERD_SOCKET}", "--namespace=k8s.io")
+    return len(machine.run(*ctr, "containers", "list", "--quiet").split())
 
 
 def _ready_since(body: dict[str, Any]) -> float:
