@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any
 
 from bench import node_many
-from bench.container_pods import mem_available, start
 from bench.container_pods import pod as container_pod
+from bench.container_pods import start
 from bench.node_scene import NodeScene, wait_settled, wasm_pod
 from bench.operator import FLAGS
 from bench.table import Report, given, p50
@@ -106,7 +106,7 @@ def main() -> None:
             tempfile.TemporaryDirectory(prefix="wherry-bench-") as folder,
             NodeCluster(Path(folder) / "cluster", progress=progress, flags=FLAGS) as cluster,
         ):
-            scene = NodeScene.make(cluster, Path(folder), progress, mem_available())
+            scene = NodeScene.make(cluster, Path(folder), progress)
             report.figure("node Ready after the Pods of Wherry's own", scene.ready_after(), "s", at_most=30)
             for name in options.sections:
                 progress.step(f"section {name}")
