@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import queue
+import socket
 import ssl
 import statistics
 import sys
@@ -61,6 +62,8 @@ class Api:
         assert parts.hostname is not None and parts.port is not None
         made = http.client.HTTPSConnection(parts.hostname, parts.port)
         plain = self._cluster.connect((parts.hostname, parts.port), TIMEOUT_SECONDS)
+        # As http.client does it when it connects by itself: else a body waits for the answer to its head, 40 ms.
+        plain.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         made.sock = self._context.wrap_socket(plain, server_hostname=parts.hostname)
         return made
 
@@ -101,6 +104,7 @@ class Running:
         self.seen: dict[str, float] = {}
         self.gone: set[str] = set()
         self._news: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._trouble = ""
         self._api, self._path = api, path
         threading.Thread(target=self._watch, daemon=True).start()
         self._news.get(timeout=TIMEOUT_SECONDS)
@@ -111,18 +115,34 @@ class Running:
         while not condition():
             with contextlib.suppress(queue.Empty):
                 self._news.get(timeout=max(0.0, deadline - time.monotonic()))
+            if self._trouble:
+                raise ClusterError(self._trouble)
             if time.monotonic() > deadline:
                 raise ClusterError(
                     f"not in {timeout_seconds:.0f} s; {len(self.seen)} run, such as {sorted(self.seen)[:10]}"
                 )
 
     def _watch(self) -> None:
+        version = ""
+        try:
+            while True:  # the API server ends a watch whose reader is slow, among thousands of objects
+                version = self._follow(version)
+        except (OSError, http.client.HTTPException, ClusterError) as error:  # at the end: the API server is gone
+            self._trouble = f"the watch of {self._path} failed: {error}"
+            self._news.put("")
+
+    def _follow(self, version: str) -> str:
+        """Read one stream to its end, and return the version up to which all was seen."""
         # A bookmark comes once a minute: however little happens, the connection is never silent for too long.
-        with self._api.lines(f"{self._path}?watch=1&allowWatchBookmarks=true") as lines:
+        query = f"watch=1&allowWatchBookmarks=true&resourceVersion={version}"
+        with self._api.lines(f"{self._path}?{query}") as lines:
             self._news.put("")
             for line in lines:
                 now = time.monotonic()
                 event = json.loads(line)
+                if event["type"] == "ERROR":
+                    raise ClusterError(event["object"].get("message", ""))
+                version = event["object"]["metadata"]["resourceVersion"]
                 if event["type"] == "BOOKMARK":
                     continue
                 name = event["object"]["metadata"]["name"]
@@ -131,6 +151,7 @@ class Running:
                 elif event["object"].get("status", {}).get("phase") == "Running":
                     self.seen.setdefault(name, now)
                 self._news.put(name)
+        return version
 
 
 def make_namespace(cluster: NodeCluster) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.container_pods import MIB, PODS, mem_available
 from bench.container_pods import pod as container_pod
-from bench.node_scene import WORKLOADS, NodeScene, wait_settled, wasm_pod
+from bench.node_scene import WORKLOADS, NodeScene, taken, wasm_pod
 from bench.table import Report
 from tests.cluster.errors import ClusterError
 from tests.support import kube, wat
@@ -37,19 +37,24 @@ def memory(scene: NodeScene, report: Report, containers: int, workloads: int) ->
     """What each further idle one takes, by PSS and by the fall of MemAvailable; and all that is ours, for each."""
     scene.progress.step(f"memory of {containers} Pods of a container")
     with _pods(scene, "few", FEW, _kinds(scene)["container"]):
-        before = _taken(scene)
+        before = taken(scene.account)
         with _pods(scene, "more", containers, _kinds(scene)["container"]):
-            peer = _less(_taken(scene), before, containers)
+            peer = _less(taken(scene.account), before, containers)
     scene.progress.step(f"memory of {workloads} WasmWorkloads")
+    none = taken(scene.account)
     with _workloads(scene, "few", FEW):
-        before = _taken(scene)
+        before = taken(scene.account)
         with _workloads(scene, "more", workloads - FEW):
-            taken = _taken(scene)
-    each = _less(taken, before, workloads - FEW)
-    ours = {
-        "PSS": (taken["PSS"] - sum(scene.empty.values())) / workloads,
-        "MemAvailable": (taken["MemAvailable"] + scene.available_before) / workloads,
-    }
+            after = taken(scene.account)
+    each = _less(after, before, workloads - FEW)
+    ours = {"PSS": (after["PSS"] - scene.empty["PSS"]) / workloads}
+    # What control plane and kubelet grew by in between is other sections' and containers' as well: of that time our own
+    # processes count alone.
+    grown = none["PSS"] - scene.installed["PSS"]
+    ours["MemAvailable"] = (
+        scene.installed["MemAvailable"] - scene.empty["MemAvailable"] + grown
+        + after["MemAvailable"] - none["MemAvailable"]
+    ) / workloads  # fmt: skip
     for how in ("PSS", "MemAvailable"):
         if min(each[how], ours[how], peer[how]) <= 0:
             raise ClusterError(f"memory by {how}: others' work disturbed it; measure on a machine that is left alone")
@@ -86,44 +91,39 @@ def _kinds(scene: NodeScene) -> dict[str, Callable[[str], dict[str, Any]]]:
 @contextlib.contextmanager
 def _pods(scene: NodeScene, prefix: str, count: int, body: Callable[[str], dict[str, Any]]) -> Iterator[float]:
     """So many Pods, Running; seconds from the first POST to the last Running. Gone, with their processes, at the end."""
-    idle = scene.processes()
-    names = [f"{prefix}-{number}" for number in range(count)]
-    began = time.monotonic()
+    idle = scene.idle()
+    names = {f"{prefix}-{number}" for number in range(count)}
     with contextlib.closing(scene.api.connection()) as connection:
+        began = time.monotonic()
         for name in names:
             scene.api.ask(connection, "POST", PODS, body(name))
-    scene.pods.wait(lambda: scene.pods.seen.keys() >= set(names), timeout_seconds=MANY_TIMEOUT_SECONDS)
+    scene.pods.wait(lambda: scene.pods.seen.keys() >= names, timeout_seconds=MANY_TIMEOUT_SECONDS)
     yield max(scene.pods.seen[name] for name in names) - began
     with contextlib.closing(scene.api.connection()) as connection:
         for name in names:
             scene.api.ask(connection, "DELETE", f"{PODS}/{name}")
-    scene.pods.wait(lambda: scene.pods.gone >= set(names), timeout_seconds=MANY_TIMEOUT_SECONDS)
-    wait_settled(scene.cluster, idle)
+    scene.pods.wait(lambda: scene.pods.gone >= names, timeout_seconds=MANY_TIMEOUT_SECONDS)
+    scene.wait_idle(idle)
 
 
 @contextlib.contextmanager
 def _workloads(scene: NodeScene, prefix: str, count: int) -> Iterator[float]:
     """The same of WasmWorkloads."""
-    idle = scene.processes()
-    names = [f"{prefix}-{number}" for number in range(count)]
+    idle = scene.idle()
+    names = {f"{prefix}-{number}" for number in range(count)}
     module = {"inline": wat.sleeps("ready")}
-    began = time.monotonic()
     with contextlib.closing(scene.api.connection()) as connection:
+        began = time.monotonic()
         for name in names:
             body = kube.workload(name, module=module, terminationGracePeriodSeconds=0)
             scene.api.ask(connection, "POST", WORKLOADS, body)
-    scene.workloads.wait(lambda: scene.workloads.seen.keys() >= set(names), timeout_seconds=MANY_TIMEOUT_SECONDS)
+    scene.workloads.wait(lambda: scene.workloads.seen.keys() >= names, timeout_seconds=MANY_TIMEOUT_SECONDS)
     yield max(scene.workloads.seen[name] for name in names) - began
     with contextlib.closing(scene.api.connection()) as connection:
         for name in names:
             scene.api.ask(connection, "DELETE", f"{WORKLOADS}/{name}")
-    scene.workloads.wait(lambda: scene.workloads.gone >= set(names), timeout_seconds=MANY_TIMEOUT_SECONDS)
-    wait_settled(scene.cluster, idle)
-
-
-def _taken(scene: NodeScene) -> dict[str, float]:
-    """What the node's Pods have of memory in all, in bytes: PSS of all their processes, shims included; and less available."""
-    return {"PSS": sum(scene.account.memory().values()), "MemAvailable": -mem_available()}
+    scene.workloads.wait(lambda: scene.workloads.gone >= names, timeout_seconds=MANY_TIMEOUT_SECONDS)
+    scene.wait_idle(idle)
 
 
 def _less(after: dict[str, float], before: dict[str, float], count: int) -> dict[str, float]:

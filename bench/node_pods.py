@@ -23,9 +23,10 @@ from pathlib import Path
 from typing import Any
 
 from bench import node_many, node_service
-from bench.container_pods import mem_available, start
 from bench.container_pods import pod as container_pod
+from bench.container_pods import start
 from bench.node_scene import NodeScene, wait_settled, wasm_pod
+from bench.operator import FLAGS
 from bench.table import Report, given, p50
 from tests.cluster import build
 from tests.cluster.errors import ClusterError
@@ -104,9 +105,9 @@ def main() -> None:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="wherry-bench-") as folder,
-            NodeCluster(Path(folder) / "cluster", progress=progress) as cluster,
+            NodeCluster(Path(folder) / "cluster", progress=progress, flags=FLAGS) as cluster,
         ):
-            scene = NodeScene.make(cluster, Path(folder), progress, mem_available())
+            scene = NodeScene.make(cluster, Path(folder), progress)
             report.figure("node Ready after the Pods of Wherry's own", scene.ready_after(), "s", at_most=30)
             for name in options.sections:
                 progress.step(f"section {name}")

@@ -10,12 +10,13 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from bench.container_pods import NAMESPACE, TIMEOUT_SECONDS, Account, Api, Running, make_namespace
+from bench.container_pods import NAMESPACE, TIMEOUT_SECONDS, Account, Api, Running, make_namespace, mem_available
 from bench.container_pods import pod as container_pod
 from tests.cluster import cgroups
 from tests.cluster.errors import ClusterError
 from tests.cluster.images import base
 from tests.cluster.node import ENVIRONMENT, NodeCluster
+from tests.cluster.nodeparts import CONTAINERD_SOCKET
 from tests.cluster.processes import wait_for
 from tests.cluster.progress import Progress
 from tests.node.installation import NAMESPACE as NAMESPACE_OF_WHERRY
@@ -23,6 +24,9 @@ from tests.node.installation import NODE_NAME, install
 from tests.support import kube, wat
 
 WORKLOADS = f"/apis/wherry.dev/v1alpha1/namespaces/{NAMESPACE}/wasmworkloads"
+
+REMOVED_TIMEOUT_SECONDS = 300.0
+"""For a kubelet's clean-up, which comes once a minute."""
 
 MOST_WORKLOADS = 7_000
 """Of the runner: more than any section wants."""
@@ -36,8 +40,8 @@ class NodeScene:
     """A cluster with one real node, which also has Wherry.
 
     Attributes:
-        empty: the memory of the node's Pods, in bytes by PSS, before Wherry was installed: nothing, but for others' Pods.
-        available_before: what the kernel called available then, in bytes.
+        empty: `taken` before Wherry was installed.
+        installed: the same when it was.
     """
 
     cluster: NodeCluster
@@ -49,14 +53,14 @@ class NodeScene:
     wasm_image: str
     progress: Progress
     empty: dict[str, float] = field(default_factory=dict)
-    available_before: float = 0.0
+    installed: dict[str, float] = field(default_factory=dict)
 
     @classmethod
-    def make(cls, cluster: NodeCluster, folder: Path, progress: Progress, available: float) -> NodeScene:
+    def make(cls, cluster: NodeCluster, folder: Path, progress: Progress) -> NodeScene:
         """Install Wherry on a cluster, and wait until its node is there."""
         container_image = cluster.push(base.layout(progress), "base:1")
         wasm_image = push_module(cluster, wat.write(wat.sleeps("ready"), folder / "module.wasm"))
-        empty = Account(cluster).memory()
+        empty = taken(Account(cluster))
         flags = (f"--insecure-registry={cluster.registry.address}", f"--max-workloads={MOST_WORKLOADS}")
         install(cluster, folder / "pki", runner_flags=flags, max_pods=MOST_PODS, progress=progress)
         cluster.kubectl("wait", "--for=condition=Ready", f"node/{NODE_NAME}", f"--timeout={TIMEOUT_SECONDS:.0f}s")
@@ -64,7 +68,8 @@ class NodeScene:
         api = Api(cluster)
         pods, workloads = Running(api), Running(api, WORKLOADS)
         account = Account(cluster)
-        return cls(cluster, api, pods, workloads, account, container_image, wasm_image, progress, empty, available)
+        installed = taken(account)
+        return cls(cluster, api, pods, workloads, account, container_image, wasm_image, progress, empty, installed)
 
     def ready_after(self) -> float:
         """Between the moment when Wherry's own Pods were Ready, and the one when its node was; in whole seconds, as Kubernetes
@@ -76,6 +81,31 @@ class NodeScene:
     def processes(self) -> int:
         """How many processes the node's Pods have, guests included."""
         return len(cgroups.processes(f"{self.cluster.cgroup}/node-1"))
+
+    def idle(self) -> tuple[int, int]:
+        """What there is now, for `wait_idle`: processes of the node's Pods, and containers that containerd knows."""
+        return self.processes(), _containers(self.cluster)
+
+    def wait_idle(self, idle: tuple[int, int]) -> None:
+        """Wait until there is no more than that. A kubelet removes what is left of deleted Pods once a minute, which takes
+        both cores for seconds: what is measured next is not to pay for it."""
+        processes, containers = idle
+        wait_settled(self.cluster, processes)
+        if not wait_for(lambda: _containers(self.cluster) <= containers, timeout_seconds=REMOVED_TIMEOUT_SECONDS):
+            raise ClusterError(f"deleted Pods' containers were not removed in {REMOVED_TIMEOUT_SECONDS:.0f} s")
+
+
+def taken(account: Account) -> dict[str, float]:
+    """What is taken of memory, in bytes: by the node's Pods with their shims (PSS of all processes), and of what the kernel calls
+    available, counted from zero down."""
+    return {"PSS": sum(account.memory().values()), "MemAvailable": -mem_available()}
+
+
+def _containers(cluster: NodeCluster) -> int:
+    """How many containerd has, ended ones included."""
+    (machine,) = cluster.machines.values()
+    ctr = ("ctr", f"--address={CONTAINERD_SOCKET}", "--namespace=k8s.io")
+    return len(machine.run(*ctr, "containers", "list", "--quiet").split())
 
 
 def _ready_since(body: dict[str, Any]) -> float:

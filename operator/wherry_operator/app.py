@@ -42,7 +42,7 @@ from wherry_operator.runners.registry import RunnerRegistry
 from wherry_operator.serving import ServingCertificate
 from wherry_operator.settings import Settings, SettingsError, parse
 from wherry_operator.tls import RunnerTls, TlsError
-from wherry_runner import protocol
+from wherry_runner import protocol, tls_buffers
 
 log = logging.getLogger("wherry_operator")
 
@@ -62,6 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         sys.exit(f"wherry-operator: {error}")
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLogger().level))
+    tls_buffers.make_small()
     try:
         asyncio.run(run(settings))
     except (StartError, TlsError, OSError) as error:

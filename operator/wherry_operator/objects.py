@@ -52,6 +52,7 @@ class ObjectStore:
 
     def seen(self, body: Object, *, deleted: bool = False) -> None:
         """Take what a watch, a read or a write of ours gave. Older than what is known: ignored."""
+        body = _lean(body)
         metadata = body["metadata"]
         place = metadata["namespace"], metadata["name"]
         if metadata["uid"] in self._dead:
@@ -81,6 +82,7 @@ class ObjectStore:
     def wrote(self, body: Object) -> None:
         """Take the answer to a write of its status by whoever reconciles it, and has drawn all conclusions from it: nobody need
         look again, unless somebody else has changed more."""
+        body = _lean(body)
         metadata = body["metadata"]
         place = metadata["namespace"], metadata["name"]
         known = self._objects.get(place)
@@ -129,6 +131,14 @@ class ObjectStore:
         ]
 
 
+def _lean(body: Object) -> Object:
+    """Without the record of who set which field: nobody here asks, and it is half of what an object takes of memory."""
+    metadata = body["metadata"]
+    if "managedFields" not in metadata:
+        return body
+    return {**body, "metadata": {key: value for key, value in metadata.items() if key != "managedFields"}}
+
+
 def _same_version(one: Object, other: Object) -> bool:
     version = one["metadata"].get("resourceVersion")
     return bool(version) and version == other["metadata"].get("resourceVersion")
@@ -139,5 +149,4 @@ def _differ_by_status_alone(one: Object, other: Object) -> bool:
 
 
 def _but_status(body: Object) -> tuple[Object, Object]:
-    of_writes = ("resourceVersion", "managedFields")
-    return body["spec"], {key: value for key, value in body["metadata"].items() if key not in of_writes}
+    return body["spec"], {key: value for key, value in body["metadata"].items() if key != "resourceVersion"}

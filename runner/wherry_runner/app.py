@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from wherry_runner import metrics, network_counts, protocol
+from wherry_runner import metrics, network_counts, protocol, tls_buffers
 from wherry_runner.execution import confinement, orphans, process
 from wherry_runner.execution.engine import Engine, EngineError
 from wherry_runner.execution.native import NativeEngine
@@ -66,6 +66,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name in ("httpx", "httpcore"):  # they log headers and whole addresses, and what is signed or secret in them
         logging.getLogger(name).setLevel(logging.WARNING)
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    tls_buffers.make_small()
     try:
         asyncio.run(run(settings))
     except (EngineError, OSError, StartError, TlsError) as error:

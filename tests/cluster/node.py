@@ -18,7 +18,7 @@ import secrets
 import shlex
 import socket
 import subprocess
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from tests.cluster import build, cgroups, controlplane, host, kubeconfig, leftovers, nodeparts
@@ -44,6 +44,7 @@ class NodeCluster(LocalCluster):
     """A cluster with real nodes that lives as long as this process, at most.
 
     :param nodes: how many; `node-1`, `node-2`, ...
+    :param flags: further flags of the control plane's components, by their names.
 
     Attributes:
         machines: the machine of each node, by the node's name.
@@ -61,9 +62,10 @@ class NodeCluster(LocalCluster):
         name: str = DEFAULT_NAME,
         progress: Progress = SILENT,
         keep_logs: bool = False,
+        flags: Mapping[str, Sequence[str]] | None = None,
     ) -> None:
         host.require()
-        super().__init__(directory, name=name, progress=progress, keep_logs=keep_logs)
+        super().__init__(directory, name=name, progress=progress, keep_logs=keep_logs, flags=flags)
         self.directory = self.directory.resolve()
         self.nodes = [Node(number, self.directory / "nodes" / f"node-{number}") for number in range(1, nodes + 1)]
         self.machines = {

@@ -86,6 +86,16 @@ def test_what_is_kept_and_what_is_told(
     assert len(watched.store) == len(list(watched.store.all())) == (kept is not None)
 
 
+def test_who_set_which_field_is_not_kept() -> None:
+    watched, body = Watched(), pod()
+    body["metadata"]["managedFields"] = [{"manager": "kubectl", "fieldsV1": {"f:spec": {}}}]
+    watched.store.seen(body)
+    assert watched.store.get("boats", "a") == pod()
+    watched.store.wrote({**body, "status": {"phase": "Running"}})
+    assert watched.store.get("boats", "a") == {**pod(), "status": {"phase": "Running"}}
+    assert "managedFields" in body["metadata"], "what others hold is not changed"
+
+
 def compare(watched: Watched, kube: FakeKube, listed: list[dict[str, Any]] | None = None) -> None:
     async def scenario() -> None:
         items = await kube.list_metadata("/api/v1/pods") if listed is None else listed
