@@ -85,7 +85,8 @@ class EventRecorder:
             self.dropped += 1
             return
         try:
-            self._queue.put_nowait((key, about, happening))
+            # Not the object itself: thousands may wait here, each as it once was.
+            self._queue.put_nowait((key, _reference(about, happening), happening))
         except asyncio.QueueFull:
             self.dropped += 1
 
@@ -108,9 +109,8 @@ class EventRecorder:
                 # Of a namespace that is being deleted, or of an API server in trouble: nothing hangs on an Event.
                 log.debug("event %s not written: %s", happening.reason, error)
 
-    async def _write(self, key: str, about: Object, happening: Happening) -> None:
-        metadata = about["metadata"]
-        namespace = metadata["namespace"]
+    async def _write(self, key: str, reference: Object, happening: Happening) -> None:
+        namespace = reference["namespace"]
         message = happening.message[:MAX_MESSAGE]
         now = rfc3339(datetime.now(UTC))
         told = self._told.get(key)
@@ -123,19 +123,7 @@ class EventRecorder:
                 return
             except NotFound:
                 del self._told[key]  # it aged away (an hour, by default)
-        name = f"{metadata['name'][:200]}.{time.time_ns():x}"
-        reference = {
-            "apiVersion": about["apiVersion"],
-            "kind": about["kind"],
-            "name": metadata["name"],
-            "namespace": namespace,
-            "uid": metadata["uid"],
-            "resourceVersion": metadata.get("resourceVersion", ""),
-        }
-        if happening.container and about["kind"] == "Pod":
-            first = {each["name"] for each in (about.get("spec") or {}).get("initContainers") or ()}
-            kind = "initContainers" if happening.container in first else "containers"
-            reference["fieldPath"] = f"spec.{kind}{{{happening.container}}}"
+        name = f"{reference['name'][:200]}.{time.time_ns():x}"
         await self._kube.create(
             f"/api/v1/namespaces/{namespace}/events",
             {
@@ -165,6 +153,24 @@ class EventRecorder:
         self._buckets[uid] = (tokens - 1 if allowed else tokens, now)
         _bound(self._buckets)
         return allowed
+
+
+def _reference(about: Object, happening: Happening) -> Object:
+    """Which object, and which part of it, an Event is about."""
+    metadata = about["metadata"]
+    reference = {
+        "apiVersion": about["apiVersion"],
+        "kind": about["kind"],
+        "name": metadata["name"],
+        "namespace": metadata["namespace"],
+        "uid": metadata["uid"],
+        "resourceVersion": metadata.get("resourceVersion", ""),
+    }
+    if happening.container and about["kind"] == "Pod":
+        first = {each["name"] for each in (about.get("spec") or {}).get("initContainers") or ()}
+        kind = "initContainers" if happening.container in first else "containers"
+        reference["fieldPath"] = f"spec.{kind}{{{happening.container}}}"
+    return reference
 
 
 def _bound(remembered: OrderedDict[str, Any]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import kopf
 
-from wherry_operator.models import Object
+from wherry_operator.models import lean
 from wherry_operator.objects import ObjectStore
 from wherry_operator.settings import Settings
 
@@ -83,7 +83,7 @@ def registry(*, pods: ObjectStore, workloads: ObjectStore) -> kopf.OperatorRegis
     handlers = kopf.OperatorRegistry()
 
     def note(store: ObjectStore, event: Any) -> None:
-        store.seen(_plain(event["object"]), deleted=event["type"] == "DELETED")
+        store.seen(lean(dict(event["object"])), deleted=event["type"] == "DELETED")
 
     @kopf.on.event("v1", "pods", registry=handlers)
     async def pod_event(event: Any, **_: Any) -> None:
@@ -102,7 +102,3 @@ def registry(*, pods: ObjectStore, workloads: ObjectStore) -> kopf.OperatorRegis
         return dataclasses.replace(found, expiration=datetime.now(UTC) + timedelta(minutes=LOGIN_MINUTES))
 
     return handlers
-
-
-def _plain(body: Any) -> Object:
-    return dict(body)

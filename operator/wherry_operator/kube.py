@@ -19,7 +19,7 @@ from kubernetes.aio import client, config
 from multidict import CIMultiDict
 
 from wherry_operator.errors import Expected, text
-from wherry_operator.models import Object
+from wherry_operator.models import Object, lean
 
 REQUEST_TIMEOUT_SECONDS = 30.0
 """No single call of ours needs longer; a stuck connection must not hold a reconcile for ever."""
@@ -100,7 +100,7 @@ class Kube:
         """The object at a path, by a LIST of its name: who may list needs no further right. Raises NotFound."""
         collection, _, name = path.rpartition("/")
         async for page in self._pages(collection, f"metadata.name={name}", "", accept="application/json"):
-            for body in page["items"] or []:
+            for body in page["items"]:
                 found: Object = body
                 return found
         raise NotFound(404, "NotFound", f"{path} not found")
@@ -110,13 +110,13 @@ class Kube:
         accept = "application/json;as=PartialObjectMetadataList;g=meta.k8s.io;v=v1"
         found: list[Object] = []
         async for page in self._pages(path, field_selector, label_selector, accept=accept):
-            found += page["items"] or []  # null where there are none
+            found += page["items"]
         return found
 
     async def each(self, path: str, *, field_selector: str = "") -> AsyncIterator[Object]:
         """All objects of a collection, one after the other, and never more than a page of them in memory."""
         async for page in self._pages(path, field_selector, "", accept="application/json"):
-            for body in page["items"] or []:
+            for body in page["items"]:
                 yield body
 
     async def list_objects(self, path: str, *, label_selector: str = "") -> tuple[list[Object], str]:
@@ -124,7 +124,7 @@ class Kube:
         found: list[Object] = []
         version = ""
         async for page in self._pages(path, "", label_selector, accept="application/json"):
-            found += page["items"] or []
+            found += page["items"]
             version = page["metadata"]["resourceVersion"]
         return found, version
 
@@ -212,6 +212,7 @@ class Kube:
                 query=[*query, ("continue", token)] if token else query,
                 headers={"Accept": accept},
             )
+            page["items"] = [lean(item) for item in page["items"] or ()]  # null where there are none
             yield page
             token = page["metadata"].get("continue", "")
             if not token:
@@ -234,7 +235,7 @@ class Kube:
         if response.status >= 300:
             raise _error(response.status, raw)
         answer: Object = json.loads(raw) if raw else {}
-        return answer
+        return lean(answer)
 
     async def _send(
         self,

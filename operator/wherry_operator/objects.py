@@ -52,7 +52,6 @@ class ObjectStore:
 
     def seen(self, body: Object, *, deleted: bool = False) -> None:
         """Take what a watch, a read or a write of ours gave. Older than what is known: ignored."""
-        body = _lean(body)
         metadata = body["metadata"]
         place = metadata["namespace"], metadata["name"]
         if metadata["uid"] in self._dead:
@@ -82,7 +81,6 @@ class ObjectStore:
     def wrote(self, body: Object) -> None:
         """Take the answer to a write of its status by whoever reconciles it, and has drawn all conclusions from it: nobody need
         look again, unless somebody else has changed more."""
-        body = _lean(body)
         metadata = body["metadata"]
         place = metadata["namespace"], metadata["name"]
         known = self._objects.get(place)
@@ -129,14 +127,6 @@ class ObjectStore:
             or place not in self._objects
             or resource_version(there[place]) > resource_version(self._objects[place])
         ]
-
-
-def _lean(body: Object) -> Object:
-    """Without the record of who set which field: nobody here asks, and it is half of what an object takes of memory."""
-    metadata = body["metadata"]
-    if "managedFields" not in metadata:
-        return body
-    return {**body, "metadata": {key: value for key, value in metadata.items() if key != "managedFields"}}
 
 
 def _same_version(one: Object, other: Object) -> bool:

@@ -9,6 +9,7 @@ import pytest
 
 from tests.support.fake_kube import FakeKube
 from wherry_operator.kube import Kube, Unavailable
+from wherry_operator.models import lean
 from wherry_operator.objects import FEW, ObjectStore
 from wherry_operator.queue import Key
 
@@ -86,14 +87,13 @@ def test_what_is_kept_and_what_is_told(
     assert len(watched.store) == len(list(watched.store.all())) == (kept is not None)
 
 
-def test_who_set_which_field_is_not_kept() -> None:
-    watched, body = Watched(), pod()
+def test_who_set_which_field_is_left_at_the_door() -> None:
+    body = pod()
     body["metadata"]["managedFields"] = [{"manager": "kubectl", "fieldsV1": {"f:spec": {}}}]
-    watched.store.seen(body)
-    assert watched.store.get("boats", "a") == pod()
-    watched.store.wrote({**body, "status": {"phase": "Running"}})
-    assert watched.store.get("boats", "a") == {**pod(), "status": {"phase": "Running"}}
+    assert lean(body) == pod()
     assert "managedFields" in body["metadata"], "what others hold is not changed"
+    for other in (pod(), {}, {"metadata": None}, {"kind": "PodList", "metadata": {}, "items": []}):
+        assert lean(other) is other
 
 
 def compare(watched: Watched, kube: FakeKube, listed: list[dict[str, Any]] | None = None) -> None:
