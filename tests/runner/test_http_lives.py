@@ -16,6 +16,7 @@ import httpx
 import pytest
 
 from tests.guests.servers import SERVER
+from tests.guests.servers_03 import SERVER_03
 from tests.support import executors
 from tests.support.runner import Certificates, RunnerProcess
 from wherry_operator.runners.client import RunnerClient
@@ -62,7 +63,11 @@ def talk(runner: RunnerProcess, certificates: Certificates, work: Work) -> None:
 
 
 def put(
-    *, sequence: int = 1, http: protocol.HttpServer | None = None, policy: RestartPolicy = RestartPolicy.ALWAYS
+    *,
+    sequence: int = 1,
+    http: protocol.HttpServer | None = None,
+    policy: RestartPolicy = RestartPolicy.ALWAYS,
+    module: str = SERVER,
 ) -> protocol.WorkloadPut:
     return protocol.WorkloadPut(
         epoch=1,
@@ -74,7 +79,7 @@ def put(
             containers=(
                 protocol.Container(
                     name="main",
-                    module=protocol.InlineModule(data=base64.b64encode(SERVER.encode())),
+                    module=protocol.InlineModule(data=base64.b64encode(module.encode())),
                     http=http or protocol.HttpServer(),
                 ),
             ),
@@ -215,3 +220,38 @@ def guests(runner: RunnerProcess) -> list[int]:
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def test_a_server_of_wasi_03_is_served_where_the_runner_is_set_to(
+    runner: RunnerProcess, certificates: Certificates, tmp_path: Path
+) -> None:
+    async def told(client: RunnerClient) -> None:
+        await client.put("newer", put(module=SERVER_03))
+
+        def is_refused(status: WorkloadStatus) -> bool:
+            state = status.containers[0].state
+            return isinstance(state, protocol.Waiting) and "--wasi-0.3" in state.message
+
+        await until(client, is_refused, "newer")
+        await client.delete("newer", epoch=1, sequence=2, grace_seconds=0)
+
+    async def served(client: RunnerClient) -> None:
+        for name, module in (("newer", SERVER_03), ("older", SERVER)):
+            await client.put(name, put(module=module))
+            port = await ready(client, name)
+            async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
+                assert (await http.get("/log")).text == GREETING
+            await client.delete(name, epoch=1, sequence=2, grace_seconds=30)
+            ended = await until(client, lambda status: status.phase is Phase.ENDED, name)
+            state = ended.containers[0].state
+            assert isinstance(state, protocol.Terminated)
+            assert (state.exit_code, state.reason) == (0, "Completed")
+
+    talk(runner, certificates, told)
+    newer = RunnerProcess(tmp_path, certificates, "runner-newer", ("--wasi-0.3",))
+    newer.start()
+    try:
+        talk(newer, certificates, served)
+    finally:
+        newer.kill()
+        newer.close()
