@@ -2,8 +2,8 @@
 //!
 //! Every way out leads through a host call, and each is decided there, by the address that is then used:
 //!
-//! - **names** (`lookup.rs`, and `wasi_03.rs` for WASI 0.3): a lookup of our own answers for names that a rule covers, and for no other; no query is made
-//!   for any other either. What it answered is remembered (`gate.rs`).
+//! - **names** (`lookup.rs`, and `wasi_03.rs` for WASI 0.3): a lookup of our own answers for names that a rule covers, and
+//!   for no other; no query is made for any other either. What it answered is remembered (`gate.rs`).
 //! - **addresses** (`sockets.rs`): wasmtime asks before each connect, send and receive. Allowed are those that a rule names and
 //!   those that were answered for a name, on the rule's ports.
 //! - **outbound HTTP** (`outbound.rs`): resolved, checked, and connected to the address that was checked.
