@@ -375,13 +375,13 @@ class Operator:
         return [
             Collection(
                 store=self._pods,
-                paths=tuple(self._settings.scope.paths("/api/v1", "pods").values()),
+                paths=self._settings.scope.paths("/api/v1", "pods"),
                 field_selector=f"spec.nodeName={self._settings.node_name}",
                 object_path=lambda namespace, name: f"/api/v1/namespaces/{namespace}/pods/{name}",
             ),
             Collection(
                 store=self._workloads,
-                paths=tuple(self._settings.scope.paths(f"/apis/{workload.GROUP_VERSION}", "wasmworkloads").values()),
+                paths=self._settings.scope.paths(f"/apis/{workload.GROUP_VERSION}", "wasmworkloads"),
                 field_selector=f"spec.className={self._settings.class_name}",
                 object_path=workload.path_of,
             ),

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from typing import Generic, TypeVar
 
 from wherry_operator.clock import Clock
-from wherry_operator.kube import Kube, KubeError
+from wherry_operator.kube import Forbidden, Kube, KubeError
 from wherry_operator.models import Object, resource_version
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,10 @@ class Watched(Generic[_Kept]):
         on_change: Callable[[set[str]], None],
         label_selector: str = "",
         name: Callable[[Object], str] = name_of,
+        may_be_refused: bool = False,
         clock: Clock | None = None,
     ) -> None:
+        """`may_be_refused`: others are followed too, and go on where this one is forbidden to us; then it counts as read."""
         self._kube = kube
         self._name = name
         self._path = path
@@ -63,6 +65,8 @@ class Watched(Generic[_Kept]):
         self._on_change = on_change
         self._labels = label_selector
         self._clock = clock or Clock()
+        self._may_be_refused = may_be_refused
+        self._refused = False
         self._trouble = "not read yet"
         self._written: dict[str, int] = {}
         """The version of what we wrote ourselves, until the watch has it as well."""
@@ -73,7 +77,7 @@ class Watched(Generic[_Kept]):
 
     def complaint(self) -> str:
         """For a health check: why what is known may be old, "" if it is not."""
-        return self._trouble
+        return "" if self._refused else self._trouble
 
     def wrote(self, body: Object) -> None:
         """Take the answer to a write of ours: what the watch brings later may be older."""
@@ -93,7 +97,7 @@ class Watched(Generic[_Kept]):
         first = not self.synced.is_set()
         self.items = found
         self._written.clear()
-        self._trouble = ""
+        self._trouble, self._refused = "", False
         self.synced.set()
         if changed or first:
             self._on_change(changed)
@@ -117,6 +121,9 @@ class Watched(Generic[_Kept]):
                     if error.message != self._trouble:
                         log.warning("can't follow %s: %s", self._path, error.message)
                     self._trouble = error.message
+                self._refused = self._may_be_refused and isinstance(error, Forbidden)
+                if self._refused:
+                    self.synced.set()
             except Exception as error:
                 log.exception("following %s failed; it begins again", self._path)
                 self._trouble = type(error).__name__

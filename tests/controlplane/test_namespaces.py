@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.cluster.local import LocalCluster
 from tests.support import wat
@@ -17,10 +19,9 @@ from tests.support.kube import Json, Workspace
 NAME = "narrow"
 
 
-@pytest.fixture
-def third(space: Workspace) -> Iterator[str]:
-    """A namespace that nobody named to it."""
-    name = f"third-{secrets.token_hex(3)}"
+@contextlib.contextmanager
+def _namespace(space: Workspace, prefix: str) -> Iterator[str]:
+    name = f"{prefix}-{secrets.token_hex(3)}"
     space.cluster.kubectl("create", "namespace", name)
     try:
         yield name
@@ -30,13 +31,16 @@ def third(space: Workspace) -> Iterator[str]:
 
 @pytest.fixture
 def second(space: Workspace) -> Iterator[str]:
-    """Another one that was named."""
-    name = f"second-{secrets.token_hex(3)}"
-    space.cluster.kubectl("create", "namespace", name)
-    try:
+    """Another namespace that was named to it."""
+    with _namespace(space, "second") as name:
         yield name
-    finally:
-        space.cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture
+def third(space: Workspace) -> Iterator[str]:
+    """One that nobody named to it."""
+    with _namespace(space, "third") as name:
+        yield name
 
 
 def _requests(cluster: LocalCluster, here: Workspace) -> list[Json]:
@@ -84,3 +88,35 @@ def test_it_serves_the_named_namespaces_and_asks_for_no_others(
     of_objects = [each for each in references if each["resource"] in kinds]
     assert {each["resource"] for each in of_objects} >= {"pods", "wasmworkloads", "services", "endpointslices"}
     assert {each.get("namespace", "") for each in of_objects} <= {*named, here.installation.namespace}
+
+
+def test_a_namespace_that_takes_its_rights_back_stands_in_no_others_way(
+    space: Workspace, second: str, tmp_path: Path
+) -> None:
+    """As when it is deleted and made again: the RoleBinding is its own."""
+    name = "refused"
+    named = [space.namespace, second]
+    flags = ["--resync-seconds", "1"]
+    with another(space, tmp_path, name, "refused-a", namespaces=named, operator_flags=flags) as here:
+        there = Workspace(here.installation, space.registry, second, tmp_path)
+        runner = here.installation.runners["refused-a"]
+        for each in (here, there):
+            each.workload("stays", module={"inline": wat.sleeps()}, className=name)
+            each.wait_phase("stays", "Running", kind="wasmworkload")
+        gone, kept = (str((each.get("wasmworkload", "stays") or {})["metadata"]["uid"]) for each in (here, there))
+        binding = there.kubectl("get", "rolebinding", f"wherry-objects-{name}", "-o", "yaml")
+        here.installation.stop_operator()
+        there.kubectl("delete", "rolebinding", f"wherry-objects-{name}")
+        here.kubectl("delete", "ww", "stays")
+        here.installation.start_operator()
+        here.workload("serves", module={"inline": wat.sleeps()}, className=name, http={"port": 80})
+        here.wait(lambda: here.get("service", "serves") is not None, "it has a Service")
+        here.wait(lambda: not runner.traces(gone), "what was deleted meanwhile is stopped")
+        assert runner.traces(kept)
+        log = (here.installation.logs / f"operator-{name}.log").read_text()
+        assert f"namespace {second} is left as it is" in log
+        made = yaml.safe_load(binding)
+        made["metadata"] = {"name": made["metadata"]["name"], "namespace": second}
+        there.apply(made)
+        there.workload("later", module={"inline": wat.exits(0)}, className=name, restartPolicy="Never")
+        there.wait_phase("later", "Succeeded", kind="wasmworkload")

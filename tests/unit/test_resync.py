@@ -38,7 +38,7 @@ class Cluster:
                 store=ObjectStore(
                     kind, accepts=lambda _: True, on_change=lambda key, gone: self.told.append((key, gone))
                 ),
-                paths=(path,),
+                paths={"": path},
                 field_selector="",
                 object_path=path_of(path.rpartition("/")[2]),
             )

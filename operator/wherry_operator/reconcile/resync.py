@@ -9,11 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Set
 from dataclasses import dataclass
 from functools import partial
 
-from wherry_operator.kube import Kube, KubeError
+from wherry_operator.kube import Forbidden, Kube, KubeError
 from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
 from wherry_operator.runners.client import RunnerError
@@ -34,8 +34,8 @@ class Collection:
     """What to LIST, and where it belongs."""
 
     store: ObjectStore
-    paths: tuple[str, ...]
-    """One, or one for each namespace."""
+    paths: Mapping[str, str]
+    """By namespace; all of them under `""`."""
     field_selector: str
     object_path: Callable[[str, str], str]
 
@@ -74,30 +74,43 @@ class Resync:
             await asyncio.sleep(pause * random.uniform(0.9, 1.1))
 
     async def once(self) -> None:
-        """One comparison. Raises KubeError where a LIST fails: then nothing is dropped."""
+        """One comparison. Raises KubeError where a LIST fails: then nothing is dropped. One that is refused in a namespace by its
+        name says nothing of the others: what is of that namespace stays as it is."""
         wanted: set[str] = set()
+        refused: set[str] = set()
         for collection in self._collections:
             listed: list[Object] = []
-            for path in collection.paths:
-                listed += await self._kube.list_metadata(path, field_selector=collection.field_selector)
+            for namespace, path in collection.paths.items():
+                try:
+                    listed += await self._kube.list_metadata(path, field_selector=collection.field_selector)
+                except Forbidden as error:
+                    if not namespace:
+                        raise
+                    log.warning("namespace %s is left as it is: %s", namespace, error)
+                    refused.add(namespace)
+                    listed += collection.store.within(namespace)
             wanted |= {item["metadata"]["uid"] for item in listed}
-            await collection.store.compare(self._kube, listed, collection.object_path, partial(self._each, collection))
-        await self._sweep(wanted)
+            await collection.store.compare(
+                self._kube, listed, collection.object_path, partial(self._each, collection, refused)
+            )
+        await self._sweep(wanted, refused)
         self.completed += 1
         self.completed_at = asyncio.get_running_loop().time()
 
-    async def _each(self, collection: Collection) -> AsyncIterator[Object]:
-        for path in collection.paths:
+    async def _each(self, collection: Collection, refused: Set[str]) -> AsyncIterator[Object]:
+        for namespace, path in collection.paths.items():
+            if namespace in refused:
+                continue
             async for body in self._kube.each(path, field_selector=collection.field_selector):
                 yield body
 
-    async def _sweep(self, wanted: set[str]) -> None:
+    async def _sweep(self, wanted: Set[str], refused: Set[str]) -> None:
         orphans = {
             (state.name, workload_id): status
             for state in self._registry.states()
             if state.synced
             for workload_id, status in state.statuses.items()
-            if status.owner.uid not in wanted
+            if status.owner.uid not in wanted and status.owner.namespace not in refused
         }
         agreed = [place for place in orphans if place in self._suspects]
         self._suspects = set(orphans)

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable
 
 from wherry_operator.clock import Clock
-from wherry_operator.kube import Conflict, Kube, KubeError, Unavailable
+from wherry_operator.kube import Conflict, Forbidden, Kube, KubeError, Unavailable
 from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
 from wherry_operator.resolve import workload as resolving
@@ -96,8 +96,15 @@ class Revisions:
     async def load(self) -> None:
         """Learn what is written down already. Raises KubeError."""
         self._known.clear()
-        for path in self._scope.paths(GROUP, "controllerrevisions").values():
-            for item in await self._kube.list_metadata(path, label_selector=OWNER_LABEL):
+        for namespace, path in self._scope.paths(GROUP, "controllerrevisions").items():
+            try:
+                items = await self._kube.list_metadata(path, label_selector=OWNER_LABEL)
+            except Forbidden as error:
+                if not namespace:
+                    raise
+                log.warning("revisions in namespace %s are not known: %s", namespace, error)
+                continue
+            for item in items:
                 metadata = item["metadata"]
                 uid = metadata["labels"][OWNER_LABEL]
                 if _is_of(metadata, uid) and (found := _remembered(metadata)) is not None:

@@ -65,7 +65,14 @@ class Services:
         scope = scope or Scope()
         self._services = WatchedIn(
             {
-                namespace: Watched(kube, path, keep=Service.of, on_change=self._services_changed, name=path_of)
+                namespace: Watched(
+                    kube,
+                    path,
+                    keep=Service.of,
+                    on_change=self._services_changed,
+                    name=path_of,
+                    may_be_refused=bool(namespace),
+                )
                 for namespace, path in scope.paths("/api/v1", "services").items()
             }
         )
@@ -78,6 +85,7 @@ class Services:
                     on_change=self._slices_changed,
                     label_selector=f"{slices.MANAGED_BY_LABEL}={self._managed_by}",
                     name=path_of,
+                    may_be_refused=bool(namespace),
                 )
                 for namespace, path in scope.paths("/apis/discovery.k8s.io/v1", "endpointslices").items()
             }
