@@ -5,17 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import importlib
 import logging
 import signal
 import sys
 import time
 from collections import Counter
 from collections.abc import Awaitable, Sequence
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-import kopf
-from kubernetes.aio.client import Configuration
-
-from wherry_operator import handlers
 from wherry_operator.aggregated.server import AggregatedServer
 from wherry_operator.events import EventRecorder
 from wherry_operator.health import HealthServer
@@ -27,7 +26,6 @@ from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
 from wherry_operator.queue import Fatal, Key, WorkQueue
 from wherry_operator.reconcile import node_object, pod, workload
-from wherry_operator.reconcile.issuing import Issuing
 from wherry_operator.reconcile.moved import MovedPods
 from wherry_operator.reconcile.node import NodeKeeper
 from wherry_operator.reconcile.resync import Collection, Resync
@@ -39,10 +37,16 @@ from wherry_operator.runners.delivery import Deliveries
 from wherry_operator.runners.discovery import Discovery
 from wherry_operator.runners.nodes import ClusterNodes
 from wherry_operator.runners.registry import RunnerRegistry
-from wherry_operator.serving import ServingCertificate
 from wherry_operator.settings import Settings, SettingsError, parse
-from wherry_operator.tls import RunnerTls, TlsError
+from wherry_operator.tls import RunnerTls, TlsError, drop_default_contexts
 from wherry_runner import protocol, tls_buffers
+from wherry_runner.lean_imports import without
+
+if TYPE_CHECKING:
+    from kubernetes.aio.client.configuration import Configuration
+
+    from wherry_operator.reconcile.issuing import Issuing
+    from wherry_operator.serving import ServingCertificate
 
 log = logging.getLogger("wherry_operator")
 
@@ -63,6 +67,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLogger().level))
     tls_buffers.make_small()
+    drop_default_contexts()
     try:
         asyncio.run(run(settings))
     except (StartError, TlsError, OSError) as error:
@@ -92,8 +97,7 @@ class Operator:
             user=f"system:node:{settings.node_name}",
             groups=("system:nodes", "system:authenticated"),
         )
-        self._certificate = ServingCertificate(settings, self._kube_as_node)
-        self._issuing = Issuing(settings, self._kube)
+        self._certificate, self._issuing = _makers_of_certificates(settings, self._kube, self._kube_as_node)
         self._runner_tls = RunnerTls(settings.runner_tls)
         self._pods = ObjectStore("Pod", accepts=self._is_our_pod, on_change=self._object_changed)
         self._workloads = ObjectStore("WasmWorkload", accepts=self._is_our_workload, on_change=self._object_changed)
@@ -200,6 +204,7 @@ class Operator:
             },
             metrics=self._metrics,
         )
+        self._handlers: asyncio.Task[ModuleType] | None = None
         self._checked = False
         self._started = False
 
@@ -210,23 +215,25 @@ class Operator:
         if not await _unless(stop, self._check_cluster()):
             return
         self._checked = True
-        self._certificate.prepare()
-        if not await _unless(stop, self._issuing.prepare()):
+        if self._certificate is not None:
+            self._certificate.prepare()
+        if self._issuing is not None and not await _unless(stop, self._issuing.prepare()):
             return
         self._runner_tls.context()  # files that can't be used end us here, and not in a task
         port = await self._kubelet.start()
         api = await self._aggregated.start()
         self._registry.start()
         self._following = [asyncio.create_task(self._nodes.run(), name="nodes")]
-        if self._settings.kubelet.certificate != "files":
+        if self._certificate is not None:
             self._following.append(asyncio.create_task(self._certificate.run(), name="serving certificate"))
-        if self._settings.certificates == "own":
+        if self._issuing is not None:
             self._following.append(asyncio.create_task(self._issuing.run(), name="certificates of runners"))
         if self._discovery is not None:
             self._following.append(asyncio.create_task(self._discovery.run(), name="discovery of runners"))
         log.info("kubelet API on port %d, aggregated API on port %d, health on port %d", port, api, health)
-        if not await _unless(stop, self._leadership.acquire()):
+        if not await _unless(stop, self._leadership.acquire(when_due=self._load_handlers)):
             return
+        self._load_handlers()
         # From now on: what follows may take longer than a Lease lasts.
         self._following.append(asyncio.create_task(self._leadership.hold(), name="leader Lease"))
         self._node = NodeKeeper(
@@ -239,6 +246,7 @@ class Operator:
         )
         self._following.append(asyncio.create_task(self._services.run(), name="services"))
         await self._know_runners()
+        handlers = await self._load_handlers()
         tasks = [
             *self._following,
             asyncio.create_task(self._node.run(), name="node"),
@@ -253,16 +261,8 @@ class Operator:
         kopf_stop, kopf_ready = asyncio.Event(), asyncio.Event()
         # Last: on its end kopf cancels every task that was born after it (kopf.md §12).
         watching = asyncio.create_task(
-            kopf.operator(
-                registry=handlers.registry(pods=self._pods, workloads=self._workloads),
-                settings=handlers.configure(self._settings),
-                clusterwide=self._settings.scope.everywhere,
-                namespaces=self._settings.scope.namespaces,
-                stop_flag=kopf_stop,
-                ready_flag=kopf_ready,
-                standalone=True,
-                # Else it looks up the user's name, and an image's nobody has none.
-                identity=self._settings.identity,  # type: ignore[arg-type]  # its own private NewType of str
+            handlers.operator(
+                self._settings, pods=self._pods, workloads=self._workloads, stop=kopf_stop, ready=kopf_ready
             ),
             name="kopf",
         )
@@ -307,6 +307,12 @@ class Operator:
         await self._health.close()
         await self._kube.close()
         await self._kube_as_node.close()
+
+    def _load_handlers(self) -> asyncio.Task[ModuleType]:
+        """Import kopf, in a thread: who waits for the lead does not need it, and who is about to lead has no time for it."""
+        if self._handlers is None:
+            self._handlers = asyncio.create_task(asyncio.to_thread(_import_handlers), name="handlers")
+        return self._handlers
 
     async def _know_runners(self) -> None:
         """Wait until it is known which runners there are, where they are and what they have; for nobody for ever."""
@@ -434,6 +440,28 @@ class Operator:
 
     def _node_complaint(self) -> str:
         return self._node.complaint() if self._node is not None and self._started else ""
+
+
+def _import_handlers() -> ModuleType:
+    """The module `handlers`. kopf takes the client's classes in where it finds them: they are 10 MiB, and not used here."""
+    with without("kubernetes.client"):
+        return importlib.import_module("wherry_operator.handlers")
+
+
+def _makers_of_certificates(
+    settings: Settings, kube: Kube, kube_as_node: Kube
+) -> tuple[ServingCertificate | None, Issuing | None]:
+    """Those that are needed. They bring a library with an OpenSSL of its own, 8 MiB: none where others bring the files."""
+    serving = issuing = None
+    if settings.kubelet.certificate != "files":
+        from wherry_operator.serving import ServingCertificate
+
+        serving = ServingCertificate(settings, kube_as_node)
+    if settings.certificates == "own":
+        from wherry_operator.reconcile.issuing import Issuing
+
+        issuing = Issuing(settings, kube)
+    return serving, issuing
 
 
 async def _unless(stop: asyncio.Event, work: Awaitable[object]) -> bool:

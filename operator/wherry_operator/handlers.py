@@ -102,3 +102,20 @@ def registry(*, pods: ObjectStore, workloads: ObjectStore) -> kopf.OperatorRegis
         return dataclasses.replace(found, expiration=datetime.now(UTC) + timedelta(minutes=LOGIN_MINUTES))
 
     return handlers
+
+
+async def operator(
+    settings: Settings, *, pods: ObjectStore, workloads: ObjectStore, stop: asyncio.Event, ready: asyncio.Event
+) -> None:
+    """Watch until told to stop; `ready` is set when it has begun."""
+    await kopf.operator(
+        registry=registry(pods=pods, workloads=workloads),
+        settings=configure(settings),
+        clusterwide=settings.scope.everywhere,
+        namespaces=settings.scope.namespaces,
+        stop_flag=stop,
+        ready_flag=ready,
+        standalone=True,
+        # Else it looks up the user's name, and an image's nobody has none.
+        identity=settings.identity,  # type: ignore[arg-type]  # its own private NewType of str
+    )

@@ -15,11 +15,26 @@ from enum import StrEnum
 from urllib.parse import urlsplit
 
 import aiohttp
-from kubernetes.aio import client, config
 from multidict import CIMultiDict
 
 from wherry_operator.errors import Expected, text
 from wherry_operator.models import Object, lean
+from wherry_runner.lean_imports import bare
+
+with bare(
+    "kubernetes",
+    "kubernetes.aio",
+    "kubernetes.aio.client",
+    "kubernetes.aio.client.models",
+    "kubernetes.aio.config",
+    "kubernetes.aio.utils",
+) as packages:
+    from kubernetes.aio.client.api_client import ApiClient
+    from kubernetes.aio.client.configuration import Configuration
+
+    if "kubernetes.aio.client" in packages:
+        packages["kubernetes.aio.client"].Configuration = Configuration  # type: ignore[attr-defined]  # as its __init__ has it
+    from kubernetes.aio.config.incluster_config import load_incluster_config
 
 REQUEST_TIMEOUT_SECONDS = 30.0
 """No single call of ours needs longer; a stuck connection must not hold a reconcile for ever."""
@@ -79,8 +94,8 @@ _BY_STATUS = {403: Forbidden, 404: NotFound, 409: Conflict, 422: Invalid, 429: U
 class Kube:
     """A client with one identity: our own, or another that we may impersonate."""
 
-    def __init__(self, configuration: client.Configuration, *, user: str = "", groups: tuple[str, ...] = ()) -> None:
-        self._api = client.ApiClient(configuration)
+    def __init__(self, configuration: Configuration, *, user: str = "", groups: tuple[str, ...] = ()) -> None:
+        self._api = ApiClient(configuration)
         # Up to the slash it is the manager of the fields that are written (`kubectl get --show-managed-fields`).
         self._api.user_agent = USER_AGENT
         # Impersonate-Group is repeated, one line per group: a plain mapping of headers can't say that.
@@ -280,13 +295,15 @@ def _error(status: int, raw: bytes) -> KubeError:
     return kind(status, reason, message)
 
 
-async def load_configuration() -> client.Configuration:
+async def load_configuration() -> Configuration:
     """How the API server is reached: from inside a Pod by its ServiceAccount, else by KUBECONFIG."""
-    configuration = client.Configuration()
+    configuration = Configuration()
     if os.environ.get("KUBERNETES_SERVICE_HOST") and not os.environ.get("KUBECONFIG"):
-        config.load_incluster_config(client_configuration=configuration)
+        load_incluster_config(client_configuration=configuration)
     else:
-        await config.load_kube_config(client_configuration=configuration)
+        from kubernetes.aio.config import load_kube_config  # with all that a kubeconfig may ask for
+
+        await load_kube_config(client_configuration=configuration)
     # The client would ask the environment for a proxy at every call, in a thread: that takes longer than writing the request.
     configuration.proxy = configuration.proxy or _proxy(configuration.host)
     configuration.client_session_kwargs = {"trust_env": False}

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Callable
 from typing import Protocol
 
 from wherry_operator.clock import Clock, micro_time
@@ -32,6 +33,9 @@ LOST_SECONDS = 10.0
 
 RETRY_SECONDS = 1.0
 """Between two looks at a Lease that another holds, and after a failure."""
+
+DUE_SECONDS = 5.0
+"""A Lease that was not renewed until so short before its end may soon be ours: its holder has missed a renewal."""
 
 CALL_SECONDS = 4.0
 """For one look or one write, so that a renewal can be tried twice within LOST_SECONDS."""
@@ -106,9 +110,10 @@ class Leadership:
             return f"nobody holds the Lease {self._name}"
         return ""
 
-    async def acquire(self) -> int:
+    async def acquire(self, *, when_due: Callable[[], object] = lambda: None) -> int:
         """Wait until we lead. Failures of the API server are logged and tried again.
 
+        :param when_due: called when it looks as if that were soon: DUE_SECONDS before, and perhaps again. Must not block.
         :return: the epoch.
         """
         self.lost.clear()
@@ -122,6 +127,8 @@ class Leadership:
                 pass  # another candidate was faster: look again
             except (KubeError, TimeoutError) as error:
                 log.warning("can't take the Lease %s: %s", self._name, text(error))
+            if self._seen and self._seen[0] and self._expires_in(self._clock.monotonic()) <= DUE_SECONDS:
+                when_due()
             if self._lease is not None:
                 log.info("leading as %s, epoch %d", self._identity, self.epoch)
                 return self.epoch

@@ -16,6 +16,8 @@ import ssl
 from collections.abc import Callable
 from pathlib import Path
 
+from aiohttp import connector
+
 from wherry_operator import settings
 
 log = logging.getLogger(__name__)
@@ -71,6 +73,12 @@ class _Reloaded:
 
     def _names(self) -> str:
         return ", ".join(str(path) for path in self._files)
+
+
+def drop_default_contexts() -> None:
+    """Give back the two contexts that aiohttp makes when it is imported, each with all CAs of the system: every connection here
+    has one of its own. Who would take them after this trusts nobody."""
+    connector._SSL_CONTEXT_VERIFIED = connector._SSL_CONTEXT_UNVERIFIED = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
 
 
 class ServerTls:

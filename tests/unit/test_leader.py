@@ -102,6 +102,25 @@ def play(scenario: Callable[[Stage], Coroutine[Any, Any, None]]) -> None:
     asyncio.run(run())
 
 
+def test_who_waits_is_told_before_a_silent_leaders_lease_is_its_own() -> None:
+    async def scenario(stage: Stage) -> None:
+        first, second = stage.candidate("a"), stage.candidate("b")
+        await first.acquire()
+        holding = stage.start(first.hold())
+        told: list[float] = []
+        waiting = stage.start(second.acquire(when_due=lambda: told.append(stage.time.seconds)))
+        await stage.time.advance(60)
+        assert not told, "while the leader renews, nobody has to make ready"
+        holding.cancel()
+        silent = stage.time.seconds
+        while not waiting.done():
+            await stage.time.advance(0.5)
+        assert told and told[0] < stage.time.seconds - 3
+        assert told[0] > silent
+
+    play(scenario)
+
+
 def test_first_candidate_makes_the_lease_and_the_second_waits() -> None:
     async def scenario(stage: Stage) -> None:
         first, second = stage.candidate("a"), stage.candidate("b")

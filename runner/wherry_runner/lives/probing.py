@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from wherry_runner import protocol
-from wherry_runner.lives import asking, grpc_health
+from wherry_runner.lives import asking
 from wherry_runner.lives.asking import Target
 
 MAX_HEAD_BYTES = 64 << 10
@@ -132,6 +132,8 @@ async def attempt(probe: protocol.Probe, target: Target) -> str:
     port = target.port_for(probe.port)
     host = asking.host(target.address, port or probe.port or 0)
     if probe.grpc_service is not None:
+        from wherry_runner.lives import grpc_health  # with an HTTP/2 of its own: for those alone who ask by it
+
         if port is None:
             return grpc_health.refused(host, probe.timeout_seconds)
         return await grpc_health.check(

@@ -7,8 +7,6 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Annotated
 
-from aiohttp import web
-from aiohttp.typedefs import Middleware
 from pydantic import Field, ValidationError
 
 from wherry_runner import metrics, protocol
@@ -18,6 +16,7 @@ from wherry_runner.metrics import Metrics
 from wherry_runner.protocol import REFUSAL_STATUS, LogOptions, Refusal, RefusalReason, WorkloadPut
 from wherry_runner.resources.usage import Usage
 from wherry_runner.serving import tls
+from wherry_runner.serving.aio import Middleware, web
 from wherry_runner.serving.bodies import Bodies, BodyTooLarge, BodyTooSlow
 from wherry_runner.serving.condition import Condition
 from wherry_runner.serving.health import Health

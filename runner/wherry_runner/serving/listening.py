@@ -6,7 +6,7 @@ import asyncio
 import socket
 import ssl
 
-from aiohttp import web
+from wherry_runner.serving.aio import web
 
 HANDSHAKE_SECONDS = 10.0
 """For a TLS handshake: whoever has not shown a certificate by then holds a descriptor no longer."""
