@@ -9,6 +9,7 @@ mod ceiling;
 mod channel;
 mod config;
 mod guest;
+mod heap;
 mod http;
 mod imports;
 mod limiter;

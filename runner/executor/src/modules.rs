@@ -102,7 +102,7 @@ impl Modules {
         })
     }
 
-    /// The module, loaded from the descriptor if it isn't yet. The error is for the user.
+    /// The module, loaded from the descriptor if it isn't yet; `before_load` is called then. The error is for the user.
     ///
     /// What is loaded is native code and trusted: the supervisor gives only what its own compiler made.
     pub fn get(
@@ -111,6 +111,7 @@ impl Modules {
         kind: String,
         variant: &str,
         module: OwnedFd,
+        before_load: impl FnOnce(),
     ) -> Result<Rc<Loaded>, String> {
         let variant = Variant::parse(variant).ok_or_else(|| format!("there is no variant {variant:?} of modules"))?;
         let key = Key {
@@ -123,6 +124,7 @@ impl Modules {
             self.loaded.push(entry);
         } else {
             self.loads += 1;
+            before_load();
             let loaded = self.load(&key, module)?;
             if self.loaded.len() == MAX_LOADED {
                 self.loaded.remove(0);

@@ -15,6 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open}
 use crate::allowance::Allowances;
 use crate::channel::{Channel, Fault, Incoming, Outgoing, PROTOCOL, Start};
 use crate::guest::{self, Inherited};
+use crate::heap::Holes;
 use crate::modules::Modules;
 use crate::sandbox::Confinement;
 use crate::{process, signals};
@@ -33,6 +34,8 @@ pub struct Zygote {
     /// /dev/null
     null: OwnedFd,
     guests: BTreeMap<i32, String>,
+    /// Held whenever it forks.
+    holes: Holes,
 }
 
 impl Zygote {
@@ -52,6 +55,7 @@ impl Zygote {
             ends,
             null,
             guests: BTreeMap::new(),
+            holes: Holes::default(),
         }
     }
 
@@ -103,7 +107,13 @@ impl Zygote {
         } = start;
         let refuse = |message: &str| self.channel.send(&Outgoing::Refused { guest: &guest, message }, None);
         let loads = self.modules.loads;
-        let loaded = match self.modules.get(module_key, kind, &variant, module) {
+        let loaded = self
+            .modules
+            .get(module_key, kind, &variant, module, || self.holes.give_back());
+        if self.modules.loads != loads {
+            self.holes.take();
+        }
+        let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(message) => return refuse(&message),
         };
