@@ -39,7 +39,7 @@ from wherry_operator.runners.nodes import ClusterNodes
 from wherry_operator.runners.registry import RunnerRegistry
 from wherry_operator.settings import Settings, SettingsError, parse
 from wherry_operator.tls import RunnerTls, TlsError, drop_default_contexts
-from wherry_runner import protocol, tls_buffers
+from wherry_runner import protocol, tls_buffers, unused_memory
 from wherry_runner.lean_imports import without
 
 if TYPE_CHECKING:
@@ -223,7 +223,10 @@ class Operator:
         port = await self._kubelet.start()
         api = await self._aggregated.start()
         self._registry.start()
-        self._following = [asyncio.create_task(self._nodes.run(), name="nodes")]
+        self._following = [
+            asyncio.create_task(self._nodes.run(), name="nodes"),
+            asyncio.create_task(unused_memory.keep_giving_back(), name="unused memory"),
+        ]
         if self._certificate is not None:
             self._following.append(asyncio.create_task(self._certificate.run(), name="serving certificate"))
         if self._issuing is not None:

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 
 from wherry_operator.kube import Kube, NotFound
-from wherry_operator.models import Object, resource_version
+from wherry_operator.models import Object, compact, resource_version
 from wherry_operator.queue import Key
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class ObjectStore:
                 self._bury(metadata["uid"])
             self._on_change(key, metadata["uid"])
             return
-        self._objects[place] = body
+        self._objects[place] = compact(body)
         self._on_change(key, None)
 
     def wrote(self, body: Object) -> None:
@@ -91,7 +91,7 @@ class ObjectStore:
         ):
             self.seen(body)
         else:
-            self._objects[place] = body
+            self._objects[place] = compact(body)
 
     def _bury(self, uid: str) -> None:
         self._dead[uid] = None

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from wherry_runner import metrics, network_counts, protocol, tls_buffers
+from wherry_runner import metrics, network_counts, protocol, tls_buffers, unused_memory
 from wherry_runner.execution import confinement, orphans, process
 from wherry_runner.execution.engine import Engine, EngineError
 from wherry_runner.execution.native import NativeEngine
@@ -184,7 +184,7 @@ async def run(settings: Settings) -> None:
             on_kill=counts.memory_killed,
         )
         size_watch = SizeWatch(volumes, supervisor.evict)
-        keepers = (memory_watch.run, size_watch.run, logs.keep, orphans.keep_reaping)
+        keepers = (memory_watch.run, size_watch.run, logs.keep, orphans.keep_reaping, unused_memory.keep_giving_back)
         tasks.extend(asyncio.create_task(_for_ever(keep)) for keep in keepers)
 
         condition = Condition(
