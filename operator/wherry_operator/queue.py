@@ -27,8 +27,9 @@ WORKERS = 32
 BUSY = WORKERS // 4
 """Keys waiting or worked on."""
 
-BUSY_PER_SECOND = 30
-"""Reconciles in the last second: ten Pods that start take as many. At any one moment of that second few may be at work."""
+BUSY_PER_SECOND = 10
+"""Reconciles in the last second: a handful of Pods that start takes as many. At any one moment of that second few may be at
+work."""
 
 FIRST_RETRY_SECONDS = 0.25
 LAST_RETRY_SECONDS = 60.0
