@@ -352,6 +352,8 @@ class Operator:
     def _workload_changed(self, owner: protocol.Owner | None, workload_id: str, runner: str) -> None:
         if owner is not None:
             self._deliveries.observe(owner, workload_id)
+            if self._deliveries.heard(workload_id, runner):
+                return
             self._queue.add(Key(owner.kind, owner.namespace, owner.name))
 
     def _service_changed(self, key: Key) -> None:

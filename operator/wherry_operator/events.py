@@ -33,12 +33,24 @@ AT_ONCE = 100
 PER_SECOND_WHILE_BUSY = 10.0
 """A burst of starts must not wait for what is told of it: an Event costs the API server as much as a status."""
 
+PATIENCE_SECONDS = 10.0
+"""An Event that has waited for so long is as urgent as anything."""
+
 REMEMBERED = 5_000
 SAME_AGAIN_SECONDS = 4.0
 """The same happening within this time is the same one seen twice: a reconcile may run again at any moment."""
 
 MAX_MESSAGE = 1024
 """The API server refuses longer notes."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Recorded:
+    key: str
+    about: Object
+    happening: Happening
+    at: datetime
+    since: float
 
 
 @dataclass
@@ -64,7 +76,7 @@ class EventRecorder:
         self._kube = kube
         self._source = {"component": component, "host": host}
         self._clock = clock
-        self._queue: asyncio.Queue[tuple[str, Object, Happening]] = asyncio.Queue(QUEUE)
+        self._queue: asyncio.Queue[_Recorded] = asyncio.Queue(QUEUE)
         self._recent: OrderedDict[str, float] = OrderedDict()
         self._told: OrderedDict[str, _Told] = OrderedDict()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
@@ -86,7 +98,8 @@ class EventRecorder:
             return
         try:
             # Not the object itself: thousands may wait here, each as it once was.
-            self._queue.put_nowait((key, _reference(about, happening), happening))
+            reference = _reference(about, happening)
+            self._queue.put_nowait(_Recorded(key, reference, happening, at=datetime.now(UTC), since=now))
         except asyncio.QueueFull:
             self.dropped += 1
 
@@ -94,32 +107,30 @@ class EventRecorder:
         """Write until cancelled."""
         tokens, at = float(AT_ONCE), self._clock()
         while True:
-            key, about, happening = await self._queue.get()
+            recorded = await self._queue.get()
             now = self._clock()
-            pace, most = (
-                (PER_SECOND_WHILE_BUSY, PER_SECOND_WHILE_BUSY) if self._busy() else (PER_SECOND, float(AT_ONCE))
-            )
+            waits = self._busy() and now - recorded.since < PATIENCE_SECONDS
+            pace, most = (PER_SECOND_WHILE_BUSY, PER_SECOND_WHILE_BUSY) if waits else (PER_SECOND, float(AT_ONCE))
             tokens, at = min(most, tokens + (now - at) * pace), now
             if tokens < 1:
                 await asyncio.sleep((1 - tokens) / pace)
             tokens -= 1
             try:
-                await self._write(key, about, happening)
+                await self._write(recorded.key, recorded.about, recorded.happening, rfc3339(recorded.at))
             except KubeError as error:
                 # Of a namespace that is being deleted, or of an API server in trouble: nothing hangs on an Event.
-                log.debug("event %s not written: %s", happening.reason, error)
+                log.debug("event %s not written: %s", recorded.happening.reason, error)
 
-    async def _write(self, key: str, reference: Object, happening: Happening) -> None:
+    async def _write(self, key: str, reference: Object, happening: Happening, at: str) -> None:
         namespace = reference["namespace"]
         message = happening.message[:MAX_MESSAGE]
-        now = rfc3339(datetime.now(UTC))
         told = self._told.get(key)
         if told is not None:
             told.count += 1
             self._told.move_to_end(key)
             path = f"/api/v1/namespaces/{namespace}/events/{told.name}"
             try:
-                await self._kube.patch(path, {"count": told.count, "lastTimestamp": now})
+                await self._kube.patch(path, {"count": told.count, "lastTimestamp": at})
                 return
             except NotFound:
                 del self._told[key]  # it aged away (an hour, by default)
@@ -137,8 +148,8 @@ class EventRecorder:
                 "source": self._source,
                 "reportingComponent": self._source["component"],
                 "reportingInstance": self._source["host"],
-                "firstTimestamp": now,
-                "lastTimestamp": now,
+                "firstTimestamp": at,
+                "lastTimestamp": at,
                 "count": 1,
             },
         )

@@ -27,6 +27,10 @@ WORKERS = 32
 BUSY = WORKERS // 4
 """Keys waiting or worked on."""
 
+BUSY_PER_SECOND = 10
+"""Reconciles in the last second: a handful of Pods that start takes as many. At any one moment of that second few may be at
+work."""
+
 FIRST_RETRY_SECONDS = 0.25
 LAST_RETRY_SECONDS = 60.0
 
@@ -62,6 +66,8 @@ class WorkQueue:
         self._failures: dict[Key, int] = {}
         self._delayed: list[tuple[float, int, Key]] = []
         self._due: dict[Key, float] = {}
+        self._lately: deque[float] = deque(maxlen=BUSY_PER_SECOND)
+        """When the last ones began."""
         self._numbers = itertools.count()
         self._wake = asyncio.Event()
         self._timer_wake = asyncio.Event()
@@ -72,7 +78,9 @@ class WorkQueue:
     @property
     def busy(self) -> bool:
         """Much is going on: what can wait should."""
-        return len(self._ready) + len(self._active) >= BUSY
+        if len(self._ready) + len(self._active) >= BUSY:
+            return True
+        return len(self._lately) == BUSY_PER_SECOND and asyncio.get_running_loop().time() - self._lately[0] < 1
 
     @property
     def delayed(self) -> int:
@@ -129,6 +137,7 @@ class WorkQueue:
     async def _one(self, key: Key) -> None:
         self._due.pop(key, None)
         started = time.monotonic()
+        self._lately.append(asyncio.get_running_loop().time())
         result: Result = "ok"
         try:
             after = await self._reconcile(key)

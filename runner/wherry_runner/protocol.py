@@ -20,7 +20,9 @@ workload within an epoch: an older one is refused (`StaleSequence`), so a delaye
 **Change.** `template_hash` covers what a container can't change while it runs: another value restarts the containers.
 `content_revision` covers the files of volumes and the credentials: another value swaps them in place; variables, module and
 resources are those of the next run. A container that runs with other limits is ended for that, if its policy lets it run again;
-what doesn't fit is refused (`NoRoom`), and then nothing has changed. A PUT that changes neither is a no-op.
+what doesn't fit is refused (`NoRoom`), and then nothing has changed. A PUT that changes neither is a no-op. The answer to a
+workload's first one waits for what comes of it (`Running`, `Pulling`, an error), for a tenth of a second at most; so does the
+watch.
 
 **Delete.** The first one stops what runs, within `grace` seconds or else the workload's own grace period; asked again once it
 has ended, the runner forgets it. With `keepEnded` it keeps one that ended by itself: whoever counts ends may not have heard of it

@@ -130,6 +130,7 @@ class FakeRegistry:
 
     def __init__(self, *runners: FakeRunner) -> None:
         self.runners = {runner.name: runner for runner in runners}
+        self.told: list[tuple[str, str]] = []
 
     def states(self) -> tuple[RunnerState, ...]:
         return tuple(runner.state for runner in self.runners.values())
@@ -145,8 +146,12 @@ class FakeRegistry:
         state = self.state(name)
         return state.info.instance if state is not None and state.info is not None else ""
 
-    def answered(self, name: str, instance: str, status: WorkloadStatus) -> None:
+    def answered(self, name: str, instance: str, status: WorkloadStatus) -> WorkloadStatus:
         """Nothing to note: what fake runners say is known at once."""
+        return status
+
+    def tell(self, name: str, workload_id: str) -> None:
+        self.told.append((name, workload_id))
 
     def find(self, workload_id: str) -> list[tuple[str, WorkloadStatus]]:
         return [(state.name, status) for state in self.states() if (status := state.statuses.get(workload_id))]

@@ -424,3 +424,31 @@ def test_a_runner_under_pressure_gets_nothing_new_and_keeps_what_it_has() -> Non
         to.choose("u-2", OWNER, Needs())
     found = to.locate("u-1")
     assert found is not None and found.runner == "two"
+
+
+class HeardWhileAsked(FakeRunner):
+    """Its watch tells of a workload before it answers the PUT."""
+
+    heard: list[bool]
+
+    async def put(self, workload_id: str, put: protocol.WorkloadPut) -> protocol.WorkloadStatus:
+        self.heard.append(self.deliveries.heard(workload_id, self.name))
+        self.heard.append(self.deliveries.heard(workload_id, "another"))
+        return await super().put(workload_id, put)
+
+    deliveries: Deliveries
+
+
+def test_what_a_watch_tells_while_a_put_is_under_way_is_news_to_nobody_unless_that_fails() -> None:
+    runner = HeardWhileAsked("one")
+    registry = FakeRegistry(runner)
+    runner.heard, runner.deliveries = [], deliveries(registry)
+    put(runner.deliveries)
+    assert runner.heard == [True, False]
+    assert registry.told == []
+    assert not runner.deliveries.heard("w", "one"), "nobody waits any more"
+
+    runner.errors = [RunnerUnavailable("broken off")]
+    with pytest.raises(RunnerUnavailable):
+        put(runner.deliveries)
+    assert registry.told == [("one", "w")], "whoever asked knows nothing of it"

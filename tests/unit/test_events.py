@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from datetime import UTC, datetime
 from typing import Any, cast
 
 import pytest
@@ -16,6 +17,7 @@ from wherry_operator.events import (
     AT_ONCE,
     BURST,
     MAX_MESSAGE,
+    PATIENCE_SECONDS,
     PER_SECOND,
     PER_SECOND_WHILE_BUSY,
     QUEUE,
@@ -24,6 +26,7 @@ from wherry_operator.events import (
     EventRecorder,
 )
 from wherry_operator.kube import Forbidden, Kube
+from wherry_operator.status.containers import rfc3339
 from wherry_operator.status.happenings import Happening
 
 EVENTS = "/api/v1/namespaces/boats/events"
@@ -193,6 +196,25 @@ def test_a_burst_is_told_of_at_a_pace_and_slower_while_there_are_more_urgent_thi
         assert len(kube.objects) == at_once
         await asyncio.sleep(4)
         assert len(kube.objects) == pytest.approx(at_once + 4 * per_second, abs=1)
+        task.cancel()
+
+    virtual_time.run(scenario())
+
+
+def test_what_has_waited_for_long_waits_for_nothing_more_urgent_and_is_told_with_its_own_time() -> None:
+    async def scenario() -> None:
+        kube = FakeKube()
+        events = EventRecorder(cast("Kube", kube), component="wherry", host="node", clock=now, busy=lambda: True)
+        for number in range(1000):
+            events.record(about(f"u-{number}", name=f"hello-{number}"), STARTED)
+        recorded = rfc3339(datetime.now(UTC))
+        task = asyncio.create_task(events.run())
+        await asyncio.sleep(PATIENCE_SECONDS)
+        before = len(kube.objects)
+        assert before == pytest.approx(10 + PATIENCE_SECONDS * PER_SECOND_WHILE_BUSY, abs=2)
+        await asyncio.sleep(2)
+        assert len(kube.objects) == pytest.approx(before + 2 * PER_SECOND, abs=5)
+        assert all(body["firstTimestamp"] <= recorded for body in kube.objects.values())
         task.cancel()
 
     virtual_time.run(scenario())

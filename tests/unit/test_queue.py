@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from tests.support import virtual_time
 from tests.support.operator_fakes import settle
 from tests.support.virtual_time import now
-from wherry_operator.queue import FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Fatal, Key, WorkQueue
+from wherry_operator.queue import BUSY, BUSY_PER_SECOND, FIRST_RETRY_SECONDS, LAST_RETRY_SECONDS, Fatal, Key, WorkQueue
 
 A, B = Key("Pod", "boats", "a"), Key("Pod", "boats", "b")
 
@@ -263,3 +263,31 @@ def test_no_wish_is_ever_forgotten(steps: list[tuple[str, Key, int]], workers: i
 
 def test_a_key_says_what_it_is() -> None:
     assert str(A) == "Pod boats/a"
+
+
+def test_it_is_busy_while_many_keys_are_worked_on_or_were_within_the_last_second() -> None:
+    async def scenario() -> None:
+        work = Work()
+        work.held[A] = asyncio.Event()
+        async with working(work) as queue:
+            for number in range(BUSY - 1):
+                queue.add(Key("Pod", "boats", f"held-{number}"))
+                work.held[Key("Pod", "boats", f"held-{number}")] = work.held[A]
+            await settle()
+            assert not queue.busy
+            queue.add(A)
+            assert queue.busy
+            work.held[A].set()
+            await asyncio.sleep(1.1)
+            assert not queue.busy
+
+            for number in range(BUSY_PER_SECOND):
+                assert not queue.busy, number
+                queue.add(B)
+                await asyncio.sleep(0.9 / BUSY_PER_SECOND)
+            assert not work.active
+            assert queue.busy
+            await asyncio.sleep(0.2)
+            assert not queue.busy
+
+    virtual_time.run(scenario())

@@ -213,8 +213,8 @@ def test_the_answer_to_a_put_counts_until_the_watch_brings_more(pki: Pki) -> Non
         stage.runner.say(SyncedEvent(info=info()), StatusEvent(status=newer))
         await until(lambda: registry.find("b") != [])
         told = len(stage.changes)
-        for answer in (status("a"), status("b"), status("b", sequence=2)):
-            registry.answered("one", "1", answer)
+        for answer, known in ((status("a"), status("a")), (status("b"), newer), (status("b", sequence=2), newer)):
+            assert registry.answered("one", "1", answer) == known
         assert registry.find("a") == [("one", status("a"))]
         assert registry.find("b") == [("one", newer)], "the watch was faster"
         registry.answered("one", "1", status("b", sequence=3))

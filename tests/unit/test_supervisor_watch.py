@@ -16,7 +16,10 @@ from tests.support.runner_scene import (
     holds,
     put,
     run,
+    summary,
 )
+from wherry_runner.lives.supervisor import Refused
+from wherry_runner.modules.progress import Pulling
 from wherry_runner.protocol import (
     GoneEvent,
     HeartbeatEvent,
@@ -46,6 +49,57 @@ def test_the_watch_begins_with_a_snapshot_and_says_when_it_is_complete(tmp_path:
             "b",
             SyncedEvent(info=INFO),
         ]
+        await runner.die()
+
+    run(scenario())
+
+
+def test_the_first_answer_tells_what_came_of_it_and_the_watch_is_never_ahead_of_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = Runner(tmp_path)
+        watch = runner.supervisor.watch(INFO)
+        await anext(watch)
+        told = asyncio.ensure_future(anext(watch))
+
+        runner.engine.free.clear()
+        asked = asyncio.ensure_future(runner.supervisor.begin(ID, put()))
+        await settle()
+        assert summary(runner.supervisor.status(ID)) == "main=ContainerCreating"
+        assert not asked.done()
+        assert not told.done()
+        runner.engine.free.set()
+        answer = await asked
+        assert summary(answer) == "main=Running"
+        assert await told == [StatusEvent(status=answer)]
+
+        again = await runner.supervisor.begin(ID, put(sequence=2))
+        assert summary(again) == "main=Running", "of one that is there nothing is waited for"
+        await runner.die()
+
+    run(scenario())
+
+
+def test_the_first_answer_waits_for_nothing_that_takes_long(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = Runner(tmp_path)
+        runner.modules.free.clear()
+        asked = asyncio.ensure_future(runner.supervisor.begin("pulled", put()))
+        await settle()
+        runner.modules.on_progress[0](Pulling(done_bytes=0, total_bytes=0))
+        assert summary(await asked) == "main=Pulling"
+
+        answer = await runner.supervisor.begin("silent", put())
+        assert summary(answer) == "main=ContainerCreating", "it said nothing for a while"
+        assert summary(await runner.when(lambda _: True, "silent")) == "main=ContainerCreating", "now all may know"
+
+        given_up = asyncio.ensure_future(runner.supervisor.begin("given-up", put()))
+        await settle()
+        given_up.cancel()
+        await asyncio.gather(given_up, return_exceptions=True)
+        assert summary(await runner.when(lambda _: True, "given-up")) == "main=ContainerCreating"
+
+        with pytest.raises(Refused):
+            await runner.supervisor.begin("too-many", put())
         await runner.die()
 
     run(scenario())

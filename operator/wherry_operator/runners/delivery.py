@@ -108,6 +108,8 @@ class Deliveries:
         self._clock = clock or Clock()
         self._sequences = itertools.count(1)
         self._assigned: dict[str, str] = {}
+        self._asked: dict[tuple[str, str], bool] = {}
+        """PUTs under way, by workload and runner; whether the watch told of the workload meanwhile."""
         self._ledger = Ledger()
         self._instances: defaultdict[str, set[str]] = defaultdict(set)
         self._waiting: dict[Key, None] = {}
@@ -128,6 +130,14 @@ class Deliveries:
             self._instances[owner.uid].add(workload_id)
         else:
             self._drop_instance(owner.uid, workload_id)
+
+    def heard(self, workload_id: str, runner: str) -> bool:
+        """Take note that a runner's watch told of a workload; whether that is news to nobody: whoever waits for the answer to a
+        PUT takes the newest that is known then."""
+        if (workload_id, runner) not in self._asked:
+            return False
+        self._asked[workload_id, runner] = True
+        return True
 
     def concerned(self, runner: str) -> set[Key]:
         """The objects that are to be looked at because something has changed about a runner: those of which it has something,
@@ -239,7 +249,7 @@ class Deliveries:
     async def put(
         self, workload_id: str, runner: str, resolved: Resolved, history: tuple[protocol.History, ...]
     ) -> protocol.WorkloadStatus:
-        """Bring the workload on the runner to this. Raises RunnerError, Refused, Deposed."""
+        """Bring the workload on the runner to this; what is known of it then. Raises RunnerError, Refused, Deposed."""
         client = self._registry.client(runner)
         assert client is not None
         owner = resolved.workload.owner
@@ -257,16 +267,20 @@ class Deliveries:
                 history=history,
             )
             instance = self._registry.instance(runner)
-            status = await client.put(workload_id, body)
-            self._registry.answered(runner, instance, status)
-            return status
+            return self._registry.answered(runner, instance, await client.put(workload_id, body))
 
+        asked = workload_id, runner
+        self._asked[asked] = False
         try:
             return await self._in_our_term(send)
-        except Refused as error:
-            if error.full and not self._registry.find(workload_id):
+        except BaseException as error:
+            if self._asked.pop(asked, False):
+                self._registry.tell(runner, workload_id)
+            if isinstance(error, Refused) and error.full and not self._registry.find(workload_id):
                 self.forget(owner.uid, workload_id)  # that one is full; another may not be
             raise
+        finally:
+            self._asked.pop(asked, None)
 
     async def delete(
         self, workload_id: str, runner: str, *, grace_seconds: int | None, keep_ended: bool = False

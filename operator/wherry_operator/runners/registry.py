@@ -157,16 +157,27 @@ class RunnerRegistry:
         if before.short_of != condition.short_of:
             self._tell_runner(name)
 
-    def answered(self, name: str, instance: str, status: WorkloadStatus) -> None:
-        """Take the answer to a PUT, without telling who asked for it. The watch brings the same, but later; what it has brought
-        since stays. `instance`: the runner's when it was asked; of another it says nothing."""
+    def answered(self, name: str, instance: str, status: WorkloadStatus) -> WorkloadStatus:
+        """Take the answer to a PUT, without telling who asked for it; what is known of the workload then.
+
+        The watch brings the same, but later; what it has brought since stays. `instance`: the runner's when it was asked; of
+        another it says nothing.
+        """
         state = self._states.get(name)
         if state is None or not state.synced or state.info is None or state.info.instance != instance:
-            return
+            return status
         known = state.statuses.get(status.id)
-        if known is None or (known.epoch, known.sequence) < (status.epoch, status.sequence):
-            state.statuses[status.id] = status
-            self._having[status.id][name] = None
+        if known is not None and (known.epoch, known.sequence) >= (status.epoch, status.sequence):
+            return known
+        state.statuses[status.id] = status
+        self._having[status.id][name] = None
+        return status
+
+    def tell(self, name: str, workload_id: str) -> None:
+        """Tell of a workload once more, if there is anything to tell."""
+        state = self._states.get(name)
+        if state is not None:
+            self._tell(name, workload_id, state.statuses.get(workload_id))
 
     def discovered(self, runners: Iterable[RunnerAddress]) -> None:
         """These are all that there are now. One that is not named any more is kept while it answers, and until it was silent

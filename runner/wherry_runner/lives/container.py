@@ -217,6 +217,11 @@ class ContainerLife:
         return self.finished and isinstance(self._state, protocol.Terminated) and self._state.exit_code == 0
 
     @property
+    def untold(self) -> bool:
+        """Nothing has come of it: it neither began, nor waits for anything that is worth a word."""
+        return self._state is self._waiting_state
+
+    @property
     def run(self) -> Run | None:
         """The guest that runs now."""
         return self._run

@@ -32,6 +32,9 @@ TOMBSTONES = 10_000
 BATCH = 100
 """Statuses in one step of a watch: what is told of the last is what is true when the reader has taken those before."""
 
+BEGIN_SECONDS = 0.1
+"""For so long the answer to a PUT waits for what comes of it: then it says Running, and needs no further word."""
+
 LEAVE_LOOK_SECONDS = 0.1
 """How often it is looked at, at most, whether anything still serves: it is one look at each workload."""
 
@@ -115,6 +118,8 @@ class Supervisor:
         self._lives: dict[str, WorkloadLife] = {}
         self._tombstones: OrderedDict[str, Tombstone] = OrderedDict()
         self._subscriptions: set[Subscription] = set()
+        self._beginning: dict[str, asyncio.Event] = {}
+        """Workloads that have just been taken; whoever watches hears of them when something has come of it."""
         self._forgetting: asyncio.TimerHandle | None = None
         self._leaving = False
         self._stopping = False
@@ -163,6 +168,29 @@ class Supervisor:
         self._room.logs.close()
 
     # --- changes ------------------------------------------------------------------------------------------------------
+
+    async def begin(self, workload_id: str, put: protocol.WorkloadPut) -> protocol.WorkloadStatus:
+        """As `put`, and wait a moment for what comes of a workload that is new. Raises Refused."""
+        new = workload_id not in self._lives
+        if new:
+            self._beginning[workload_id] = event = asyncio.Event()
+        try:
+            status = self.put(workload_id, put)
+            if not new or not self._is_beginning(workload_id):
+                return status
+            with suppress(TimeoutError):
+                async with asyncio.timeout(BEGIN_SECONDS):
+                    await event.wait()
+        finally:
+            if new and self._beginning.get(workload_id) is event:
+                del self._beginning[workload_id]
+                self._on_change(workload_id)
+        life = self._lives.get(workload_id)
+        return status if life is None else life.status
+
+    def _is_beginning(self, workload_id: str) -> bool:
+        life = self._lives.get(workload_id)
+        return life is not None and life.beginning
 
     def put(self, workload_id: str, put: protocol.WorkloadPut) -> protocol.WorkloadStatus:
         """Bring a workload to this state. Raises Refused."""
@@ -393,6 +421,11 @@ class Supervisor:
         life = self._lives.get(workload_id)
         if life is not None and life.ended:
             self._admission.ended(workload_id)
+        if (event := self._beginning.get(workload_id)) is not None:
+            # The answer to the PUT tells of it, and comes first: what a watch says is never older.
+            if not self._is_beginning(workload_id):
+                event.set()
+            return
         for subscription in self._subscriptions:
             subscription.mark(workload_id)
 

@@ -150,6 +150,11 @@ class WorkloadLife:
         return not all(each.succeeded for each in self._containers if each.role is Role.MAIN)
 
     @property
+    def beginning(self) -> bool:
+        """Nothing has come of it as yet: with a module that is there, that takes milliseconds."""
+        return self._phase is Phase.ACTIVE and self._failure is None and all(each.untold for each in self._containers)
+
+    @property
     def containers(self) -> Sequence[ContainerLife]:
         """All containers, init containers first."""
         return self._containers

@@ -174,7 +174,7 @@ class _Api:
             request.content, announced_bytes=request.content_length, max_bytes=protocol.MAX_BODY_BYTES
         )
         # Not on a thread: the parser holds the interpreter's lock anyway. 1.5 MB take 6 ms.
-        return _json(self._supervisor.put(workload_id, WorkloadPut.model_validate_json(data)))
+        return _json(await self._supervisor.begin(workload_id, WorkloadPut.model_validate_json(data)))
 
     async def delete(self, request: web.Request) -> web.Response:
         query = _DeleteQuery.model_validate(dict(request.query))

@@ -12,7 +12,8 @@ from tests.cluster.images import archive
 from tests.cluster.images.cache import cached
 from tests.cluster.progress import SILENT, Progress
 
-SUITE = "bookworm"
+SUITE = "trixie"
+"""The one with the Python that our Dockerfiles have by default."""
 
 PACKAGES = ("ca-certificates", "python3", "python3-venv")
 
