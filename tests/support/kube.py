@@ -44,6 +44,12 @@ class Workspace:
         """Push a module given as text, and return the image's name for manifests."""
         return self.push_file(wat.write(text, self._scratch / f"{secrets.token_hex(4)}.wasm"), types=types)
 
+    def push_bytes(self, module: bytes) -> str:
+        """Push a module as it is, and return the image's name for manifests."""
+        file = self._scratch / f"{secrets.token_hex(4)}.wasm"
+        file.write_bytes(module)
+        return self.push_file(file)
+
     def push_file(self, *files: Path, types: tuple[str, str] = CNCF) -> str:
         """Push files as layers, and return the image's name for manifests."""
         repository = f"tests/{secrets.token_hex(6)}"

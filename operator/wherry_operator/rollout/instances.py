@@ -170,14 +170,18 @@ def by_status(slot: Slot, entry: Json, *, silent: bool = False, lost: bool = Fal
 
 
 def serves(status: protocol.WorkloadStatus) -> bool:
-    """Whether clients reach something of it."""
-    return any(each.port is not None for each in (*status.init_containers, *status.containers))
+    """Whether clients reach something of it: a server, or ports that a command may listen on by its own sockets."""
+    return any(each.port is not None or each.ports for each in _containers(status))
 
 
 def drains(status: protocol.WorkloadStatus) -> bool:
-    """Whether it has a use for its grace period: it serves, or did when it was asked to stop. A command can't be asked, so
-    waiting would only take its time."""
-    return serves(status) or status.phase is protocol.Phase.STOPPING
+    """Whether it has a use for its grace period though its object is gone: it is a server, or was one when it was asked to stop.
+    A command can't be asked, so waiting would only take its time."""
+    return any(each.port is not None for each in _containers(status)) or status.phase is protocol.Phase.STOPPING
+
+
+def _containers(status: protocol.WorkloadStatus) -> tuple[protocol.ContainerStatus, ...]:
+    return (*status.init_containers, *status.containers)
 
 
 def elapsed_seconds(since: datetime, now: datetime) -> float:
