@@ -24,7 +24,7 @@ from tests.guests.servers import SERVER
 from tests.support import executors
 from tests.support.clients import Address, Clients
 from tests.support.installation import Installation, folder_of
-from tests.support.kube import TOLERATIONS, Json, Workspace, pod
+from tests.support.kube import TOLERATIONS, Json, Workspace, node_of, pod
 from tests.support.ports import free_port
 
 NAME = "drains"
@@ -165,6 +165,22 @@ def test_of_ten_thousand_requests_none_fails_while_runners_and_instances_come_an
     assert clients.failures == []
     assert 0 < clients.kept < clients.answered
     assert clients.answered >= REQUESTS
+
+
+def test_no_request_fails_while_a_taint_expels_instances(
+    space: Workspace, service: Service, cluster: LocalCluster
+) -> None:
+    with node_of(cluster, "drains-a") as node:
+        space.workload("web", className=NAME, module={"inline": SERVER}, http={}, replicas=4)
+        service.wait(4)
+        assert service.runners == {"drains-a", "drains-b"}
+        with Clients(service.where, GREETING) as clients:
+            cluster.kubectl("taint", "node", node, "maintenance=now:NoExecute")
+            space.wait(lambda: service.runners == {"drains-b"}, "all have moved", timeout=PATIENCE_SECONDS)
+            service.wait(4)
+            clients.wait(1000, timeout_seconds=PATIENCE_SECONDS)
+        assert clients.failures == []
+        assert "TaintManagerEviction" in dict(space.events("web"))
 
 
 def server(space: Workspace, port: int) -> Json:

@@ -72,7 +72,7 @@ class Instance:
     lost: bool = False
     """It has not answered for so long that the instance counts as gone (design §3.7)."""
     leaving: bool = False
-    """It serves, its runner is about to end, and another runner may have one that takes its place."""
+    """It serves, its runner is about to end or a taint expels it, and another runner may have one that takes its place."""
     restarts: int = 0
     ended_at: datetime | None = None
     exit_code: int = 0
