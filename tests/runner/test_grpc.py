@@ -42,8 +42,10 @@ def test_a_grpc_client_gets_messages_and_status(play: Play, module: bytes) -> No
             said = await _ask(f"{HERE}:{server.port}")
             assert said["greetings"] == [f"ahoy, boat {number}" for number in range(50)]
             assert said["streamed"] == ["ahoy, Ada"] * 3
+            assert said["all"] == "ahoy, Ada, Bo, Cy"
+            assert said["talk"] == said["greetings"], "each was answered while the client had more to say"
             assert said["status"] == "UNIMPLEMENTED"
-            assert (server.counts.answers[1], server.counts.failed) == (52, 0)
+            assert (server.counts.answers[1], server.counts.failed) == (54, 0)
 
     play(scenario)
 
