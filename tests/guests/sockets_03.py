@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Literal
 
+from tests.guests.libc import LIBC
+
 LOOKUP_FAILED = 200
 """Of `looks_up`: what is added to an error's place among those of `ip-name-lookup`."""
 
@@ -18,17 +20,6 @@ _TYPES = """
     (type $eight (tuple u16 u16 u16 u16 u16 u16 u16 u16)) (export "ipv6-address" (type $ipv6 (eq $eight)))
     (type $address (variant (case "ipv4" $ipv4) (case "ipv6" $ipv6)))
     (export "ip-address" (type $ip (eq $address)))"""
-
-_LIBC = """
-  (core module $libc (memory (export "memory") 1)
-    (global $next (mut i32) (i32.const 4096))
-    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (local $at i32)
-      (local.set $at (i32.and (i32.add (global.get $next) (i32.const 7)) (i32.const -8)))
-      (global.set $next (i32.add (local.get $at) (local.get 3)))
-      (local.get $at)))
-  (core instance $libc (instantiate $libc))
-  (alias core export $libc "memory" (core memory $memory))
-  (alias core export $libc "realloc" (core func $realloc))"""
 
 _EXITING = (
     '(import "wasi:cli/exit@0.2.0" (instance $exiting (export "exit-with-code" (func (param "status-code" u8)))))'
@@ -52,7 +43,7 @@ def looks_up(name: str) -> str:
       (case "temporary-resolver-failure") (case "permanent-resolver-failure") (case "other" (option string))))
     (export "error-code" (type $code (eq $codes)))
     (export "resolve-addresses" (func async (param "name" string) (result (result (list $ip) (error $code)))))))
-  {_LIBC}
+  {LIBC}
   (core func $exit (canon lower (func $exiting "exit-with-code")))
   (core func $look-up (canon lower (func $lookup "resolve-addresses")
     (memory (core memory $memory)) (realloc (core func $realloc))))
@@ -80,7 +71,7 @@ def opens(kind: Literal["tcp", "udp"]) -> str:
     (export "{kind}-socket" (type $socket (sub resource)))
     (export "[static]{kind}-socket.create" (func (param "address-family" $family)
       (result (result (own $socket) (error $code)))))))
-  {_LIBC}
+  {LIBC}
   (core func $exit (canon lower (func $exiting "exit-with-code")))
   (core func $open (canon lower (func $types "[static]{kind}-socket.create")
     (memory (core memory $memory)) (realloc (core func $realloc))))
@@ -147,7 +138,7 @@ def echoes(host: str, port: int, *, binds: bool = True) -> str:
   (alias export $types "error-code" (type $code))
   (type $sockets (stream (own $socket)))
   (type $done (future (result (error $code))))
-  {_LIBC}
+  {LIBC}
   (core func $exit (canon lower (func $exiting "exit-with-code")))
   (core func $open (canon lower (func $types "[static]tcp-socket.create")
     (memory (core memory $memory)) (realloc (core func $realloc))))
@@ -228,7 +219,7 @@ def echoes_datagrams(host: str, port: int) -> str:
       (result (result (tuple (list u8) $place) (error $code)))))
     (export "[method]udp-socket.send" (func async (param "self" (borrow $socket)) (param "data" (list u8))
       (param "remote-address" (option $place)) (result (result (error $code)))))))
-  {_LIBC}
+  {LIBC}
   (core func $exit (canon lower (func $exiting "exit-with-code")))
   (core func $open (canon lower (func $types "[static]udp-socket.create")
     (memory (core memory $memory)) (realloc (core func $realloc))))

@@ -14,18 +14,12 @@ from tests.guests import build
 from tests.runner.conftest import Play
 from tests.runner.harness import Bench
 from tests.runner.test_http import served
-from tests.support import executors
 from wherry_runner.lives import grpc_health
 
+pytestmark = pytest.mark.native_only
+"""The only one that serves."""
+
 HERE = "127.0.0.1"
-
-
-@pytest.fixture
-def executor() -> str:
-    """The only one that serves."""
-    if reason := executors.why_not("native"):
-        pytest.skip(reason)
-    return "native"
 
 
 @pytest.fixture

@@ -11,17 +11,11 @@ from tests.guests.sockets_03 import BIND_FAILED, LISTEN_FAILED, echoes, echoes_d
 from tests.runner.conftest import Play
 from tests.runner.harness import Bench
 from tests.runner.test_listening import TCP, UDP, at, complaints, datagrams_at, exchange
-from tests.support import executors
 from tests.support.ports import free_port
 from wherry_runner.network_counts import REFUSALS
 
-
-@pytest.fixture
-def executor() -> str:
-    """The only one that runs WASI 0.3."""
-    if reason := executors.why_not("native"):
-        pytest.skip(reason)
-    return "native"
+pytestmark = pytest.mark.native_only
+"""The only one that runs WASI 0.3."""
 
 
 @pytest.fixture
