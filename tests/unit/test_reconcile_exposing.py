@@ -389,12 +389,14 @@ def test_what_is_to_run_once_only_begins_elsewhere_when_it_has_ended() -> None:
     assert old in serving.scene.two.state.statuses
 
 
-def test_one_that_a_taint_lets_stay_after_all_is_not_replaced_twice() -> None:
+def test_one_that_a_taint_lets_stay_after_all_serves_until_what_was_begun_does() -> None:
     serving, old = _tainted()
     (new,) = set(serving.scene.ids) - serving.ports.keys()
     serving.scene.nodes.nodes.clear()
-    serving.scene.reconcile(after=REPLACED_WITHIN_SECONDS)
+    for _ in range(3):
+        serving.scene.reconcile(after=REPLACED_WITHIN_SECONDS)
+    assert (serving.deletes, serving.endpoints[serving.ports[old]]) == ([], "ready")
     serving.serve(of=new)
     serving.scene.reconcile(after=UNPUBLISH_SECONDS)
     serving.scene.reconcile()
-    assert set(serving.scene.ids) == {new, *serving.ports.keys() - {old}}
+    assert (serving.deletes[0], set(serving.scene.ids)) == (9, {new, *serving.ports.keys() - {old}})

@@ -119,7 +119,8 @@ class Instances:
             taint = self._deliveries.expelled(place.runner, self._tolerations)
             if taint is not None:
                 self._expelled[slot] = str(taint)
-                instance = dataclasses.replace(instance, leaving=self._is_replaced_first(slot, place))
+                first = self._is_replaced_first(slot, place)
+                instance = dataclasses.replace(instance, leaving=first, expelled=not first)
         if place.leaving and place.status is not None and serves(place.status) and not instance.ended:
             self._leaving.add(slot)
             others = self._deliveries.has_others(place.runner, self._tolerations)

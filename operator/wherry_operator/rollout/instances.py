@@ -73,6 +73,8 @@ class Instance:
     """It has not answered for so long that the instance counts as gone (design §3.7)."""
     leaving: bool = False
     """It serves, its runner is about to end or a taint expels it, and another runner may have one that takes its place."""
+    expelled: bool = False
+    """A taint expels it, and it may wait for nothing."""
     restarts: int = 0
     ended_at: datetime | None = None
     exit_code: int = 0

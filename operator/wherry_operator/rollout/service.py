@@ -58,8 +58,10 @@ def plan(wanted: Wanted, instances: Sequence[Instance], memory: Memory, now: dat
 
 
 def _serves_on(item: Instance, next_one: Instance, wanted: Wanted, now: datetime, soonest: Soonest) -> bool:
-    """Whether one that has to leave its runner has to serve until that which takes its place does."""
-    if not item.leaving or item.ended or next_one.available(wanted.min_ready_seconds, now):
+    """Whether one that has to leave its runner, or had to when another was begun, has to serve until that does."""
+    if item.expelled or item.ended or not (item.leaving or item.ready):
+        return False
+    if next_one.available(wanted.min_ready_seconds, now):
         return False
     if next_one.ready:
         soonest.after(next_one.wait_seconds(wanted.min_ready_seconds, now))
