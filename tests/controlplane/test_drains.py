@@ -23,7 +23,7 @@ from tests.guests import build
 from tests.guests.servers import SERVER
 from tests.support import executors
 from tests.support.clients import Address, Clients
-from tests.support.installation import Installation, folder_of
+from tests.support.installation import Installation, apart, folder_of
 from tests.support.kube import TOLERATIONS, Json, Workspace, node_of, pod
 from tests.support.ports import free_port
 
@@ -67,13 +67,8 @@ def draining(request: pytest.FixtureRequest, cluster: LocalCluster, registry: Re
             operator_flags=["--resync-seconds", "5", "--unpublish-seconds", "5"],
             serves_logs=False,
         )  # fmt: skip
-        try:
-            with running:
-                # Other tests' Pods would come here too: for the scheduler one virtual node is as good as another.
-                cluster.kubectl("cordon", NAME)
-                yield running
-        finally:
-            cluster.kubectl("delete", "node", NAME, "--ignore-not-found")
+        with apart(running):
+            yield running
 
 
 @pytest.fixture

@@ -18,7 +18,7 @@ from tests.cluster.local import LocalCluster
 from tests.cluster.registry import Registry
 from tests.controlplane.conftest import MIRRORED
 from tests.support import slices, wat
-from tests.support.installation import Installation, folder_of
+from tests.support.installation import Installation, apart, folder_of
 from tests.support.kube import Json, Workspace, node_of
 from tests.support.relay import Relay
 
@@ -58,13 +58,8 @@ def fleet(
         )
         link.append(Relay(running.runners["fleet-b"].url.removeprefix("https://")))
         running.routes["fleet-b"] = f"https://{link[0].address}"
-        try:
-            with running:
-                # Other tests' Pods would come here too: for the scheduler one virtual node is as good as another.
-                cluster.kubectl("cordon", NAME)
-                yield running
-        finally:
-            cluster.kubectl("delete", "node", NAME, "--ignore-not-found")
+        with apart(running):
+            yield running
 
 
 @pytest.fixture
