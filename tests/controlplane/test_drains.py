@@ -9,7 +9,7 @@ from __future__ import annotations
 import http.client
 import json
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,11 +19,12 @@ from tests.cluster.client import ApiClient
 from tests.cluster.local import LocalCluster
 from tests.cluster.registry import Registry
 from tests.controlplane.conftest import MIRRORED
+from tests.guests import build
 from tests.guests.servers import SERVER
 from tests.support import executors
 from tests.support.clients import Address, Clients
-from tests.support.installation import Installation, folder_of
-from tests.support.kube import TOLERATIONS, Json, Workspace, pod
+from tests.support.installation import Installation, apart, folder_of
+from tests.support.kube import TOLERATIONS, Json, Workspace, node_of, pod
 from tests.support.ports import free_port
 
 NAME = "drains"
@@ -66,13 +67,8 @@ def draining(request: pytest.FixtureRequest, cluster: LocalCluster, registry: Re
             operator_flags=["--resync-seconds", "5", "--unpublish-seconds", "5"],
             serves_logs=False,
         )  # fmt: skip
-        try:
-            with running:
-                # Other tests' Pods would come here too: for the scheduler one virtual node is as good as another.
-                cluster.kubectl("cordon", NAME)
-                yield running
-        finally:
-            cluster.kubectl("delete", "node", NAME, "--ignore-not-found")
+        with apart(running):
+            yield running
 
 
 @pytest.fixture
@@ -166,18 +162,52 @@ def test_of_ten_thousand_requests_none_fails_while_runners_and_instances_come_an
     assert clients.answered >= REQUESTS
 
 
-def test_no_request_to_pods_fails_while_a_runner_is_stopped_and_started_again_and_they_are_replaced(
-    space: Workspace, service: Service, draining: Installation
+def test_no_request_fails_while_a_taint_expels_instances(
+    space: Workspace, service: Service, cluster: LocalCluster
 ) -> None:
-    labels, ports = {"app": "web"}, [{"name": "http", "containerPort": free_port()}]
+    with node_of(cluster, "drains-a") as node:
+        space.workload("web", className=NAME, module={"inline": SERVER}, http={}, replicas=4)
+        service.wait(4)
+        assert service.runners == {"drains-a", "drains-b"}
+        with Clients(service.where, GREETING) as clients:
+            cluster.kubectl("taint", "node", node, "maintenance=now:NoExecute")
+            space.wait(lambda: service.runners == {"drains-b"}, "all have moved", timeout=PATIENCE_SECONDS)
+            service.wait(4)
+            clients.wait(1000, timeout_seconds=PATIENCE_SECONDS)
+        assert clients.failures == []
+        assert "TaintManagerEviction" in dict(space.events("web"))
+
+
+def server(space: Workspace, port: int) -> Json:
+    """A container whose module is a server; once it is asked to stop it takes no more connections."""
+    named = [{"name": "http", "containerPort": port}]
+    template = pod("web", space.push(SERVER), node=NAME, ports=named, lifecycle={"preStop": {"sleep": {"seconds": 5}}})
+    found: Json = template["spec"]
+    return found
+
+
+def listener(space: Workspace, port: int) -> Json:
+    """A container whose own socket listens: nothing asks it to stop, and it is reached until its grace period is over."""
+    named = [{"name": "http", "containerPort": port}]
+    asked = {"tcpSocket": {"port": "http"}, "periodSeconds": 1}
+    args = [f"http:0.0.0.0:{port}"]
+    image = space.push_bytes(build.python("serve"))
+    template = pod("web", image, node=NAME, args=args, ports=named, readinessProbe=asked)
+    found: Json = template["spec"] | {"terminationGracePeriodSeconds": 10}
+    return found
+
+
+@pytest.mark.parametrize("containers", [server, listener])
+def test_no_request_to_pods_fails_while_a_runner_is_stopped_and_started_again_and_they_are_replaced(
+    space: Workspace, service: Service, draining: Installation, containers: Callable[[Workspace, int], Json]
+) -> None:
+    labels = {"app": "web"}
     led = {"selector": labels, "ports": [{"port": 80, "targetPort": "http"}]}
     space.apply({"apiVersion": "v1", "kind": "Service", "metadata": {"name": "web"}, "spec": led})
     # Its node is cordoned, to keep other tests' Pods away.
     cordoned = {"key": "node.kubernetes.io/unschedulable", "operator": "Exists"}
-    hooks = {"preStop": {"sleep": {"seconds": 5}}}
-    more = {"tolerations": [*TOLERATIONS, cordoned]}
-    body = pod("web", space.push(SERVER), node=NAME, ports=ports, spec=more, lifecycle=hooks)
-    template = {"metadata": {"labels": labels}, "spec": body["spec"]}
+    spec = containers(space, free_port()) | {"tolerations": [*TOLERATIONS, cordoned]}
+    template = {"metadata": {"labels": labels}, "spec": spec}
     deployment = {"replicas": 4, "selector": {"matchLabels": labels}, "template": template}
     space.apply({"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "web"}, "spec": deployment})
 
@@ -202,6 +232,9 @@ def test_no_request_to_pods_fails_while_a_runner_is_stopped_and_started_again_an
         space.kubectl(
             "rollout", "status", "deployment/web", f"--timeout={PATIENCE_SECONDS:.0f}s", timeout=PATIENCE_SECONDS
         )
+        assert clients.failures == []
+        space.kubectl("scale", "deployment/web", "--replicas=2")
+        led_to(2)
         clients.wait(1000, timeout_seconds=PATIENCE_SECONDS)
     assert clients.failures == []
 

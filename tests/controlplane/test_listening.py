@@ -18,13 +18,11 @@ PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture
-def image(space: Workspace, tmp_path: Path) -> str:
+def image(space: Workspace) -> str:
     """A guest that echoes, on the port that its argument says (`tests/guests/python/serve.py`)."""
     if reason := executors.why_not("native"):
         pytest.skip(reason)
-    file = tmp_path / "serve.wasm"
-    file.write_bytes(build.python("serve"))
-    return space.push_file(file)
+    return space.push_bytes(build.python("serve"))
 
 
 def echo(space: Workspace, name: str, image: str, port: int) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import signal
 import time
 import urllib.error
@@ -19,8 +18,8 @@ from tests.cluster.local import LocalCluster
 from tests.cluster.registry import Registry
 from tests.controlplane.conftest import MIRRORED
 from tests.support import slices, wat
-from tests.support.installation import Installation, folder_of
-from tests.support.kube import Json, Workspace
+from tests.support.installation import Installation, apart, folder_of
+from tests.support.kube import Json, Workspace, node_of
 from tests.support.relay import Relay
 
 NAME = "fleet"
@@ -59,13 +58,8 @@ def fleet(
         )
         link.append(Relay(running.runners["fleet-b"].url.removeprefix("https://")))
         running.routes["fleet-b"] = f"https://{link[0].address}"
-        try:
-            with running:
-                # Other tests' Pods would come here too: for the scheduler one virtual node is as good as another.
-                cluster.kubectl("cordon", NAME)
-                yield running
-        finally:
-            cluster.kubectl("delete", "node", NAME, "--ignore-not-found")
+        with apart(running):
+            yield running
 
 
 @pytest.fixture
@@ -98,13 +92,8 @@ def impatient(fleet: Installation) -> Iterator[Installation]:
 @pytest.fixture
 def node(cluster: LocalCluster) -> Iterator[str]:
     """The Node that runner b says it is on."""
-    name = "node-of-fleet-b"
-    cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": {"zone": "z"}}})
-    ready = {"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "Test", "message": ""}]}}
-    cluster.kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", json.dumps(ready))
-    # The node lifecycle controller greets a node with the taint not-ready, and takes it away again.
-    yield name
-    cluster.kubectl("delete", "node", name, "--ignore-not-found")
+    with node_of(cluster, "fleet-b", zone="z") as name:
+        yield name
 
 
 def service(space: Workspace, name: str, replicas: int = 2, **spec: object) -> None:

@@ -20,7 +20,7 @@ from tests.cluster.registry import Registry
 from tests.controlplane.conftest import MIRRORED
 from tests.guests.servers import SERVER
 from tests.support import executors
-from tests.support.installation import Installation, folder_of
+from tests.support.installation import Installation, apart, folder_of
 from tests.support.kube import TOLERATIONS, Json, Workspace, conditions
 from tests.support.ports import free_port
 
@@ -55,13 +55,8 @@ def serving(request: pytest.FixtureRequest, cluster: LocalCluster, registry: Reg
             operator_flags=["--resync-seconds", "5", "--unpublish-seconds", "5"],
             serves_logs=False,
         )
-        try:
-            with running:
-                # Other tests' Pods would come here too: for the scheduler one virtual node is as good as another.
-                cluster.kubectl("cordon", NAME)
-                yield running
-        finally:
-            cluster.kubectl("delete", "node", NAME, "--ignore-not-found")
+        with apart(running):
+            yield running
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.guests.libc import LIBC
 from tests.guests.requests import FIRST_ERROR
 from tests.guests.servers import ERROR_CODE
 from tests.guests.servers_03 import TRAILERS
@@ -40,15 +41,7 @@ def sends_03(authority: str, *, https: bool = False) -> str:
     (alias outer 1 $error-code (type $outer-error)) (export "error-code" (type $code (eq $outer-error)))
     (export "send" (func async (param "request" (own $request)) (result (result (own $response) (error $code)))))))
   (type $trailers {TRAILERS})
-  (core module $libc (memory (export "memory") 2)
-    (global $next (mut i32) (i32.const 65536))
-    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (local $at i32)
-      (local.set $at (global.get $next))
-      (global.set $next (i32.and (i32.add (i32.add (local.get $at) (local.get 3)) (i32.const 7)) (i32.const -8)))
-      (local.get $at)))
-  (core instance $libc (instantiate $libc))
-  (alias core export $libc "memory" (core memory $memory))
-  (alias core export $libc "realloc" (core func $realloc))
+  {LIBC}
   (core func $exit (canon lower (func $exiting "exit-with-code")))
   (core func $fields (canon lower (func $types "[constructor]fields")))
   (core func $request (canon lower (func $types "[static]request.new") (memory (core memory $memory))))

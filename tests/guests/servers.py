@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from tests.guests.libc import LIBC
+
 ERROR_CODE = """
     (type $text (option string)) (type $u8-option (option u8)) (type $u16-option (option u16))
     (type $u32-option (option u32)) (type $u64-option (option u64))
@@ -85,17 +87,7 @@ SERVER = f"""(component
       (param "response" (result (own $response) (error $error-code)))))))
   (alias export $types "incoming-request" (type $request))
   (alias export $types "response-outparam" (type $outparam))
-  (core module $libc (memory (export "memory") 2)
-    (global $next (mut i32) (i32.const 65536))
-    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (local $at i32)
-      (if (i32.gt_u (i32.add (global.get $next) (local.get 3)) (i32.const 131072)) (then
-        (global.set $next (i32.const 65536))))
-      (local.set $at (global.get $next))
-      (global.set $next (i32.and (i32.add (i32.add (local.get $at) (local.get 3)) (i32.const 7)) (i32.const -8)))
-      (local.get $at)))
-  (core instance $libc (instantiate $libc))
-  (alias core export $libc "memory" (core memory $memory))
-  (alias core export $libc "realloc" (core func $realloc))
+  {LIBC}
   (core func $subscribe (canon lower (func $clock "subscribe-duration")))
   (core func $block (canon lower (func $poll "[method]pollable.block")))
   (core func $stdout (canon lower (func $stdout "get-stdout")))

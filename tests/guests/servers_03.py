@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from tests.guests.libc import LIBC
 from tests.guests.servers import ERROR_CODE
 
 TRAILERS = "(future (result (option (own $fields)) (error $error-code)))"
@@ -59,17 +60,7 @@ SERVER_03 = f"""(component
   (type $result (future (result (error $error-code))))
   (type $printed (future (result (error $cli-error))))
   (type $answer (result (own $response) (error $error-code)))
-  (core module $libc (memory (export "memory") 2)
-    (global $next (mut i32) (i32.const 65536))
-    (func (export "realloc") (param i32 i32 i32 i32) (result i32) (local $at i32)
-      (if (i32.gt_u (i32.add (global.get $next) (local.get 3)) (i32.const 131072)) (then
-        (global.set $next (i32.const 65536))))
-      (local.set $at (global.get $next))
-      (global.set $next (i32.and (i32.add (i32.add (local.get $at) (local.get 3)) (i32.const 7)) (i32.const -8)))
-      (local.get $at)))
-  (core instance $libc (instantiate $libc))
-  (alias core export $libc "memory" (core memory $memory))
-  (alias core export $libc "realloc" (core func $realloc))
+  {LIBC}
   (core func $sleep (canon lower (func $clock "wait-for")))
   (core func $print (canon lower (func $stdout "write-via-stream")))
   (core func $fields (canon lower (func $types "[constructor]fields")))

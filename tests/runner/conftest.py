@@ -20,7 +20,14 @@ SCENARIO_SECONDS = 120.0
 """What no scenario needs: one that waits for something that doesn't come fails with a traceback of where."""
 
 
-@pytest.fixture(params=executors.EXECUTORS)
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test runs on each executor, or on the native one alone, where only that can do what it is about."""
+    if "executor" in metafunc.fixturenames:
+        alone = metafunc.definition.get_closest_marker("native_only") is not None
+        metafunc.parametrize("executor", ["native"] if alone else executors.EXECUTORS, indirect=True)
+
+
+@pytest.fixture
 def executor(request: pytest.FixtureRequest) -> str:
     """The name of an executor. With CI=true one that is missing is a failure (tests/conftest.py)."""
     name: str = request.param

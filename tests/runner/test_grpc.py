@@ -14,18 +14,12 @@ from tests.guests import build
 from tests.runner.conftest import Play
 from tests.runner.harness import Bench
 from tests.runner.test_http import served
-from tests.support import executors
 from wherry_runner.lives import grpc_health
 
+pytestmark = pytest.mark.native_only
+"""The only one that serves."""
+
 HERE = "127.0.0.1"
-
-
-@pytest.fixture
-def executor() -> str:
-    """The only one that serves."""
-    if reason := executors.why_not("native"):
-        pytest.skip(reason)
-    return "native"
 
 
 @pytest.fixture
@@ -42,8 +36,10 @@ def test_a_grpc_client_gets_messages_and_status(play: Play, module: bytes) -> No
             said = await _ask(f"{HERE}:{server.port}")
             assert said["greetings"] == [f"ahoy, boat {number}" for number in range(50)]
             assert said["streamed"] == ["ahoy, Ada"] * 3
+            assert said["all"] == "ahoy, Ada, Bo, Cy"
+            assert said["talk"] == said["greetings"], "each was answered while the client had more to say"
             assert said["status"] == "UNIMPLEMENTED"
-            assert (server.counts.answers[1], server.counts.failed) == (52, 0)
+            assert (server.counts.answers[1], server.counts.failed) == (54, 0)
 
     play(scenario)
 

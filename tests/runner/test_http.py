@@ -19,7 +19,6 @@ from tests.guests.servers import SERVER
 from tests.guests.servers_03 import SERVER_03
 from tests.runner.conftest import SCENARIO_SECONDS, Play, children
 from tests.runner.harness import Bench, Running, bench, until
-from tests.support import executors
 from wherry_runner.execution.engine import (
     HttpBounds,
     HttpServing,
@@ -31,18 +30,13 @@ from wherry_runner.execution.engine import (
 )
 from wherry_runner.http_counts import HttpCounts
 
+pytestmark = pytest.mark.native_only
+"""The only one that serves."""
+
 GREETING = "hello over HTTP\n"
 
 BOUNDS = HttpBounds()
 SHORT = dataclasses.replace(BOUNDS, request_seconds=1.0, head_seconds=1.0, idle_seconds=1.0)
-
-
-@pytest.fixture
-def executor() -> str:
-    """The only one that serves."""
-    if reason := executors.why_not("native"):
-        pytest.skip(reason)
-    return "native"
 
 
 @pytest.fixture(params=[False, True], ids=["0.2", "0.3"])

@@ -11,18 +11,12 @@ from h2.errors import ErrorCodes
 from tests.runner.conftest import Play
 from tests.runner.harness import Bench, until
 from tests.runner.test_http import BOUNDS, GREETING, SHORT, Server, served
-from tests.support import executors
 from tests.support.http2 import Answer, GoneError, Http2Client, http2
 
+pytestmark = pytest.mark.native_only
+"""The only one that serves."""
+
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
-
-
-@pytest.fixture
-def executor() -> str:
-    """The only one that serves."""
-    if reason := executors.why_not("native"):
-        pytest.skip(reason)
-    return "native"
 
 
 @pytest.fixture(params=[False, True], ids=["0.2", "0.3"])

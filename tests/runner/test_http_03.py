@@ -16,21 +16,15 @@ from tests.runner.conftest import Play
 from tests.runner.harness import Bench, until
 from tests.runner.test_http import GREETING, SHORT, served
 from tests.runner.test_network import FIELD, HERE, PRIVATE, ask, complaints, grant, refused, rule, web
-from tests.support import executors
 from tests.support.dns import NameServer, serving
 from wherry_runner.execution.engine import NetworkGrant, StartRefused
 from wherry_runner.modules.compile import Refused
 
+pytestmark = pytest.mark.native_only
+"""The only one that serves."""
+
 DENIED, PROHIBITED = "15", "04"
 """Places of `HTTP-request-denied` and of `destination-IP-prohibited` among the error codes."""
-
-
-@pytest.fixture
-def executor() -> str:
-    """The only one that serves."""
-    if reason := executors.why_not("native"):
-        pytest.skip(reason)
-    return "native"
 
 
 @pytest.fixture

@@ -19,22 +19,16 @@ from tests.runner.conftest import Play
 from tests.runner.harness import Bench
 from tests.runner.test_http import BOUNDS, served
 from tests.runner.test_network import FIELD, HERE, rule
-from tests.support import executors
 from tests.support.dns import NameServer, serving
 from wherry_runner.execution.engine import NetworkGrant
+
+pytestmark = pytest.mark.native_only
+"""The only one that serves."""
 
 DEMO = Path(__file__).parents[2] / "demos" / "http-javascript"
 
 OTHER = "greeter.default.svc.cluster.local"
 """Whom the demo asks."""
-
-
-@pytest.fixture
-def executor() -> str:
-    """The only one that serves."""
-    if reason := executors.why_not("native"):
-        pytest.skip(reason)
-    return "native"
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import aiohttp
@@ -19,15 +19,12 @@ from tests.guests.servers import SERVER
 from tests.guests.servers_03 import SERVER_03
 from tests.support import executors
 from tests.support.runner import Certificates, RunnerProcess
+from tests.support.talk import talk
 from wherry_operator.runners.client import RunnerClient
-from wherry_operator.settings import ClientTls
-from wherry_operator.tls import RunnerTls
 from wherry_runner import protocol
 from wherry_runner.protocol import Phase, RestartPolicy, WorkloadStatus
 
 GREETING = "hello over HTTP\n"
-
-Work = Callable[[RunnerClient], Awaitable[None]]
 
 
 @pytest.fixture(scope="module")
@@ -45,21 +42,6 @@ def runner(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory)
     yield process
     process.kill()
     process.close()
-
-
-def talk(runner: RunnerProcess, certificates: Certificates, work: Work) -> None:
-    async def main() -> None:
-        files = ClientTls(
-            ca_file=certificates.ca.cert_file, cert_file=certificates.operator.cert, key_file=certificates.operator.key
-        )
-        client = RunnerClient(runner.name, runner.url, RunnerTls(files))
-        try:
-            async with asyncio.timeout(120):
-                await work(client)
-        finally:
-            await client.close()
-
-    asyncio.run(main())
 
 
 def put(

@@ -11,18 +11,12 @@ import pytest
 from tests.runner.conftest import Play
 from tests.runner.harness import Bench, until
 from tests.runner.test_http import BOUNDS, GREETING, served
-from tests.support import executors
 from wherry_runner.execution.engine import Limits
 
+pytestmark = pytest.mark.native_only
+"""The only one that serves."""
+
 REUSED = dataclasses.replace(BOUNDS, instance_reuse=1000)
-
-
-@pytest.fixture
-def executor() -> str:
-    """The only one that serves."""
-    if reason := executors.why_not("native"):
-        pytest.skip(reason)
-    return "native"
 
 
 @pytest.fixture(params=[False, True], ids=["0.2", "0.3"])

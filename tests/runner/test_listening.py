@@ -10,21 +10,15 @@ import pytest
 from tests.guests import build
 from tests.runner.conftest import Play
 from tests.runner.harness import Bench, Outcome, Running
-from tests.support import executors
 from tests.support.ports import free_port
 from wherry_runner.execution.engine import Destination, Limits, Listening, NetworkGrant
 from wherry_runner.network_counts import REFUSALS
 
+pytestmark = pytest.mark.native_only
+"""The only one that has sockets to give."""
+
 TCP, UDP = 8080, 5353
 """By which guests know their ports."""
-
-
-@pytest.fixture
-def executor() -> str:
-    """The only one that has sockets to give."""
-    if reason := executors.why_not("native"):
-        pytest.skip(reason)
-    return "native"
 
 
 @pytest.fixture(scope="session")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import signal
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -16,13 +16,10 @@ from tests.cluster.processes import wait_for
 from tests.guests import build
 from tests.support.runner import Certificates, RunnerProcess, healthy
 from tests.support.runner_scene import state, summary
+from tests.support.talk import talk
 from wherry_operator.runners.client import RunnerClient
-from wherry_operator.settings import ClientTls
-from wherry_operator.tls import RunnerTls
 from wherry_runner import protocol
 from wherry_runner.protocol import Phase, RestartPolicy, WorkloadStatus
-
-Work = Callable[[RunnerClient], Awaitable[None]]
 
 
 @pytest.fixture(scope="module")
@@ -55,21 +52,6 @@ def mortal(certificates: Certificates, tmp_path: Path) -> Iterator[RunnerProcess
     yield process
     process.kill()
     process.close()
-
-
-def talk(runner: RunnerProcess, certificates: Certificates, work: Work) -> None:
-    async def main() -> None:
-        files = ClientTls(
-            ca_file=certificates.ca.cert_file, cert_file=certificates.operator.cert, key_file=certificates.operator.key
-        )
-        client = RunnerClient(runner.name, runner.url, RunnerTls(files))
-        try:
-            async with asyncio.timeout(120):
-                await work(client)
-        finally:
-            await client.close()
-
-    asyncio.run(main())
 
 
 SHARED = protocol.VolumeMount(volume="shared", mount_path="/shared")

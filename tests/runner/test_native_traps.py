@@ -29,15 +29,10 @@ from wherry_runner.logs.allowances import Allowances
 from wherry_runner.modules.compile import Compiler
 from wherry_runner.modules.store import Store
 
+pytestmark = pytest.mark.native_only
+"""Only the native one."""
+
 MIB = 1 << 20
-
-
-@pytest.fixture
-def executor() -> str:
-    """Only the native one."""
-    if reason := executors.why_not("native"):
-        pytest.skip(reason)
-    return "native"
 
 
 # --- trap 1: a loaded module keeps its descriptor, and maps memory images from it ----------------------------------------

@@ -19,7 +19,7 @@ from tests.guests.requests import outcome, sends, sends_many
 from tests.guests.requests_03 import sends_03
 from tests.runner.conftest import Play
 from tests.runner.harness import Bench, Outcome, bench
-from tests.support import apart, executors
+from tests.support import apart
 from tests.support.dns import NameServer, serving
 from wherry_runner.execution.engine import (
     Destination,
@@ -31,6 +31,9 @@ from wherry_runner.execution.engine import (
 )
 from wherry_runner.network_counts import REFUSALS
 
+pytestmark = pytest.mark.native_only
+"""The only one that has a network to give."""
+
 HERE, PRIVATE = apart.ADDRESSES
 ANY_PORT = (1, 65_535)
 FIELD = NetworkFields().allowed_hosts
@@ -38,14 +41,6 @@ FIELD = NetworkFields().allowed_hosts
 GREETING = "hello from outside"
 
 of_both_versions = pytest.mark.parametrize("wasi_03", [False, True], ids=["0.2", "0.3"])
-
-
-@pytest.fixture
-def executor() -> str:
-    """The only one that has a network to give."""
-    if reason := executors.why_not("native"):
-        pytest.skip(reason)
-    return "native"
 
 
 @pytest.fixture(scope="session")

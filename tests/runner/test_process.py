@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import ssl
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -16,9 +16,8 @@ from pydantic import SecretStr
 from tests.cluster.processes import wait_for
 from tests.support import wat
 from tests.support.runner import Certificates, RunnerProcess
+from tests.support.talk import talk
 from wherry_operator.runners.client import Refused, RunnerClient
-from wherry_operator.settings import ClientTls
-from wherry_operator.tls import RunnerTls
 from wherry_runner import protocol
 from wherry_runner.protocol import Phase, RefusalReason
 
@@ -46,20 +45,6 @@ def runner(certificates: Certificates, tmp_path_factory: pytest.TempPathFactory)
     process.start()
     yield process
     process.close()
-
-
-def _talk(runner: RunnerProcess, certificates: Certificates, work: Callable[[RunnerClient], Awaitable[None]]) -> None:
-    async def main() -> None:
-        files = ClientTls(
-            ca_file=certificates.ca.cert_file, cert_file=certificates.operator.cert, key_file=certificates.operator.key
-        )
-        client = RunnerClient(runner.name, runner.url, RunnerTls(files))
-        try:
-            await work(client)
-        finally:
-            await client.close()
-
-    asyncio.run(main())
 
 
 def _put(
@@ -126,7 +111,7 @@ def test_the_same_log_three_hundred_times(runner: RunnerProcess, certificates: C
                 assert await _log(client, workload_id) == LOG
                 assert await client.delete(workload_id, epoch=1, sequence=2, grace_seconds=0) is None
 
-    _talk(runner, certificates, work)
+    talk(runner, certificates, work)
     assert list((runner.state / "logs").iterdir()) == []
     # They are out of sight at once and removed in the background.
     assert wait_for(lambda: not list((runner.state / "volumes").iterdir()), timeout_seconds=60)
@@ -169,7 +154,7 @@ def test_changes_count_in_their_order(runner: RunnerProcess, certificates: Certi
         await client.delete("newer-term", epoch=9, sequence=2, grace_seconds=0)
         await _gone(client, "newer-term", sequence=3, epoch=9)
 
-    _talk(runner, certificates, work)
+    talk(runner, certificates, work)
 
 
 async def _gone(client: RunnerClient, workload_id: str, *, sequence: int, epoch: int = 1) -> None:
@@ -205,7 +190,7 @@ def test_the_watch_gives_a_snapshot_then_changes(runner: RunnerProcess, certific
         await client.delete("after", epoch=20, sequence=2, grace_seconds=0)
         await _gone(client, "after", sequence=3, epoch=20)
 
-    _talk(runner, certificates, work)
+    talk(runner, certificates, work)
 
 
 def test_a_body_that_is_no_workload_is_refused_without_repeating_it(
@@ -243,7 +228,7 @@ def test_killed_with_its_guests(certificates: Certificates, tmp_path: Path) -> N
             assert process.process is not None
             pids.extend(_descendants(process.process.pid))
 
-        _talk(process, certificates, work)
+        talk(process, certificates, work)
         assert len(pids) >= 4, "the executor and three guests"
         process.kill()
         _wait(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))

@@ -346,3 +346,16 @@ class Installation:
         node = self.cluster.get("node", self.node_name)
         conditions = {} if node is None else {c["type"]: c["status"] for c in node["status"].get("conditions", [])}
         return conditions.get("Ready") == "True"
+
+
+@contextlib.contextmanager
+def apart(installation: Installation) -> Iterator[Installation]:
+    """An installation beside the one that most tests share, up for as long: other tests' Pods would come to its node too, for to
+    the scheduler one virtual node is as good as another. So it is cordoned; and gone at the end."""
+    cluster, node = installation.cluster, installation.node_name
+    try:
+        with installation:
+            cluster.kubectl("cordon", node)
+            yield installation
+    finally:
+        cluster.kubectl("delete", "node", node, "--ignore-not-found")

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import secrets
 import subprocess
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tests.cluster.local import LocalCluster
 from tests.cluster.registry import Registry
 from tests.support import wat
 from tests.support.images import CNCF, push
@@ -43,6 +45,12 @@ class Workspace:
     def push(self, text: str, *, types: tuple[str, str] = CNCF) -> str:
         """Push a module given as text, and return the image's name for manifests."""
         return self.push_file(wat.write(text, self._scratch / f"{secrets.token_hex(4)}.wasm"), types=types)
+
+    def push_bytes(self, module: bytes) -> str:
+        """Push a module as it is, and return the image's name for manifests."""
+        file = self._scratch / f"{secrets.token_hex(4)}.wasm"
+        file.write_bytes(module)
+        return self.push_file(file)
 
     def push_file(self, *files: Path, types: tuple[str, str] = CNCF) -> str:
         """Push files as layers, and return the image's name for manifests."""
@@ -173,3 +181,17 @@ def conditions(body: Json) -> dict[str, Json]:
 def names(items: Sequence[Json]) -> list[str]:
     """Names of objects."""
     return [item["metadata"]["name"] for item in items]
+
+
+@contextlib.contextmanager
+def node_of(cluster: LocalCluster, runner: str, **labels: str) -> Iterator[str]:
+    """The name of the Node that a runner says it is on, which is there and Ready for as long."""
+    name = f"node-of-{runner}"
+    cluster.apply({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name, "labels": labels}})
+    ready = {"status": {"conditions": [{"type": "Ready", "status": "True", "reason": "Test", "message": ""}]}}
+    cluster.kubectl("patch", "node", name, "--subresource=status", "--type=merge", "-p", json.dumps(ready))
+    # The node lifecycle controller greets a node with the taint not-ready, and takes it away again.
+    try:
+        yield name
+    finally:
+        cluster.kubectl("delete", "node", name, "--ignore-not-found")

@@ -32,6 +32,7 @@ from wherry_runner.protocol import (
     ContainerStatus,
     EnvironmentVariable,
     FilesVolume,
+    HeartbeatEvent,
     History,
     ImageModule,
     InitContainer,
@@ -42,6 +43,7 @@ from wherry_runner.protocol import (
     RunnerInfo,
     Running,
     StatusEvent,
+    SyncedEvent,
     Terminated,
     Volume,
     VolumeFile,
@@ -274,6 +276,16 @@ async def holds(condition: Callable[[], bool]) -> None:
     """Wait, a step of the event loop after the other: what is waited for is over soon."""
     while not condition():
         await asyncio.sleep(0)
+
+
+async def told_leaving(runner: Runner) -> None:
+    """Wait until who watches is told that the runner is about to end."""
+    async for batch in runner.supervisor.watch(INFO):
+        for event in batch:
+            if isinstance(event, (HeartbeatEvent, SyncedEvent)):
+                leaving = event.leaving if isinstance(event, HeartbeatEvent) else event.info.leaving
+                if leaving:
+                    return
 
 
 @contextmanager

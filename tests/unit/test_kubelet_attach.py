@@ -15,6 +15,7 @@ import pytest
 from aiohttp import web
 from multidict import MultiDict
 
+from tests.support.handled import handled
 from tests.support.spdy import SpdyClient
 from wherry_operator.kubelet import attach
 from wherry_operator.kubelet.auth import Attributes
@@ -89,16 +90,8 @@ def play(scenario: Callable[[Stage], Awaitable[None]], **spec: object) -> None:
             except attach.BadRequest as error:
                 return web.Response(status=400, text=str(error))
 
-        app = web.Application()
-        app.router.add_route("*", "/attach", handle)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        try:
-            async with asyncio.timeout(60):
-                await scenario(Stage(runner.addresses[0][1], guest, container))
-        finally:
-            await runner.cleanup()
+        async with handled("/attach", handle) as port, asyncio.timeout(60):
+            await scenario(Stage(port, guest, container))
 
     asyncio.run(run())
 

@@ -9,6 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
+from tests.support.handled import handled
 from tests.support.spdy import SpdyClient
 from wherry_operator.kubelet import portforward
 from wherry_operator.models import Object
@@ -91,16 +92,10 @@ def play(scenario: Callable[[Stage], Awaitable[None]], *, address: str = "127.0.
             except portforward.BadRequest as error:
                 return web.Response(status=400, text=str(error))
 
-        app = web.Application()
-        app.router.add_route("*", "/portForward", handle)
-        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=1)
-        await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
         try:
-            async with asyncio.timeout(60):
-                await scenario(Stage(runner.addresses[0][1], guest, guest_port))
+            async with handled("/portForward", handle) as port, asyncio.timeout(60):
+                await scenario(Stage(port, guest, guest_port))
         finally:
-            await runner.cleanup()
             listening.close()
 
     asyncio.run(run())

@@ -10,6 +10,8 @@ import pytest
 from tests.support.told import START
 from tests.support.workload_scene import CONFIG, KEY, PATH, Scene, container
 from wherry_operator.kube import Forbidden, Unavailable
+from wherry_operator.placement import NodeFacts, Taint
+from wherry_operator.reconcile.expulsions import REPLACED_WITHIN_SECONDS
 from wherry_runner.protocol import Phase, Running, Waiting
 
 SERVICE = "/api/v1/namespaces/boats/services/hello"
@@ -316,3 +318,85 @@ def test_what_has_changed_does_not_reach_a_runner_that_is_about_to_end() -> None
     serving.scene.succeed()
     serving.scene.reconcile()
     assert len(serving.scene.one.puts) == before
+
+
+# --- a taint that expels ----------------------------------------------------------------------------------------------
+
+
+def _tainted(**spec: Any) -> tuple[Serving, str]:
+    """Two instances that serve, one on each runner, and the id of that on the first, whose node gets a taint."""
+    serving = Serving(replicas=2, **spec)
+    serving.scene.reconcile()
+    serving.serve()
+    (old,) = serving.scene.one.state.statuses
+    serving.scene.nodes.nodes["node-one"] = NodeFacts(taints=(Taint("maintenance", "now", "NoExecute"),))
+    serving.scene.reconcile()
+    return serving, old
+
+
+def test_what_a_taint_expels_serves_until_what_takes_its_place_does() -> None:
+    serving, old = _tainted()
+    assert serving.endpoints[serving.ports[old]] == "leaving"
+    (new,) = set(serving.scene.ids) - serving.ports.keys()
+    assert (new, list(serving.scene.one.state.statuses)) == (f"{old}.1", [old])
+    serving.scene.reconcile(after=UNPUBLISH_SECONDS)
+    assert serving.deletes == []
+    assert "TaintManagerEviction" in dict(serving.scene.events)
+    serving.serve(of=new)
+    assert serving.deletes == [9]
+    serving.scene.reconcile()
+    assert set(serving.scene.ids) == {new, *serving.ports.keys() - {old}}
+    assert serving.scene.status["ready"] == "2/2"
+
+
+def test_what_a_taint_expels_waits_no_longer_than_it_may() -> None:
+    serving, old = _tainted()
+    (new,) = set(serving.scene.ids) - serving.ports.keys()
+    again = serving.scene.reconcile(after=REPLACED_WITHIN_SECONDS - 1)
+    assert serving.deletes == []
+    assert again is not None
+    assert again <= 1
+    serving.scene.reconcile(after=1)
+    assert serving.deletes == [9]
+    serving.scene.reconcile()
+    assert set(serving.scene.ids) == {new, *serving.ports.keys() - {old}}
+
+
+@pytest.mark.parametrize("elsewhere", ["tainted too", "silent"])
+def test_what_a_taint_expels_waits_for_nothing_where_nobody_could_take_its_place(elsewhere: str) -> None:
+    serving = Serving()
+    serving.scene.reconcile()
+    serving.serve()
+    taints = NodeFacts(taints=(Taint("maintenance", "now", "NoExecute"),))
+    serving.scene.nodes.nodes["node-one"] = taints
+    if elsewhere == "silent":
+        serving.scene.two.go_silent(-100)
+    else:
+        serving.scene.nodes.nodes["node-two"] = taints
+    serving.scene.reconcile()
+    assert (serving.deletes, list(serving.endpoints.values())) == ([], ["leaving"])
+    serving.scene.reconcile(after=UNPUBLISH_SECONDS)
+    assert serving.deletes == [9]
+    assert serving.scene.ids == []
+
+
+def test_what_is_to_run_once_only_begins_elsewhere_when_it_has_ended() -> None:
+    serving, old = _tainted(strategy={"type": "Recreate"})
+    assert set(serving.scene.ids) == serving.ports.keys()
+    serving.scene.reconcile(after=UNPUBLISH_SECONDS)
+    assert serving.deletes == [9]
+    serving.scene.reconcile()
+    assert old in serving.scene.two.state.statuses
+
+
+def test_one_that_a_taint_lets_stay_after_all_serves_until_what_was_begun_does() -> None:
+    serving, old = _tainted()
+    (new,) = set(serving.scene.ids) - serving.ports.keys()
+    serving.scene.nodes.nodes.clear()
+    for _ in range(3):
+        serving.scene.reconcile(after=REPLACED_WITHIN_SECONDS)
+    assert (serving.deletes, serving.endpoints[serving.ports[old]]) == ([], "ready")
+    serving.serve(of=new)
+    serving.scene.reconcile(after=UNPUBLISH_SECONDS)
+    serving.scene.reconcile()
+    assert (serving.deletes[0], set(serving.scene.ids)) == (9, {new, *serving.ports.keys() - {old}})

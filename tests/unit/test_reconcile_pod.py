@@ -21,7 +21,7 @@ from wherry_operator.reconcile.services import Services
 from wherry_operator.references import References
 from wherry_operator.runners.client import Refused, RunnerUnavailable
 from wherry_runner import protocol
-from wherry_runner.protocol import FilesVolume, Phase, Refusal, RefusalReason, Running, Waiting
+from wherry_runner.protocol import FilesVolume, OpenPort, Phase, Refusal, RefusalReason, Running, Waiting
 
 Json = dict[str, Any]
 
@@ -453,6 +453,22 @@ def test_a_pod_on_a_runner_that_is_about_to_end_stays_there_as_it_is() -> None:
     assert scene.status["containerStatuses"][0]["containerID"].startswith("wherry://one/")
     assert "running" in scene.status["containerStatuses"][0]["state"], "it runs on until its runner has ended"
     assert scene.two.puts == []
+
+
+@pytest.mark.parametrize(
+    ("reached", "ready"),
+    [({"port": 8080}, False), ({"ports": (OpenPort(named=53, port=53, protocol="UDP"),)}, False), ({}, True)],
+    ids=["a server", "a command that may listen", "a command"],
+)
+def test_who_is_reached_by_clients_on_a_runner_that_is_about_to_end_is_not_ready(
+    reached: dict[str, Any], ready: bool
+) -> None:
+    scene = Scene().run()
+    scene.one.says("u-1", container(Running(started_at=START), **reached))
+    scene.one.leave()
+    scene.reconcile()
+    condition = next(each for each in scene.status["conditions"] if each["type"] == "Ready")
+    assert (condition["status"] == "True", condition.get("reason")) == (ready, None if ready else "RunnerLeaving")
 
 
 def test_a_pod_that_a_stopping_runner_does_not_take_goes_to_another() -> None:

@@ -8,15 +8,25 @@ from pathlib import Path
 import pytest
 
 from tests.support.ports import free_port
-from tests.support.runner_scene import ALWAYS, AT_ONCE, INFO, STUCK, TOLD, Runner, container, holds, refusal, run
+from tests.support.runner_scene import (
+    ALWAYS,
+    AT_ONCE,
+    INFO,
+    STUCK,
+    TOLD,
+    Runner,
+    container,
+    holds,
+    refusal,
+    run,
+    told_leaving,
+)
 from wherry_runner.execution.engine import ModuleKind, StartRefused
 from wherry_runner.http_counts import HttpCounts
 from wherry_runner.lives.listeners import Listeners, PortError, PortRange
 from wherry_runner.protocol import (
-    HeartbeatEvent,
     HttpServer,
     RefusalReason,
-    SyncedEvent,
     Terminated,
     Waiting,
     WorkloadStatus,
@@ -282,16 +292,6 @@ def test_one_that_is_stopped_in_its_rest_has_completed(tmp_path: Path) -> None:
 
 
 # --- a runner that is about to end ------------------------------------------------------------------------------------
-
-
-async def told_leaving(runner: Runner) -> None:
-    """Wait until who watches is told that the runner is about to end."""
-    async for batch in runner.supervisor.watch(INFO):
-        for event in batch:
-            if isinstance(event, (HeartbeatEvent, SyncedEvent)):
-                leaving = event.leaving if isinstance(event, HeartbeatEvent) else event.info.leaving
-                if leaving:
-                    return
 
 
 def test_a_runner_that_leaves_says_so_and_serves_until_its_servers_are_taken_away(tmp_path: Path) -> None:

@@ -7,11 +7,11 @@ import socket
 from pathlib import Path
 
 from tests.support.ports import free_port
-from tests.support.runner_scene import ALWAYS, TOLD, Runner, container, run
+from tests.support.runner_scene import ALWAYS, INFO, TOLD, Runner, container, run, told_leaving
 from wherry_runner.execution.engine import NETWORK, ModuleKind
 from wherry_runner.lives.asking import Target
 from wherry_runner.lives.probing import attempt
-from wherry_runner.protocol import ListenPort, OpenPort, Probe
+from wherry_runner.protocol import ListenPort, OpenPort, Phase, Probe
 
 
 def listening_runner(folder: Path, **how: object) -> Runner:
@@ -65,6 +65,25 @@ def test_the_next_run_has_them_too(tmp_path: Path) -> None:
         before = (await runner.running()).containers[0].ports
         (await runner.engine.guest(0)).exit(1)
         assert (await runner.running(restarts=1)).containers[0].ports == before
+
+    run(scenario())
+
+
+def test_a_runner_that_leaves_lets_a_command_listen_on_and_then_have_its_grace_period(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = listening_runner(tmp_path)
+        runner.put(containers=(container(listens=(ListenPort(port=free_port(), movable=True),)),))
+        await runner.running()
+        guest = await runner.engine.guest(0)
+        watch = runner.supervisor.watch(INFO)
+        await anext(watch)
+        leaving = asyncio.create_task(runner.supervisor.leave(3600))
+        await told_leaving(runner)
+        runner.delete(grace=3600)
+        await runner.when(lambda status: status.phase is Phase.STOPPING)
+        assert (leaving.done(), guest.killed) == (False, False), "who connected to it may go on with that"
+        guest.exit(0)
+        await leaving
 
     run(scenario())
 

@@ -10,6 +10,7 @@ from typing import TypeVar
 from wherry_operator.models import Object, WasmWorkloadSpec
 from wherry_operator.placement import Needs, NoRunner
 from wherry_operator.queue import Key
+from wherry_operator.reconcile.expulsions import Expulsions
 from wherry_operator.references import References
 from wherry_operator.resolve import workload as resolving
 from wherry_operator.resolve.objects import Objects, ResolveError
@@ -46,9 +47,11 @@ class Instances:
         *,
         deliveries: Deliveries,
         references: References,
+        expulsions: Expulsions,
         record: Callable[[Happening], None],
     ) -> None:
         self._deliveries = deliveries
+        self._expulsions = expulsions
         self._references = references
         self._record = record
         self._key = key
@@ -91,7 +94,9 @@ class Instances:
                 strangers.append(workload_id)
             else:
                 slots.add(slot)
-        return strangers, {slot: self._see(slot) for slot in slots}
+        seen = {slot: self._see(slot) for slot in slots}
+        self._expulsions.keep(self._uid, self._expelled.keys())
+        return strangers, seen
 
     def _see(self, slot: Slot) -> Seen:
         workload_id, entry = slot.within(self._uid), self._entries.get(slot, {})
@@ -114,11 +119,22 @@ class Instances:
             taint = self._deliveries.expelled(place.runner, self._tolerations)
             if taint is not None:
                 self._expelled[slot] = str(taint)
+                first = self._is_replaced_first(slot, place)
+                instance = dataclasses.replace(instance, leaving=first, expelled=not first)
         if place.leaving and place.status is not None and serves(place.status) and not instance.ended:
             self._leaving.add(slot)
-            instance = dataclasses.replace(instance, leaving=self._deliveries.has_others(place.runner))
+            others = self._deliveries.has_others(place.runner, self._tolerations)
+            instance = dataclasses.replace(instance, leaving=others)
         address = place.info.address if place.info else ""
         return Seen(instance=instance, runner=place.runner, node=node, status=place.status, address=address)
+
+    def _is_replaced_first(self, slot: Slot, place: Place) -> bool:
+        """Of one that a taint expels: whether it may stay until another serves in its place. For a while, if one can."""
+        left = self._expulsions.seconds_left(self._uid, slot)
+        if place.status is None or not serves(place.status) or self._wanted.recreate or left <= 0:
+            return False
+        self.soonest.after(left)
+        return self._deliveries.has_others(place.runner, self._tolerations)
 
     def going(self, plan: Plan) -> set[Slot]:
         """Those that are to be stopped, or to leave their runner, or whose runner leaves."""
@@ -173,6 +189,7 @@ class Instances:
         """Bring what is to run onto runners, and up to date there."""
         if not plan.run:
             return
+        self._tell_of_taints(plan, seen)
         wanted = resolving.references(self._workload)
         self._references.use(self._key, self._namespace, wanted)
         objects = await self._references.read(self._namespace, wanted)
@@ -218,11 +235,10 @@ class Instances:
         if (seen.instance.silent and not seen.instance.lost) or slot in self.staying:
             return seen
         entry = self._entries.get(slot, {})
-        if (taint := self._expelled.get(slot)) is not None and not seen.instance.stopping:
-            self._tell(
-                "TaintManagerEviction", f"runner {seen.runner} has to be left: its node has the taint {{{taint}}}"
-            )
-        if seen.instance.stopping or taint is not None:
+        expelled = slot in self._expelled
+        if expelled and seen.instance.leaving:
+            return seen
+        if seen.instance.stopping or expelled:
             if not await self._delete(workload_id, slot, keep_ended=self._counts_end_of(seen.instance)):
                 return seen
             entry = {}  # another life begins
@@ -292,6 +308,13 @@ class Instances:
             self._told.add((event, message))
             text = message if event != "Failed" else f"Error: {message}"
             self._record(Happening(happenings.WARNING, event, text))
+
+    def _tell_of_taints(self, plan: Plan, seen: dict[Slot, Seen]) -> None:
+        for slot, taint in self._expelled.items():
+            item = seen.get(slot)
+            if item is not None and not item.instance.stopping and (slot in plan.run or item.instance.leaving):
+                message = f"runner {item.runner} has to be left: its node has the taint {{{taint}}}"
+                self._tell("TaintManagerEviction", message)
 
     def _tell_of_many(self, reason: str, done: str, names: Sequence[str]) -> None:
         """One Event for all; where there is only one instance, its own Events say enough."""

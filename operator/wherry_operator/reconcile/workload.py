@@ -18,6 +18,7 @@ from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
 from wherry_operator.queue import Key
 from wherry_operator.reconcile.exposing import Exposing
+from wherry_operator.reconcile.expulsions import Expulsions
 from wherry_operator.reconcile.instances import RETRY_SECONDS, Instances
 from wherry_operator.reconcile.revisions import Revisions
 from wherry_operator.reconcile.services import Services
@@ -72,6 +73,7 @@ class WorkloadReconciler:
         self._revisions = revisions
         self._clock = clock or Clock()
         self._exposing = Exposing(services, deliveries, seconds=unpublish_seconds, clock=self._clock)
+        self._expulsions = Expulsions(self._clock)
         self._unhealthy = Unhealthy()
         self._gone: defaultdict[Key, set[str]] = defaultdict(set)
         self._looked: dict[str, float] = {}
@@ -85,6 +87,7 @@ class WorkloadReconciler:
         self._references.use(key, key.namespace, ())
         self._revisions.gone(uid)
         self._exposing.gone(key, uid)
+        self._expulsions.gone(uid)
         self._unhealthy.gone(uid)
         self._looked.pop(uid, None)
         self._silent_since.pop(uid, None)
@@ -130,6 +133,7 @@ class WorkloadReconciler:
             wanted,
             deliveries=self._deliveries,
             references=self._references,
+            expulsions=self._expulsions,
             record=lambda happening: self._record(workload, happening),
         )
 

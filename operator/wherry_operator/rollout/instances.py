@@ -72,7 +72,9 @@ class Instance:
     lost: bool = False
     """It has not answered for so long that the instance counts as gone (design §3.7)."""
     leaving: bool = False
-    """It serves, its runner is about to end, and another runner may have one that takes its place."""
+    """It serves, its runner is about to end or a taint expels it, and another runner may have one that takes its place."""
+    expelled: bool = False
+    """A taint expels it, and it may wait for nothing."""
     restarts: int = 0
     ended_at: datetime | None = None
     exit_code: int = 0
@@ -170,14 +172,18 @@ def by_status(slot: Slot, entry: Json, *, silent: bool = False, lost: bool = Fal
 
 
 def serves(status: protocol.WorkloadStatus) -> bool:
-    """Whether clients reach something of it."""
-    return any(each.port is not None for each in (*status.init_containers, *status.containers))
+    """Whether clients reach something of it: a server, or ports that a command may listen on by its own sockets."""
+    return any(each.port is not None or each.ports for each in _containers(status))
 
 
 def drains(status: protocol.WorkloadStatus) -> bool:
-    """Whether it has a use for its grace period: it serves, or did when it was asked to stop. A command can't be asked, so
-    waiting would only take its time."""
-    return serves(status) or status.phase is protocol.Phase.STOPPING
+    """Whether it has a use for its grace period though its object is gone: it is a server, or was one when it was asked to stop.
+    A command can't be asked, so waiting would only take its time."""
+    return any(each.port is not None for each in _containers(status)) or status.phase is protocol.Phase.STOPPING
+
+
+def _containers(status: protocol.WorkloadStatus) -> tuple[protocol.ContainerStatus, ...]:
+    return (*status.init_containers, *status.containers)
 
 
 def elapsed_seconds(since: datetime, now: datetime) -> float:

@@ -34,7 +34,7 @@ def plan(wanted: Wanted, instances: Sequence[Instance], memory: Memory, now: dat
         stop += _replaced(wanted, old, kept, now, soonest)
         room = max(0, wanted.replicas + wanted.max_surge - len(old) - standing) if old else wanted.replicas
     if not wanted.recreate:
-        # At once, whatever maxSurge says: their runner does not wait.
+        # At once, whatever maxSurge says: their runner, or who tainted its node, does not wait.
         run += [item.slot.next() for item in kept if item.leaving and not item.ended]
     for item in kept:
         if not item.ended:
@@ -58,8 +58,10 @@ def plan(wanted: Wanted, instances: Sequence[Instance], memory: Memory, now: dat
 
 
 def _serves_on(item: Instance, next_one: Instance, wanted: Wanted, now: datetime, soonest: Soonest) -> bool:
-    """Whether one whose runner is about to end has to serve until that which takes its place does."""
-    if not item.leaving or item.ended or next_one.available(wanted.min_ready_seconds, now):
+    """Whether one that has to leave its runner, or had to when another was begun, has to serve until that does."""
+    if item.expelled or item.ended or not (item.leaving or item.ready):
+        return False
+    if next_one.available(wanted.min_ready_seconds, now):
         return False
     if next_one.ready:
         soonest.after(next_one.wait_seconds(wanted.min_ready_seconds, now))

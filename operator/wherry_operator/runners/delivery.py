@@ -213,9 +213,13 @@ class Deliveries:
         self._ledger.note(workload_id, name, owner, needs.demand, needs.ports)
         return self._place(name, None)
 
-    def has_others(self, runner: str) -> bool:
-        """Whether there is another runner that takes something new."""
-        return any(each.synced and not each.leaving for each in self._registry.states() if each.name != runner)
+    def has_others(self, runner: str, tolerations: Sequence[Toleration]) -> bool:
+        """Whether there is another runner that takes something new, and from which no taint would expel it."""
+        return any(
+            each.synced and not each.leaving and self.expelled(each.name, tolerations) is None
+            for each in self._registry.states()
+            if each.name != runner
+        )
 
     def silent_hosts(self) -> frozenset[str]:
         """Names, nodes and addresses of runners that are silent, and not lost: what they had may go on well. One that said it

@@ -233,8 +233,8 @@ class ContainerLife:
 
     @property
     def serves(self) -> bool:
-        """Clients reach it, or will in a moment."""
-        return self._beside.listener is not None
+        """Clients reach it, or will in a moment; by a command's own sockets, perhaps."""
+        return self._beside.listener is not None or bool(self._beside.reserved)
 
     @property
     def module_digest(self) -> str:

@@ -59,6 +59,13 @@ fn is_any(address: SocketAddr) -> bool {
     address.ip().is_unspecified() && address.port() == 0
 }
 
+/// Where a TCP socket is to be bound that its guest binds there; None if that is refused. Any port is what an outgoing socket
+/// has, and of no use to others.
+pub fn tcp_place(gate: &Gate, to: SocketAddr) -> Option<SocketAddr> {
+    let at = gate.place(Protocol::Tcp, to);
+    (!is_any(at) || gate.reaches() || gate.allows_binding(Protocol::Tcp, at)).then_some(at)
+}
+
 /// What `start-bind` is given.
 type Binding<S> = (Resource<S>, Resource<Network>, IpSocketAddress);
 
@@ -97,11 +104,9 @@ pub fn add_to_linker<T: Networked>(linker: &mut Linker<T>) -> Result<()> {
         "[method]tcp-socket.start-bind",
         |mut store: StoreContextMut<'_, T>, (socket, network, to): Binding<TcpSocket>| {
             Box::new(async move {
-                let gate = store.data().gate();
-                let at = gate.place(Protocol::Tcp, to.into());
-                if is_any(at) && !gate.reaches() && !gate.allows_binding(Protocol::Tcp, at) {
+                let Some(at) = tcp_place(store.data().gate(), to.into()) else {
                     return Ok((Err(ErrorCode::AccessDenied),));
-                }
+                };
                 let mut sockets = store.data_mut().sockets();
                 Ok((
                     match HostTcpSocket::start_bind(&mut sockets, socket, network, at.into()).await {

@@ -1,4 +1,4 @@
-//! wasi:sockets 0.3, where it is not what the gate is asked about anyway: the lookup of names, and where sockets are made.
+//! wasi:sockets 0.3, where it is not what the gate is asked about anyway: the lookup of names, and where sockets are made and bound.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -7,16 +7,20 @@ use wasmtime::component::{Linker, Resource};
 use wasmtime::{Result, StoreContextMut};
 use wasmtime_wasi::p3::bindings::sockets::ip_name_lookup::ErrorCode as LookupError;
 use wasmtime_wasi::p3::bindings::sockets::types::{
-    ErrorCode, HostTcpSocket, HostUdpSocket, IpAddress, IpAddressFamily,
+    ErrorCode, HostTcpSocket, HostUdpSocket, IpAddress, IpAddressFamily, IpSocketAddress,
 };
 use wasmtime_wasi::sockets::{TcpSocket, UdpSocket, WasiSocketsView};
 
 use super::gate::NoAddresses;
 use super::listening::Protocol;
 use super::networked::Networked;
+use super::sockets;
 
 const LOOKUP: &str = "wasi:sockets/ip-name-lookup@0.3.0";
 const TYPES: &str = "wasi:sockets/types@0.3.0";
+
+/// What `bind` is given.
+type Binding<S> = (Resource<S>, IpSocketAddress);
 
 pub fn add_to_linker<T: Networked>(linker: &mut Linker<T>) -> Result<()> {
     linker
@@ -40,6 +44,34 @@ pub fn add_to_linker<T: Networked>(linker: &mut Linker<T>) -> Result<()> {
                 Ok(socket) => Ok(socket),
                 Err(error) => Err(error.downcast()?),
             },))
+        },
+    )?;
+    types.func_wrap_async(
+        "[method]tcp-socket.bind",
+        |mut store: StoreContextMut<'_, T>, (socket, to): Binding<TcpSocket>| {
+            Box::new(async move {
+                let Some(at) = sockets::tcp_place(store.data().gate(), to.into()) else {
+                    return Ok((Err(ErrorCode::AccessDenied),));
+                };
+                let mut sockets = store.data_mut().sockets();
+                Ok((match HostTcpSocket::bind(&mut sockets, socket, at.into()).await {
+                    Ok(()) => Ok(()),
+                    Err(error) => Err(error.downcast()?),
+                },))
+            })
+        },
+    )?;
+    types.func_wrap_async(
+        "[method]udp-socket.bind",
+        |mut store: StoreContextMut<'_, T>, (socket, to): Binding<UdpSocket>| {
+            Box::new(async move {
+                let at = store.data().gate().place(Protocol::Udp, to.into());
+                let mut sockets = store.data_mut().sockets();
+                Ok((match HostUdpSocket::bind(&mut sockets, socket, at.into()).await {
+                    Ok(()) => Ok(()),
+                    Err(error) => Err(error.downcast()?),
+                },))
+            })
         },
     )?;
     types.func_wrap_async(
