@@ -249,6 +249,23 @@ def test_an_executor_that_answers_no_client_is_replaced(
     play(scenario)
 
 
+def test_an_executor_that_does_not_say_what_came_of_a_disarm_is_replaced(
+    play: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(adapter, "START_SECONDS", 0.2)
+
+    async def scenario(opened: Bench) -> None:
+        async with resting(opened) as server:
+            pid = opened.engine.executor_pid
+            assert pid is not None
+            os.kill(pid, signal.SIGSTOP)
+            server.armed.disarm()
+            assert await server.armed.begun() is None
+            assert opened.engine.losses == 1
+
+    play(scenario)
+
+
 def test_an_engine_is_closed_with_what_is_armed(
     play: Callable[[Scenario], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

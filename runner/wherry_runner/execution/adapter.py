@@ -201,7 +201,12 @@ class ExecutorEngine:
             if isinstance(error, EngineError):
                 return None
             raise
-        disarm = functools.partial(executor.send_soon, channel.Disarm(guest=spec.guest_id))
+
+        def disarm() -> None:
+            executor.send_soon(channel.Disarm(guest=spec.guest_id))
+            overdue = asyncio.get_running_loop().call_later(START_SECONDS, executor.fail, _NO_ANSWER)
+            guest.started.add_done_callback(lambda _: overdue.cancel())
+
         armed = ArmedStart(guest, listener, disarm)
         self._armed.add(armed)
         return armed
