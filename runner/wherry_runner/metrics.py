@@ -82,7 +82,7 @@ class Metrics:
         )
         self._starts = self._histogram(
             "start_duration_seconds",
-            "Starts of containers, from the request to the executor to the fork.",
+            "Starts of containers, from the request to the executor, or from when it noticed a client, to the fork.",
             _START_SECONDS,
         )
         self._ends = self._counter("container_ends", "Ends of containers, by reason.", "reason")

@@ -188,6 +188,49 @@ def test_a_server_that_nobody_asks_has_no_process_until_somebody_does(
     talk(runner, certificates, work)
 
 
+def test_a_client_of_a_server_at_rest_is_answered_before_the_supervisor_has_heard_of_it(
+    runner: RunnerProcess, certificates: Certificates
+) -> None:
+    async def work(client: RunnerClient) -> None:
+        await client.put("sleeps", put(http=protocol.HttpServer(idle_seconds=0.3)))
+        port = await ready(client, "sleeps")
+        before = (await until(client, lambda status: status.containers[0].idle, "sleeps")).containers[0]
+        assert runner.process is not None
+        async with aiohttp.ClientSession() as http:
+            await holds_armed(runner, port)
+            os.kill(runner.process.pid, signal.SIGSTOP)
+            try:
+                assert await _get(http, f"http://127.0.0.1:{port}/log") == GREETING
+                assert len(guests(runner)) == 1
+            finally:
+                os.kill(runner.process.pid, signal.SIGCONT)
+
+        def is_at_rest_again(status: WorkloadStatus) -> bool:
+            container = status.containers[0]
+            return container.idle and container.container_id != before.container_id
+
+        after = (await until(client, is_at_rest_again, "sleeps")).containers[0]
+        assert (after.ready, after.port, after.restart_count) == (True, port, 0)
+        async with client.log("sleeps", "main", protocol.LogOptions()) as pieces:
+            assert b"asked" in b"".join([piece async for piece in pieces])
+        # Its port is closed with it, although the executor had it open, too.
+        await client.delete("sleeps", epoch=1, sequence=2, grace_seconds=30)
+        await until(client, lambda status: status.phase is Phase.ENDED, "sleeps")
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", port)
+
+    talk(runner, certificates, work)
+
+
+async def holds_armed(runner: RunnerProcess, port: int) -> None:
+    """Wait until the executor has a server's listening socket, so that it is the one who waits for clients."""
+    assert runner.process is not None
+    (executor,) = _children(runner.process.pid)
+    wanted = f"socket:[{_inode(port)}]"
+    while wanted not in {str(link.readlink()) for link in Path(f"/proc/{executor}/fd").iterdir()}:
+        await asyncio.sleep(0.01)
+
+
 async def _get(http: aiohttp.ClientSession, url: str) -> str:
     async with http.get(url) as answer:
         return await answer.text()

@@ -92,6 +92,42 @@ class FakeGuest:
         self._end.set_exception(EngineLost("gone"))
 
 
+class FakeArmed:
+    """A start that waits for a client: begins when a test has it `called`, unless it was disarmed before."""
+
+    took_seconds = 0.001
+
+    def __init__(self, spec: GuestSpec, begin: Callable[[GuestSpec], FakeGuest]) -> None:
+        self.spec = spec
+        self.disarmed = False
+        self.too_late = False
+        """A client comes before anybody can disarm it."""
+        self._begin = begin
+        self._begun: asyncio.Future[FakeGuest | None] = asyncio.get_running_loop().create_future()
+
+    async def begun(self) -> FakeGuest | None:
+        return await asyncio.shield(self._begun)
+
+    def called(self) -> FakeGuest:
+        """A client has come."""
+        guest = self._begin(self.spec)
+        self._begun.set_result(guest)
+        return guest
+
+    def lose(self) -> None:
+        """It won't begin, though nobody disarmed it."""
+        self._begun.set_result(None)
+
+    def disarm(self) -> None:
+        if self._begun.done():
+            return
+        self.disarmed = True
+        if self.too_late:
+            self.called()
+        else:
+            self._begun.set_result(None)
+
+
 class FakeEngine:
     """Starts whatever it is given, unless `refusals` says otherwise; `on_start` may end a guest at once."""
 
@@ -109,6 +145,9 @@ class FakeEngine:
         self.free.set()
         self.complaints = ""
         self.on_start = on_start
+        self.arms = False
+        """Whether it waits for clients itself."""
+        self.armed: list[FakeArmed] = []
         self._news = asyncio.Condition()
 
     def complaint(self) -> str:
@@ -125,13 +164,24 @@ class FakeEngine:
         await self.free.wait()
         if self.refusals:
             raise self.refusals.pop(0)
+        guest = self._begin(spec)
+        async with self._news:
+            self._news.notify_all()
+        return guest
+
+    async def arm(self, spec: GuestSpec) -> FakeArmed | None:
+        await asyncio.sleep(0)
+        if not self.arms:
+            return None
+        self.armed.append(FakeArmed(spec, self._begin))
+        return self.armed[-1]
+
+    def _begin(self, spec: GuestSpec) -> FakeGuest:
         guest = FakeGuest(spec, len(self.guests))
         spec.log.path.touch()
         self.guests.append(guest)
         if self.on_start is not None:
             self.on_start(guest)
-        async with self._news:
-            self._news.notify_all()
         return guest
 
     async def close(self) -> None:

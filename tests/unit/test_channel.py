@@ -12,7 +12,20 @@ from collections.abc import Iterator
 import pytest
 
 from wherry_runner.execution import channel
-from wherry_runner.execution.channel import Drain, Exited, Payload, Ready, Refused, Report, Start, Started, Stop
+from wherry_runner.execution.channel import (
+    Arm,
+    Disarm,
+    Disarmed,
+    Drain,
+    Exited,
+    Payload,
+    Ready,
+    Refused,
+    Report,
+    Start,
+    Started,
+    Stop,
+)
 
 Pair = tuple[socket.socket, socket.socket]
 
@@ -47,7 +60,16 @@ def pair() -> Iterator[Pair]:
         ),
         (Drain(guest="g"), {"type": "drain", "guest": "g"}),
         (Stop(guest="g"), {"type": "stop", "guest": "g"}),
-        (Started(guest="g", pid=7), {"type": "started", "guest": "g", "pid": 7}),
+        (
+            Arm(guest="g", module_key="k", kind="http"),
+            {"type": "arm", "guest": "g", "moduleKey": "k", "kind": "http", "variant": "plain"},
+        ),
+        (Disarm(guest="g"), {"type": "disarm", "guest": "g"}),
+        (
+            Started(guest="g", pid=7, took_nanoseconds=1000),
+            {"type": "started", "guest": "g", "pid": 7, "tookNanoseconds": 1000},
+        ),
+        (Disarmed(guest="g"), {"type": "disarmed", "guest": "g"}),
         (Refused(guest="g", message="no"), {"type": "refused", "guest": "g", "message": "no"}),
         (
             Exited(guest="g", exit_code=3, max_rss_bytes=4096, cpu_nanoseconds=1_000_000),

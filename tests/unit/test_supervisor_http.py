@@ -7,10 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.fake_engine import FakeArmed
 from tests.support.ports import free_port
 from tests.support.runner_scene import (
     ALWAYS,
     AT_ONCE,
+    ID,
     INFO,
     STUCK,
     TOLD,
@@ -27,6 +29,7 @@ from wherry_runner.lives.listeners import Listeners, PortError, PortRange
 from wherry_runner.protocol import (
     HttpServer,
     RefusalReason,
+    Resources,
     Terminated,
     Waiting,
     WorkloadStatus,
@@ -287,6 +290,156 @@ def test_one_that_is_stopped_in_its_rest_has_completed(tmp_path: Path) -> None:
         assert counted in runner.room.metrics.text().decode()
         assert not await is_open(port)
         assert len(runner.engine.guests) == 1
+
+    run(scenario())
+
+
+# --- an executor that waits for clients itself ------------------------------------------------------------------------
+
+
+async def armed_rest(runner: Runner, number: int = 0) -> FakeArmed:
+    """What was armed for it, once the first process has gone."""
+    await at_rest(runner)
+    await holds(lambda: len(runner.engine.armed) > number)
+    return runner.engine.armed[number]
+
+
+def arming_runner(folder: Path, **how: object) -> Runner:
+    runner = serving_runner(folder, **how)
+    runner.engine.arms = True
+    return runner
+
+
+def test_what_the_executor_begins_for_a_client_is_a_run_and_no_restart(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = arming_runner(tmp_path)
+        runner.put(containers=RESTS)
+        armed = await armed_rest(runner)
+        port = runner.life().status.port
+        assert port is not None
+        assert await is_open(port)
+        await asyncio.sleep(0.05)
+        assert len(runner.engine.guests) == 1, "clients are the executor's affair"
+        guest = armed.called()
+        guest.counts = HttpCounts(answers=(0, 1, 0, 0, 0))
+        guest.serve()
+        status = await runner.when(lambda status: not status.containers[0].idle)
+        (one,) = status.containers
+        assert (one.container_id, one.restart_count, one.ready) == (armed.spec.guest_id, 0, True)
+        assert runner.journals.open(ID).past["main"].container_id == armed.spec.guest_id
+        assert runner.journals.open(ID).past["main"].terminated is None
+        text = runner.room.metrics.text().decode()
+        assert "wherry_runner_start_duration_seconds_count 2.0" in text
+        assert "wherry_runner_container_restarts_total 0.0" in text
+        await holds(lambda: guest.drained)
+        guest.exit(0)
+        await runner.when(lambda status: status.containers[0].idle)
+        await holds(lambda: len(runner.engine.armed) == 2)
+        assert runner.engine.armed[1].spec.guest_id != armed.spec.guest_id
+
+    run(scenario())
+
+
+def test_one_that_is_stopped_while_the_executor_waits_is_disarmed_first(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = arming_runner(tmp_path)
+        runner.put(containers=RESTS)
+        armed = await armed_rest(runner)
+        runner.delete(grace=30)
+        (ended,) = (await runner.ended()).containers
+        assert armed.disarmed
+        assert isinstance(ended.state, Terminated)
+        assert (ended.state.exit_code, ended.idle) == (0, False)
+        assert len(runner.engine.guests) == 1
+
+    run(scenario())
+
+
+def test_a_client_that_comes_before_it_is_disarmed_has_begun_a_run_that_is_ended(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = arming_runner(tmp_path)
+        runner.put(containers=RESTS)
+        armed = await armed_rest(runner)
+        armed.too_late = True
+        runner.delete(grace=30)
+        (ended,) = (await runner.ended()).containers
+        assert isinstance(ended.state, Terminated)
+        assert ended.container_id == armed.spec.guest_id
+        assert ended.state.exit_code == 137
+        assert (await runner.engine.guest(1)).killed
+
+    run(scenario())
+
+
+def test_what_is_changed_while_the_executor_waits_is_what_the_next_process_has(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = arming_runner(tmp_path)
+        runner.put(containers=RESTS)
+        armed = await armed_rest(runner)
+        changed = container(env={"WHO": "Ada"}, http=RESTS[0].http)
+        runner.put(sequence=2, content="c2", containers=(changed,))
+        assert armed.disarmed
+        port = runner.life().status.port
+        assert port is not None
+        assert await is_open(port)
+        guest = await runner.engine.guest(1)
+        assert guest.env == {"WHO": "Ada"}
+        assert guest.spec.guest_id != armed.spec.guest_id
+        assert len(runner.engine.armed) == 1, "the supervisor has begun it"
+
+    run(scenario())
+
+
+def test_a_change_of_limits_that_comes_too_late_ends_the_run_that_has_begun(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = arming_runner(tmp_path, back_off=AT_ONCE)
+        runner.put(containers=RESTS, policy=ALWAYS)
+        armed = await armed_rest(runner)
+        armed.too_late = True
+        changed = container(http=RESTS[0].http, resources=Resources(memory_limit_bytes=64 << 20))
+        runner.put(sequence=2, content="c2", containers=(changed,), policy=ALWAYS)
+        begun = await runner.engine.guest(1)
+        await holds(lambda: begun.killed)
+        assert (await runner.engine.guest(2)).spec.limits.memory_bytes == 64 << 20
+
+    run(scenario())
+
+
+def test_where_the_executor_waits_no_more_the_supervisor_does(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = arming_runner(tmp_path)
+        runner.put(containers=RESTS)
+        armed = await armed_rest(runner)
+        port = runner.life().status.port
+        assert port is not None
+        armed.lose()
+        await asyncio.sleep(0.05)
+        assert len(runner.engine.guests) == 1
+        assert runner.life().status.idle
+        assert await is_open(port)
+        guest = await runner.engine.guest(1)
+        assert guest.spec.guest_id != armed.spec.guest_id
+
+    run(scenario())
+
+
+def test_a_run_that_the_executor_has_begun_and_that_can_not_be_journaled_is_ended(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        runner = arming_runner(tmp_path, back_off=TOLD)
+        runner.put(containers=RESTS)
+        armed = await armed_rest(runner)
+
+        def full(*_: object, **__: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        journal = runner.journals.open(ID)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(journal), "started", full)
+            guest = armed.called()
+            (waits,) = (await runner.waiting("CreateContainerError")).containers
+        assert guest.killed
+        assert (waits.ready, waits.idle, waits.port) == (False, False, None)
+        assert (await runner.running(restarts=1)).containers[0].port is not None
 
     run(scenario())
 

@@ -12,7 +12,7 @@ use rustix::net::{
 };
 use serde::{Deserialize, Serialize};
 
-pub const PROTOCOL: u32 = 5;
+pub const PROTOCOL: u32 = 6;
 
 const MAX_HEADER_BYTES: usize = 64 << 10;
 const MAX_DESCRIPTORS: usize = 250;
@@ -20,6 +20,8 @@ const MAX_DESCRIPTORS: usize = 250;
 /// Supervisor → executor.
 pub enum Incoming {
     Start(Start),
+    Arm(Start),
+    Disarm { guest: String },
     Drain { guest: String },
     Stop { guest: String },
 }
@@ -67,6 +69,10 @@ pub enum Outgoing<'a> {
     Started {
         guest: &'a str,
         pid: i32,
+        took_nanoseconds: u64,
+    },
+    Disarmed {
+        guest: &'a str,
     },
     Refused {
         guest: &'a str,
@@ -196,6 +202,8 @@ fn decode(data: &[u8], descriptors: Vec<OwnedFd>) -> Result<Incoming, String> {
     }
     match header.r#type.as_str() {
         "start" => start(header, descriptors).map(Incoming::Start),
+        "arm" => start(header, descriptors).map(Incoming::Arm),
+        "disarm" => Ok(Incoming::Disarm { guest: header.guest }),
         "drain" => Ok(Incoming::Drain { guest: header.guest }),
         "stop" => Ok(Incoming::Stop { guest: header.guest }),
         other => Err(format!("unknown message {other:?}")),

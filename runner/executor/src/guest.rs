@@ -35,6 +35,8 @@ pub struct Inherited<'a> {
     pub null: BorrowedFd<'a>,
     pub allowances: &'a Allowances,
     pub confinement: &'a Confinement,
+    /// What RLIMIT_DATA counts of it.
+    pub data_bytes: u64,
 }
 
 /// A guest's descriptors. The report's is owned by nobody, so that it is open until the end whatever happens.
@@ -153,7 +155,7 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
         bind: &listening,
     };
     let sandbox = Sandbox::new(*inherited.confinement, &reach, calls)?;
-    limit(&payload).map_err(|error| format!("could not be limited: {error}"))?;
+    limit(&payload, inherited.data_bytes).map_err(|error| format!("could not be limited: {error}"))?;
     let nice = payload.nice;
     let confine = || {
         if nice != 0 {
@@ -221,7 +223,7 @@ fn keep_only(loaded: &Loaded, descriptors: &Descriptors, null: BorrowedFd) -> io
 }
 
 /// What the kernel keeps for us. Not the address space: an engine reserves far more of it than it ever uses.
-fn limit(payload: &Payload) -> io::Result<()> {
+fn limit(payload: &Payload, data_bytes: u64) -> io::Result<()> {
     process::limit(Resource::Core, 0)?;
     process::limit(Resource::Nofile, payload.descriptors)?;
     if let Some(bytes) = payload.file_bytes {
@@ -231,7 +233,7 @@ fn limit(payload: &Payload) -> io::Result<()> {
         let has_sockets = payload.network.is_some() || !payload.listening.is_empty();
         process::limit(
             Resource::Data,
-            process::data_bytes()?
+            data_bytes
                 .saturating_add(bytes)
                 .saturating_add(HOST_ROOM_BYTES)
                 .saturating_add(payload.http.map_or(0, |settings| settings.host_bytes()))

@@ -4,10 +4,12 @@
 //!   - one thread, always; checked after every load;
 //!   - it never compiles, never runs a module, never enters tokio;
 //!   - it never reads a guest's payload, never builds a guest's context, never draws a random number;
-//!   - it holds a guest's descriptors only until it has forked.
+//!   - it holds a guest's descriptors only until it has forked; of an armed start, until a client has come.
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
+use std::rc::Rc;
+use std::time::Instant;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open};
@@ -16,12 +18,12 @@ use crate::allowance::Allowances;
 use crate::channel::{Channel, Fault, Incoming, Outgoing, PROTOCOL, Start};
 use crate::guest::{self, Inherited};
 use crate::heap::Holes;
-use crate::modules::Modules;
+use crate::modules::{Loaded, Modules};
 use crate::sandbox::Confinement;
 use crate::{process, signals};
 
 /// What it can do beyond plain commands.
-const FEATURES: [&str; 5] = ["fuel", "cpu-limit", "http", "network", "working-dir"];
+const FEATURES: [&str; 6] = ["arm", "fuel", "cpu-limit", "http", "network", "working-dir"];
 const WASI_03: &str = "wasi-0.3";
 
 pub struct Zygote {
@@ -36,6 +38,11 @@ pub struct Zygote {
     guests: BTreeMap<i32, String>,
     /// Held whenever it forks.
     holes: Holes,
+    /// What RLIMIT_DATA counts of this process, and so of a guest's when it begins. Read here, for a read takes a guest 50 µs. What
+    /// else is allocated here until the next module is loaded is nothing beside what a guest has for the host's side.
+    data_bytes: u64,
+    /// Starts that wait for a client of their listening socket.
+    armed: Vec<Start>,
 }
 
 impl Zygote {
@@ -56,6 +63,8 @@ impl Zygote {
             null,
             guests: BTreeMap::new(),
             holes: Holes::default(),
+            data_bytes: 0,
+            armed: Vec::new(),
         }
     }
 
@@ -73,30 +82,115 @@ impl Zygote {
         };
         self.channel.send(&ready, None)?;
         loop {
-            let mut sources = [
-                PollFd::new(&self.channel, PollFlags::IN),
-                PollFd::new(&self.ends, PollFlags::IN),
-            ];
-            match poll(&mut sources, None) {
-                Ok(_) | Err(rustix::io::Errno::INTR) => {}
-                Err(errno) => return Err(errno.into()),
-            }
-            let [message, ended] = sources.map(|source| !source.revents().is_empty());
-            if ended {
+            let woken = self.wait()?;
+            if woken.ended {
                 self.reap()?;
             }
-            if message {
+            if woken.message {
                 match self.channel.receive()? {
-                    Some(Incoming::Start(start)) => self.start(start)?,
+                    Some(Incoming::Start(start)) => self.start(start, Instant::now())?,
+                    Some(Incoming::Arm(start)) => self.arm(start)?,
+                    Some(Incoming::Disarm { guest }) => self.disarm(&guest)?,
                     Some(Incoming::Drain { guest }) => self.signal(&guest, Signal::TERM),
                     Some(Incoming::Stop { guest }) => self.signal(&guest, Signal::KILL),
                     None => return Ok(()),
                 }
             }
+            for guest in woken.called {
+                // Unless it was disarmed just now.
+                if let Some(start) = self.take_armed(&guest) {
+                    self.start(start, woken.at)?;
+                }
+            }
         }
     }
 
-    fn start(&mut self, start: Start) -> Result<(), Fault> {
+    /// Until there is something to do.
+    fn wait(&self) -> Result<Woken, Fault> {
+        let mut sources = Vec::with_capacity(2 + self.armed.len());
+        sources.push(PollFd::new(&self.channel, PollFlags::IN));
+        sources.push(PollFd::new(&self.ends, PollFlags::IN));
+        sources.extend(
+            self.armed
+                .iter()
+                .filter_map(listener)
+                .map(|listener| PollFd::new(listener, PollFlags::IN)),
+        );
+        match poll(&mut sources, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let at = Instant::now();
+        let is_ready = |source: &PollFd| !source.revents().is_empty();
+        let called = self.armed.iter().zip(&sources[2..]);
+        Ok(Woken {
+            at,
+            message: is_ready(&sources[0]),
+            ended: is_ready(&sources[1]),
+            called: called
+                .filter(|(_, source)| is_ready(source))
+                .map(|(start, _)| start.guest.clone())
+                .collect(),
+        })
+    }
+
+    /// Keep a start until a client comes. What can be done and refused without one is, now.
+    fn arm(&mut self, start: Start) -> Result<(), Fault> {
+        let loaded = match (listener(&start), start.module.try_clone()) {
+            (None, _) => Err("it is to wait for a client, and was given nothing to listen on".into()),
+            (_, Err(error)) => Err(format!("no descriptor left: {error}")),
+            (Some(_), Ok(module)) => self.load(start.module_key.clone(), start.kind.clone(), &start.variant, module)?,
+        };
+        match loaded {
+            Ok(_) => self.armed.push(start),
+            Err(message) => {
+                let (guest, message) = (&start.guest, &message);
+                self.channel.send(&Outgoing::Refused { guest, message }, None)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Forget an armed start. One that has begun was told of before: then there is nothing to say.
+    fn disarm(&mut self, guest: &str) -> Result<(), Fault> {
+        match self.take_armed(guest) {
+            // Its descriptors are closed before that is told: clients are refused from then on, if nobody else listens.
+            Some(start) => drop(start),
+            None => return Ok(()),
+        }
+        self.channel.send(&Outgoing::Disarmed { guest }, None)
+    }
+
+    fn take_armed(&mut self, guest: &str) -> Option<Start> {
+        let place = self.armed.iter().position(|start| start.guest == guest)?;
+        Some(self.armed.remove(place))
+    }
+
+    /// A module, loaded. The inner error is for the user.
+    fn load(
+        &mut self,
+        module_key: String,
+        kind: String,
+        variant: &str,
+        module: OwnedFd,
+    ) -> Result<Result<Rc<Loaded>, String>, Fault> {
+        let loads = self.modules.loads;
+        let loaded = self
+            .modules
+            .get(module_key, kind, variant, module, || self.holes.give_back());
+        if self.modules.loads != loads {
+            self.holes.take();
+            if !process::threads().is_ok_and(|threads| threads == 1) {
+                // A child of a process with threads may hang in a lock that nobody will release: better no executor at all.
+                return Err(Fault::Protocol("the executor has other threads than one".into()));
+            }
+            self.data_bytes = process::data_bytes().map_err(|error| Fault::Protocol(format!("no /proc: {error}")))?;
+        }
+        Ok(loaded)
+    }
+
+    /// Fork a guest's process. `asked`: since when somebody waits for it.
+    fn start(&mut self, start: Start, asked: Instant) -> Result<(), Fault> {
         let Start {
             guest,
             module_key,
@@ -105,22 +199,12 @@ impl Zygote {
             module,
             descriptors,
         } = start;
+        let loaded = self.load(module_key, kind, &variant, module)?;
         let refuse = |message: &str| self.channel.send(&Outgoing::Refused { guest: &guest, message }, None);
-        let loads = self.modules.loads;
-        let loaded = self
-            .modules
-            .get(module_key, kind, &variant, module, || self.holes.give_back());
-        if self.modules.loads != loads {
-            self.holes.take();
-        }
         let loaded = match loaded {
             Ok(loaded) => loaded,
             Err(message) => return refuse(&message),
         };
-        if self.modules.loads != loads && !process::threads().is_ok_and(|threads| threads == 1) {
-            // A child of a process with threads may hang in a lock that nobody will release: better no executor at all.
-            return Err(Fault::Protocol("the executor has other threads than one".into()));
-        }
         let executor = getpid();
         let child = match process::fork() {
             Ok(Some(child)) => child,
@@ -130,6 +214,7 @@ impl Zygote {
                     null: self.null.as_fd(),
                     allowances: &self.allowances,
                     confinement: &self.confinement,
+                    data_bytes: self.data_bytes,
                 };
                 guest::run(&loaded, descriptors, &inherited)
             }
@@ -145,8 +230,12 @@ impl Zygote {
             }
         };
         let pid = child.as_raw_nonzero().get();
-        self.channel
-            .send(&Outgoing::Started { guest: &guest, pid }, Some(pidfd.as_fd()))?;
+        let started = Outgoing::Started {
+            guest: &guest,
+            pid,
+            took_nanoseconds: u64::try_from(asked.elapsed().as_nanos()).unwrap_or(u64::MAX),
+        };
+        self.channel.send(&started, Some(pidfd.as_fd()))?;
         self.guests.insert(pid, guest);
         Ok(())
     }
@@ -181,4 +270,18 @@ impl Zygote {
         }
         Ok(())
     }
+}
+
+/// Why the executor goes on.
+struct Woken {
+    at: Instant,
+    message: bool,
+    ended: bool,
+    /// Armed starts that have a client.
+    called: Vec<String>,
+}
+
+/// What an armed start waits for.
+fn listener(start: &Start) -> Option<&OwnedFd> {
+    start.descriptors.server.as_ref().map(|server| &server.listener)
 }

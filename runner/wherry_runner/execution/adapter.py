@@ -17,10 +17,12 @@ from typing import Any
 
 from wherry_runner import http_counts, protocol
 from wherry_runner.execution import channel
+from wherry_runner.execution.armed import ArmedStart, ArmedStarts
 from wherry_runner.execution.endings import nice_value
 from wherry_runner.execution.engine import (
     NETWORK,
     Destination,
+    EngineError,
     EngineLost,
     GuestSpec,
     ModuleKind,
@@ -54,6 +56,9 @@ LOSSES = 3
 
 LOSSES_SECONDS = 60.0
 LOSS_PAUSE_SECONDS = 1.0
+
+ARM = "arm"
+"""Feature of an executor that waits for clients of a server that has no process; for others the supervisor does."""
 
 FUEL = "fuel"
 HTTP = "http"
@@ -97,6 +102,7 @@ class ExecutorEngine:
         self._closing = False
         self._ready: channel.Ready | None = None
         self._starts = asyncio.Semaphore(STARTS_IN_FLIGHT)
+        self._armed = ArmedStarts(self._on_stuck)
         self._losses: deque[float] = deque(maxlen=LOSSES)
         self._last_loss = ""
         self.losses = 0
@@ -111,7 +117,8 @@ class ExecutorEngine:
     def features(self) -> frozenset[str]:
         """What it can do beyond plain commands; empty before `open`."""
         # A CPU ceiling that the executor can't keep is kept from here.
-        return frozenset((*self._ready.features, CPU_LIMIT)) if self._ready else frozenset()
+        # And whether it waits for clients is nothing that a container could need.
+        return frozenset((*self._ready.features, CPU_LIMIT)) - {ARM} if self._ready else frozenset()
 
     @property
     def confinement(self) -> protocol.Confinement:
@@ -171,12 +178,46 @@ class ExecutorEngine:
                 overdue.cancel()
         return guest
 
+    async def arm(self, spec: GuestSpec) -> ArmedStart | None:
+        """Have a server started when a client comes. None: not now, and `run` is the way."""
+        if spec.http is None or refusal(spec, self._short_name, self.features):
+            return None
+        try:
+            executor = await self._opened()
+            if ARM not in executor.ready.result().features:
+                return None
+            listener = os.dup(spec.http.listener)
+        except (EngineLost, OSError):
+            return None
+        self._armed.make_room()
+        guest = ExecutorGuest(spec.limits)
+        executor.guests[spec.guest_id] = guest
+        try:
+            await self._send(executor, spec, guest, channel.Arm)
+        except BaseException as error:
+            os.close(listener)
+            executor.guests.pop(spec.guest_id, None)
+            guest.on_failed(EngineLost("it was never armed"))
+            if isinstance(error, EngineError):
+                return None
+            raise
+
+        def disarm() -> None:
+            executor.send_soon(channel.Disarm(guest=spec.guest_id))
+            overdue = asyncio.get_running_loop().call_later(START_SECONDS, executor.fail, _NO_ANSWER)
+            guest.started.add_done_callback(lambda _: overdue.cancel())
+
+        armed = ArmedStart(guest, listener, disarm)
+        self._armed.add(armed)
+        return armed
+
     async def close(self) -> None:
         """Kill all guests and the executor, and wait for their ends."""
         self._closing = True
         executor, self._executor = self._executor, None
         if executor is None:
             return
+        self._armed.disarm()
         guests = list(executor.guests.values())
         for guest in guests:
             guest.kill()
@@ -212,13 +253,19 @@ class ExecutorEngine:
         self._ready = await asyncio.shield(executor.ready)
         return executor
 
+    def _on_stuck(self) -> None:
+        if self._executor is not None:
+            self._executor.fail(_NO_ANSWER)
+
     def _on_lost(self, error: EngineLost) -> None:
         if not self._closing:
             self.losses += 1
             self._losses.append(time.monotonic())
             self._last_loss = str(error)
 
-    async def _send(self, executor: Executor, spec: GuestSpec, guest: ExecutorGuest) -> None:
+    async def _send(
+        self, executor: Executor, spec: GuestSpec, guest: ExecutorGuest, how: type[channel.Start] = channel.Start
+    ) -> None:
         """Open all that a guest needs and send it. Raises StartRefused, EngineLost."""
         writes_logs = executor.ready.result().writes_logs
         slot = spec.log.slot
@@ -251,7 +298,7 @@ class ExecutorEngine:
             except (OSError, ValueError) as error:
                 raise StartRefused(f"can't prepare the container: {error}") from error
             module = os.fstat(descriptors["module"])
-            start = channel.Start(
+            start = how(
                 guest=spec.guest_id,
                 # A compiled module that was made anew is another one, whatever its path.
                 module_key=f"{spec.module.digest}:{module.st_dev}:{module.st_ino}:{module.st_mtime_ns}",

@@ -28,6 +28,11 @@ executor and, by PR_SET_PDEATHSIG, of all its guests.
     And for a component:
       `counts`     a memfd that it writes what it counts to (`http_counts.py`, `network_counts.py`).
     The executor closes all of them, in itself, as soon as it has forked or refused.
+`arm {guest, moduleKey, kind, variant, descriptors}`
+    A start of a server that is to follow when its `listener` is readable, so when a client waits there: a client is not kept
+    waiting for the supervisor. The executor loads the module now, and keeps the descriptors until then. It reads nothing of them.
+`disarm {guest}`
+    Forget an armed start. It is answered by `disarmed`, unless its `started` or `refused` was sent before.
 `drain {guest}`
     SIGTERM: a server takes no more connections, finishes the requests that it has, and ends with exit code 0.
 `stop {guest}`
@@ -37,12 +42,14 @@ executor and, by PR_SET_PDEATHSIG, of all its guests.
 
 `ready {engine, protocol, features, writesLogs, noNewPrivileges, landlockAbi, seccomp}`
     Once, first: the executor can start guests. `protocol` is `PROTOCOL`. `features`, as far as it has them: `fuel`;
-    `cpu-limit` (else the supervisor keeps a guest's CPU ceiling); `http` (it serves); `network` (a guest can be
-    granted one); `working-dir` (of components);
+    `arm` (else the supervisor waits for clients itself); `cpu-limit` (else the supervisor keeps a guest's CPU ceiling);
+    `http` (it serves); `network` (a guest can be granted one); `working-dir` (of components);
     `wasi-0.3`. The last three say what every guest is confined by (tried on this kernel, not assumed): a guest for which
     one of them then fails is not run.
-`started {guest, pid, descriptors: [pidfd]}`
-    The process was forked. Always before its `exited`.
+`started {guest, pid, tookNanoseconds, descriptors: [pidfd]}`
+    The process was forked, so long after the executor was asked, or noticed the client. Always before its `exited`.
+`disarmed {guest}`
+    It waits for no client any more, and no process was made; all its descriptors are closed here. Ends this guest.
 `refused {guest, message}`
     No process was made; `message` says why, for the user. Ends this guest.
 `exited {guest, exitCode | signal, maxRssBytes, cpuNanoseconds}`
@@ -61,7 +68,7 @@ import socket
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, get_args, get_origin, get_type_hints
 
-PROTOCOL = 5
+PROTOCOL = 6
 
 MAX_HEADER_BYTES = 64 << 10
 """Far below what a SOCK_SEQPACKET message may hold by default (212,992 bytes): anything large travels in a memfd."""
@@ -119,6 +126,21 @@ class Start(Message):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Arm(Start):
+    """Fork such a process once a client has come."""
+
+    type: ClassVar[str] = "arm"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disarm(Message):
+    """Wait for no client."""
+
+    type: ClassVar[str] = "disarm"
+    guest: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Drain(Message):
     """Let a server finish what it has begun, and end."""
 
@@ -141,6 +163,15 @@ class Started(Message):
     type: ClassVar[str] = "started"
     guest: str
     pid: int
+    took_nanoseconds: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disarmed(Message):
+    """A guest will not be started for a client."""
+
+    type: ClassVar[str] = "disarmed"
+    guest: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,7 +195,9 @@ class Exited(Message):
     cpu_nanoseconds: int = 0
 
 
-_MESSAGES: dict[str, type[Message]] = {m.type: m for m in (Ready, Start, Drain, Stop, Started, Refused, Exited)}
+_MESSAGES: dict[str, type[Message]] = {
+    m.type: m for m in (Ready, Start, Arm, Disarm, Drain, Stop, Started, Disarmed, Refused, Exited)
+}
 _FIELDS = {
     m: {f.name: (_camel(f.name), get_type_hints(m)[f.name]) for f in dataclasses.fields(m)}  # type: ignore[arg-type]
     for m in _MESSAGES.values()

@@ -290,6 +290,21 @@ class Guest(Protocol):
         """Let it read the end of its input. Safe to call again."""
 
 
+class Armed(Protocol):
+    """A server that is started when a client comes, which nobody has to notice but the executor."""
+
+    async def begun(self) -> Guest | None:
+        """Wait until its process was forked. None: it never will be, for whatever reason; clients are the affair of whoever holds
+        the listening socket then. Safe to call many times."""
+
+    @property
+    def took_seconds(self) -> float:
+        """Of one that has begun: from when its client was noticed."""
+
+    def disarm(self) -> None:
+        """Have nothing started any more; `begun` then tells whether it was too late for that. Safe to call again."""
+
+
 class Engine(Protocol):
     """An executor, started and watched by its adapter."""
 
@@ -320,6 +335,10 @@ class Engine(Protocol):
 
     async def run(self, spec: GuestSpec) -> Guest:
         """Start a guest. Raises StartRefused, EngineLost. After EngineLost the next call starts a new executor."""
+
+    async def arm(self, spec: GuestSpec) -> Armed | None:
+        """Have a server started when a client comes. None: this executor can't now, and `run` is the way. What it was armed with
+        may be disarmed without being asked to be: others want their place, or the executor is lost."""
 
     async def close(self) -> None:
         """Kill all guests and the executor, and wait for their ends."""

@@ -25,7 +25,7 @@ from wherry_runner import http_counts, network_counts
 from wherry_runner.execution import channel, process
 from wherry_runner.execution.ceiling import Ceiling
 from wherry_runner.execution.endings import Kill, guest_exit
-from wherry_runner.execution.engine import EngineLost, GuestExit, Limits, StartRefused
+from wherry_runner.execution.engine import EngineError, EngineLost, GuestExit, Limits, StartRefused
 from wherry_runner.execution.guest_input import CLOSED, GuestInput
 from wherry_runner.execution.output import GuestOutput
 from wherry_runner.http_counts import HttpCounts
@@ -48,12 +48,16 @@ _MAX_LOGGED_BYTES = 256 << 10
 _log = logging.getLogger(__name__)
 
 
+class Disarmed(EngineError):
+    """This guest was to be started for a client, and will not be."""
+
+
 class ExecutorGuest:
     """A guest of an executor's process; implements `engine.Guest`."""
 
     __slots__ = (
         "_ceiling", "_ended", "_kill", "_limits", "_pid", "_pidfd", "_serving", "_started_at",
-        "counts", "input", "log_path", "on_drain", "output", "ready", "report", "serves", "started",
+        "counts", "input", "log_path", "on_drain", "output", "ready", "report", "serves", "started", "took_seconds",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
@@ -70,6 +74,8 @@ class ExecutorGuest:
         self.counts = -1
         """The page that it writes what it counts to."""
         self.serves = False
+        self.took_seconds = 0.0
+        """Until its process was forked, by the executor's clock."""
         self.on_drain: Callable[[], None] | None = None
         """Asks a server to end."""
         self._serving: asyncio.Future[bool] | None = None
@@ -381,7 +387,11 @@ class Executor:
                     )
             case channel.Started() if message.guest in self.guests and "pidfd" in descriptors:
                 hold_down = CPU_LIMIT not in self.ready.result().features
-                self.guests[message.guest].on_started(message.pid, descriptors.pop("pidfd"), hold_down=hold_down)
+                begun = self.guests[message.guest]
+                begun.took_seconds = message.took_nanoseconds / 1e9
+                begun.on_started(message.pid, descriptors.pop("pidfd"), hold_down=hold_down)
+            case channel.Disarmed() if guest := self.guests.pop(message.guest, None):
+                guest.on_failed(Disarmed("no client came for it"))
             case channel.Refused() if guest := self.guests.pop(message.guest, None):
                 guest.on_failed(StartRefused(message.message))
             case channel.Exited() if guest := self.guests.pop(message.guest, None):

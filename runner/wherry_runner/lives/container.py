@@ -24,6 +24,7 @@ from typing import Any, TypeVar
 from wherry_runner import protocol
 from wherry_runner.execution.engine import (
     KILLED_EXIT_CODE,
+    Armed,
     CompiledModule,
     EngineLost,
     Guest,
@@ -91,6 +92,7 @@ class ContainerLife:
     """
 
     __slots__ = (
+        "_armed",
         "_around",
         "_beside",
         "_compiled",
@@ -162,6 +164,8 @@ class ContainerLife:
         self._run: Run | None = None
         self._planned: Plan | None = None
         """The run that follows when a client comes, made ahead."""
+        self._armed: Armed | None = None
+        """The same, where the executor waits for the client."""
         self._beside = Beside(spec.name, around)
         self._stopping = False
         self._held = False
@@ -271,6 +275,8 @@ class ContainerLife:
         self._follow(self._unpacked().resources, spec.resources)
         self._version += 1
         self._planned = None
+        if self._armed is not None:
+            self._armed.disarm()
         self.stdin_once = spec.stdin and spec.stdin_once
         if self._compiled is not None and self._compiled.digest == _digest(spec.module):
             self._keep(spec, self._compiled)
@@ -394,7 +400,9 @@ class ContainerLife:
             self._set(state)
 
     async def _run_once(self, compiled: CompiledModule) -> protocol.Terminated | None:
-        """One run, from start to end. None when it could not begin, after a pause."""
+        """One run, from start to end, and those that the executor begins by itself after its rest. None when it could not begin,
+        after a pause, and when another is to be begun after its rest."""
+        guest: Guest | None
         try:
             guest = await self._begin(compiled)
         except VolumeError as error:
@@ -408,6 +416,16 @@ class ContainerLife:
                 return await self._ended(words.lost_with_executor(), started_at=None)
             await self._wait_for_better_times("CreateContainerError", str(error))
             return None
+        while guest is not None:
+            end, resting = await self._until_end(guest)
+            if not resting or end.exit_code != 0 or self._beside.listener is None:
+                return await self._ended(end, started_at=guest.started_at)
+            noted = await self._note(end, started_at=guest.started_at)
+            guest = await self._rest(compiled, self._beside.listener, noted)
+        return None
+
+    async def _until_end(self, guest: Guest) -> tuple[GuestExit, bool]:
+        """How a run that has begun ended, and whether it was asked to because nobody asked it."""
         if self._restart_count and not self._beside.idle:
             self._around.room.metrics.restarted()
         self.begun = True
@@ -429,25 +447,68 @@ class ContainerLife:
             self._around.room.metrics.served(end.http)
         self._around.room.metrics.network_refused(end.refused)
         resting, self._beside.resting = self._beside.resting, False
-        if resting and end.exit_code == 0 and self._beside.listener is not None:
-            await self._rest(compiled, self._beside.listener, await self._note(end, started_at=guest.started_at))
-            return None
-        return await self._ended(end, started_at=guest.started_at)
+        return end, resting
 
-    async def _rest(self, compiled: CompiledModule, listener: Listener, end: protocol.Terminated) -> None:
-        """Be there without a process until a client comes. What is to be started for it is no restart."""
+    async def _rest(self, compiled: CompiledModule, listener: Listener, end: protocol.Terminated) -> Guest | None:
+        """Be there without a process until a client comes. What is started for it is no restart. The run that the executor has
+        begun by itself; None: it is still to be begun, if anything is."""
         self._beside.idle = True
         self._around.on_change()
         # While nobody waits for it.
-        self._spec = self._unpacked()
+        spec, version = self._unpacked(), self._version
+        self._spec = spec
+        may_plan = not (spec.mounts or spec.network)  # folders and name servers may be others by then
+        plan = armed = None
+        with contextlib.suppress(OSError):
+            if may_plan:
+                plan = self._plan(spec, compiled)
+                armed = await self._called(plan, version)
+        if plan is not None and armed is not None:
+            return await self._take_over(armed, plan, spec, version)
         with contextlib.suppress(OSError):  # without a descriptor to spare it does not rest
-            if not (self._spec.mounts or self._spec.network):  # folders and name servers may be others by then
-                self._planned = self._plan(self._spec, compiled)
+            if may_plan and self._version == version:
+                self._planned = self._plan(spec, compiled)
             await self._unless_stopped(idling.called(listener.descriptor))
         if self._stopping or self._held:
             self._beside.idle = False
             self._around.room.metrics.ended(end.reason)
             self._end, self._end_before = end, self._end
+        return None
+
+    async def _called(self, plan: Plan, version: int) -> Armed | None:
+        """Have the executor wait for a client, which needs nobody else then, until something has changed. What it has begun for
+        one; None: nothing, and it will not."""
+        armed = self._armed = await self._around.room.engine.arm(plan.guest_spec)
+        if armed is None:
+            return None
+        try:
+            if self._version != version:
+                armed.disarm()
+            if await self._unless_stopped(armed.begun()) is None:
+                armed.disarm()
+                if await armed.begun() is None:
+                    return None
+            return armed
+        finally:
+            armed.disarm()
+            self._armed = None
+
+    async def _take_over(self, armed: Armed, plan: Plan, spec: protocol.Container, version: int) -> Guest | None:
+        """Note a run that the executor has begun by itself. The one before has its end in the journal: nothing that must not run
+        again does, should this process end before."""
+        guest = await armed.begun()
+        assert guest is not None
+        try:
+            self._journal_start(plan)
+            self._has_begun(guest, plan, spec, version, took_seconds=armed.took_seconds)
+        except OSError as error:
+            guest.kill()
+            with contextlib.suppress(EngineLost):
+                await guest.wait()
+            self._run = None
+            await self._wait_for_better_times("CreateContainerError", str(error))
+            return None
+        return guest
 
     def _plan(self, spec: protocol.Container, compiled: CompiledModule) -> Plan:
         """What the next run is. No run before it may go on. Raises VolumeError, OSError."""
@@ -474,32 +535,45 @@ class ContainerLife:
         plan, self._planned = self._planned, None
         if plan is None or plan.guest_spec.module != compiled or plan.listener is not self._beside.listener:
             plan = self._plan(spec, compiled)
-        guest_spec, number = plan.guest_spec, plan.restart_count
-        container_id = guest_spec.guest_id
         before = around.journal.past.get(self.name, NOTHING)
         # Written before the fork: a run that may have begun is never run again under Never.
-        around.journal.started(self.name, container_id=container_id, restart_count=number, at=datetime.now(UTC))
+        self._journal_start(plan)
         asked_at = now()
         try:
-            guest = await room.engine.run(guest_spec)
+            guest = await room.engine.run(plan.guest_spec)
         except (StartRefused, EngineLost, OSError) as error:
             if isinstance(error, EngineLost) and error.may_have_begun:
-                self._container_id, self._restart_count = container_id, number
+                self._container_id, self._restart_count = plan.guest_spec.guest_id, plan.restart_count
             else:
                 around.journal.withdrawn(self.name, before)
             raise
-        room.metrics.started(now() - asked_at)
-        self._container_id, self._restart_count = container_id, number
+        self._has_begun(guest, plan, spec, version, took_seconds=now() - asked_at)
+        return guest
+
+    def _journal_start(self, plan: Plan) -> None:
+        """Raises OSError."""
+        self._around.journal.started(
+            self.name, container_id=plan.guest_spec.guest_id, restart_count=plan.restart_count, at=datetime.now(UTC)
+        )
+
+    def _has_begun(
+        self, guest: Guest, plan: Plan, spec: protocol.Container, version: int, *, took_seconds: float
+    ) -> None:
+        """A run of this spec is there."""
+        room, guest_spec = self._around.room, plan.guest_spec
+        room.metrics.started(took_seconds)
+        self._container_id, self._restart_count = guest_spec.guest_id, plan.restart_count
         self._run = Run(
-            container_id=container_id,
+            container_id=guest_spec.guest_id,
             guest=guest,
             request_bytes=memory_request(spec.resources, default_bytes=room.defaults.memory_request_bytes),
             limit_bytes=guest_spec.limits.memory_bytes,
         )
         if self._version == version:
-            self._keep(spec, compiled)
-        log_folders.drop_old(self.log_folder, newest=number)
-        return guest
+            self._keep(spec, guest_spec.module)
+        else:
+            self._follow(spec.resources, self._unpacked().resources)
+        log_folders.drop_old(self.log_folder, newest=plan.restart_count)
 
     async def _ended(self, end: GuestExit, *, started_at: datetime | None) -> protocol.Terminated:
         """Note how the newest run ended: in the journal first, then for everybody."""

@@ -182,6 +182,11 @@ async fn attend(
         }
     };
     outcome.0.store(what, Relaxed);
+    if server.is_at_its_last() {
+        // Its client has the answer before the instance is taken apart, which is the kernel's work for a while. Where others are
+        // being worked on, they come first anyway.
+        tokio::task::yield_now().await;
+    }
     if what == WELL {
         server.spares.keep(instance);
     } else {

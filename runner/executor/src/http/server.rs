@@ -38,6 +38,10 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// While connections wait for their turn, those without a request are looked through so often.
 const CROWD_PAUSE: Duration = Duration::from_millis(250);
 
+/// Of the runtime, until a client that waited already has its answer, where its guest waits for nothing: it is taken, its request
+/// is read, its guest and then its connection have their turn.
+const TURNS: u32 = 5;
+
 /// Ticks of the engine's clock that an instance may compute before others have their turn.
 const TURN_TICKS: u64 = 1;
 
@@ -119,10 +123,9 @@ impl Server {
             let termination = unsafe { AsyncFd::register_with_interest(termination, Interest::READABLE) }
                 .map_err(|error| told(error.into()))?;
             self.try_instance().await?;
-            // Nobody there to be told is no reason not to serve.
-            let _ = rustix::io::write(&ready, b"1");
-            drop(ready);
-            Arc::new(self).accept(listener, &termination).await;
+            let server = Arc::new(self);
+            tokio::spawn(tell(ready));
+            server.accept(listener, &termination).await;
             Ok(())
         });
         served.map_or_else(Report::failed, |()| Report::exited(0))
@@ -196,6 +199,11 @@ impl Server {
         });
     }
 
+    /// Whether no request is worked on but one.
+    pub(super) fn is_at_its_last(&self) -> bool {
+        self.requests.available_permits() + 1 == self.settings.max_requests
+    }
+
     /// What the end of the server waits for, as long as somebody has it; it tells when the server ends.
     pub(super) fn lives(&self) -> watch::Receiver<bool> {
         self.draining.subscribe()
@@ -236,6 +244,16 @@ impl Server {
     pub(super) fn tell(&self, text: &str) {
         self.log.tell(text);
     }
+}
+
+/// Tell that connections are taken. The client for whom this process was started comes first: who is told begins to work, perhaps
+/// on the same core.
+async fn tell(ready: OwnedFd) {
+    for _ in 0..TURNS {
+        tokio::task::yield_now().await;
+    }
+    // Nobody there to be told is no reason not to serve.
+    let _ = rustix::io::write(&ready, b"1");
 }
 
 /// What a future gives; None if the server is to end before.
