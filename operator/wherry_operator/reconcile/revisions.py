@@ -13,7 +13,7 @@ from collections.abc import Callable
 
 from wherry_operator.clock import Clock
 from wherry_operator.kube import Conflict, Forbidden, Kube, KubeError, Unavailable
-from wherry_operator.models import Object
+from wherry_operator.models import Object, compact
 from wherry_operator.objects import ObjectStore
 from wherry_operator.resolve import workload as resolving
 from wherry_operator.rollout.revisions import DEFAULT_LIMIT, Remembered, changes
@@ -69,7 +69,8 @@ class Revisions:
             todo = changes(self._known.get(uid, ()), revision, _limit(workload))
             if todo.number is None and not todo.delete:
                 return
-        self._due[uid, revision] = workload
+        # A thousand wait here for a minute after a burst: what is written down is no status.
+        self._due[uid, revision] = compact({field: value for field, value in workload.items() if field != "status"})
         self._wake.set()
 
     def gone(self, uid: str) -> None:
