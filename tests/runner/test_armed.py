@@ -55,10 +55,10 @@ class Resting:
         self.armed = armed_start
         self.port = port
 
-    async def get(self) -> bytes:
+    async def get(self, path: str = "/") -> bytes:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
         try:
-            writer.write(b"GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+            writer.write(f"GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
             return await reader.read()
         finally:
             writer.close()
@@ -275,6 +275,23 @@ def test_an_engine_is_closed_with_what_is_armed(
         async with resting(opened) as server:
             await opened.engine.close()
             assert await server.armed.begun() is None
+
+    play(scenario)
+
+
+@pytest.mark.parametrize("path", ["/", "/spin"])
+def test_it_has_its_own_weight_once_its_first_client_had_its_turn(play: Callable[[Scenario], None], path: str) -> None:
+    wanted = min(19, os.getpriority(os.PRIO_PROCESS, 0) + 10)
+
+    async def scenario(opened: Bench) -> None:
+        async with resting(opened, limits=Limits(cpu_weight_millicores=100)) as server:
+            client = asyncio.create_task(server.get(path))
+            guest = await server.armed.begun()
+            assert guest is not None
+            assert await guest.serving()
+            assert os.getpriority(os.PRIO_PROCESS, guest.pid) == wanted
+            guest.kill()
+            await asyncio.wait([client])
 
     play(scenario)
 

@@ -12,7 +12,7 @@ use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;
 
-use rustix::process::{Pid, Resource};
+use rustix::process::{Pid, Resource, getpriority_process, setpriority_process};
 
 use crate::allowance::Allowances;
 use crate::channel::{GuestDescriptors, ServerDescriptors};
@@ -156,15 +156,8 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
     };
     let sandbox = Sandbox::new(*inherited.confinement, &reach, calls)?;
     limit(&payload, inherited.data_bytes).map_err(|error| format!("could not be limited: {error}"))?;
-    let nice = payload.nice;
-    let confine = || {
-        if nice != 0 {
-            // After our own part: what is the module's has the module's weight. On top of the runner's own, below which
-            // nobody without a privilege can go.
-            rustix::process::nice(nice).map_err(|error| format!("could not be made nice: {error}"))?;
-        }
-        sandbox.enter()
-    };
+    // On top of the runner's own, below which nobody without a privilege can go.
+    let priority = getpriority_process(None).map_err(|error| format!("has no priority: {error}"))? + payload.nice;
     let page = match descriptors.counts {
         Some(counts) => Page::map(counts).map_err(|error| format!("could not count: {error}"))?,
         None => Page::own(),
@@ -182,7 +175,9 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
                 wasi::context(&payload, descriptors.preopens, descriptors.stdin, &log, &gate)?.build_p1()
             };
             drop(payload);
-            confine()?;
+            // After our own part: what is the module's has the module's weight.
+            setpriority_process(None, priority).map_err(|error| format!("could not be made nice: {error}"))?;
+            sandbox.enter()?;
             run::run(&loaded.engine, command, &runtime, wasi, &log, &gate, bounds)
         }
         Program::Server(handler) => {
@@ -195,8 +190,8 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
             let (engine, folders) = (&loaded.engine, descriptors.preopens);
             let server =
                 http::Server::new(engine, handler, payload, folders, &log, gate, &page.http).map_err(failed)?;
-            confine()?;
-            server.serve(&runtime, given.listener, given.ready, termination)
+            sandbox.enter()?;
+            server.serve(&runtime, given.listener, given.ready, termination, priority)
         }
     };
     log.with(Log::flush);

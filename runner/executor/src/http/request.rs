@@ -182,19 +182,17 @@ async fn attend(
         }
     };
     outcome.0.store(what, Relaxed);
-    if server.is_at_its_last() {
-        // Its client has the answer before the instance is taken apart, which is the kernel's work for a while. Where others are
-        // being worked on, they come first anyway.
-        tokio::task::yield_now().await;
-    }
-    if what == WELL {
-        server.spares.keep(instance);
-    } else {
-        drop(instance);
-    }
     match word {
         Some(word) => server.tell(&format!("{}: {word}", told(&method, &target))),
         None => server.log.with(Log::flush),
+    }
+    if what == WELL {
+        if instance.requests >= server.settings.instance_reuse && server.is_at_its_last() {
+            // Its client has the answer before the instance is taken apart, which is the kernel's work for a while. Where others
+            // are being worked on, they come first anyway.
+            tokio::task::yield_now().await;
+        }
+        server.spares.keep(instance);
     }
 }
 

@@ -9,11 +9,13 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
+use rustix::process::setpriority_process;
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::{Builder, Runtime};
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, watch};
+use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 use wasmtime::{Engine, Store, UpdateDeadline};
 
@@ -112,8 +114,16 @@ impl Server {
     }
 
     /// Serve clients of `listener`, which is bound and listens, until `termination` is readable, then finish what was begun.
-    /// One byte goes to `ready` when connections are taken. The report tells why it could not, if so.
-    pub fn serve(self, runtime: &Runtime, listener: OwnedFd, ready: OwnedFd, termination: OwnedFd) -> Report {
+    /// One byte goes to `ready` when connections are taken. Soon after the beginning this thread gets its `priority`. The report
+    /// tells why it could not serve, if so.
+    pub fn serve(
+        self,
+        runtime: &Runtime,
+        listener: OwnedFd,
+        ready: OwnedFd,
+        termination: OwnedFd,
+        priority: i32,
+    ) -> Report {
         let told = |error: io::Error| format!("could not serve: {error}");
         let served = runtime.block_on(async {
             let listener = net::TcpListener::from(listener);
@@ -122,9 +132,10 @@ impl Server {
             // SAFETY: the registration owns the descriptor, whose number is nobody else's until both are gone.
             let termination = unsafe { AsyncFd::register_with_interest(termination, Interest::READABLE) }
                 .map_err(|error| told(error.into()))?;
+            let settled = tokio::spawn(settle(priority));
             self.try_instance().await?;
             let server = Arc::new(self);
-            tokio::spawn(tell(ready));
+            tokio::spawn(tell(ready, settled));
             server.accept(listener, &termination).await;
             Ok(())
         });
@@ -246,12 +257,21 @@ impl Server {
     }
 }
 
-/// Tell that connections are taken. The client for whom this process was started comes first: who is told begins to work, perhaps
-/// on the same core.
-async fn tell(ready: OwnedFd) {
+/// Have the weight that is the module's own, once a client that waited has had its turn: at the weight of an idle one it waits for
+/// all others on this machine. A module that computes is interrupted at each tick, so it is that late by some ticks at most.
+///
+/// # Panics
+/// If it can't be had: then the module must not go on.
+async fn settle(priority: i32) {
     for _ in 0..TURNS {
         tokio::task::yield_now().await;
     }
+    setpriority_process(None, priority).expect("it could not be made nice");
+}
+
+/// Tell that connections are taken, once it has settled: who is told begins to work, perhaps on the same core.
+async fn tell(ready: OwnedFd, settled: JoinHandle<()>) {
+    let _ = settled.await;
     // Nobody there to be told is no reason not to serve.
     let _ = rustix::io::write(&ready, b"1");
 }

@@ -209,7 +209,15 @@ const OF_SERVERS: &[(c_long, Answer)] = &[
     (libc::SYS_shutdown, Answer::Allow),
     (libc::SYS_recvfrom, Answer::If(Condition::IsNull(4))),
     (libc::SYS_sendto, Answer::If(Condition::IsNull(4))),
+    // Its first client is answered before it has its own weight. Of no other process and thread; and no more weight than it has
+    // without a privilege.
+    (
+        libc::SYS_setpriority,
+        Answer::If(Condition::PairIsOneOf(0, 1, OWN_PRIORITY)),
+    ),
 ];
+
+const OWN_PRIORITY: &[u32] = &[pair(libc::PRIO_PROCESS as i32, 0)];
 
 /// What a guest may do beside that was granted a network, or ports to listen on: have sockets of TCP and UDP, and speak by them.
 /// Where to is decided before, in the host's calls: a filter can't read addresses.
@@ -645,6 +653,23 @@ mod tests {
 
     const DENIED: u32 = libc::SECCOMP_RET_ERRNO | libc::EPERM as u32;
     const UNHEARD_OF: u32 = libc::SECCOMP_RET_ERRNO | libc::ENOSYS as u32;
+
+    #[test]
+    fn a_server_sets_its_own_priority_and_no_others() {
+        let set = |calls, which, who| {
+            answer_of(
+                calls,
+                AUDIT_ARCH,
+                libc::SYS_setpriority as u32,
+                [which, who, 19, 0, 0, 0],
+            )
+        };
+        assert_eq!(set(SERVER, 0, 0), libc::SECCOMP_RET_ALLOW);
+        assert_eq!(set(SERVER, 0, 1), fail(libc::EPERM));
+        assert_eq!(set(SERVER, 1, 0), fail(libc::EPERM));
+        assert_eq!(set(SERVER, 2, 0), fail(libc::EPERM));
+        assert_eq!(set(COMMAND, 0, 0), fail(libc::EPERM));
+    }
 
     #[test]
     fn every_call_is_answered_as_its_list_says() {
