@@ -63,9 +63,12 @@ class NodeCluster(LocalCluster):
         progress: Progress = SILENT,
         keep_logs: bool = False,
         flags: Mapping[str, Sequence[str]] | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         host.require()
-        super().__init__(directory, name=name, progress=progress, keep_logs=keep_logs, flags=flags)
+        super().__init__(
+            directory, name=name, progress=progress, keep_logs=keep_logs, flags=flags, environment=environment
+        )
         self.directory = self.directory.resolve()
         self.nodes = [Node(number, self.directory / "nodes" / f"node-{number}") for number in range(1, nodes + 1)]
         self.machines = {
@@ -288,7 +291,7 @@ class NodeCluster(LocalCluster):
         self._processes[component].wait_until(ready, what="ready", timeout_seconds=START_TIMEOUT_SECONDS)
 
     def _spawn(self, component: str, command: list[str]) -> Process:
-        environment = {**ENVIRONMENT, **controlplane.ENVIRONMENT}
+        environment = {**ENVIRONMENT, **self._environment}
         return self._first.spawn(component, command, log=self.logs / f"{component}.log", env=environment)
 
     def _connect(self, address: tuple[str, int], timeout: float) -> socket.socket:
