@@ -14,6 +14,7 @@ import pytest
 from tests.support.ports import free_port
 from tests.support.runner_scene import ALWAYS, AT_ONCE, Runner, container, holds, run
 from wherry_runner.execution.engine import ModuleKind
+from wherry_runner.http_counts import HttpCounts
 from wherry_runner.lives.asking import Target
 from wherry_runner.lives.probing import Count, attempt
 from wherry_runner.protocol import HttpServer, Probe, ProbeHeader, Running, WorkloadStatus
@@ -184,14 +185,18 @@ def test_until_its_startup_probe_succeeds_a_container_has_not_started(tmp_path: 
     run(scenario())
 
 
-def test_a_server_that_fails_its_liveness_probe_has_time_to_finish(tmp_path: Path) -> None:
+@pytest.mark.parametrize("told", [True, False], ids=["told-that-it-serves", "asked-before-that-was-told"])
+def test_a_server_that_fails_its_liveness_probe_has_time_to_finish(tmp_path: Path, told: bool) -> None:
     async def scenario() -> None:
         runner, port = serving_runner(tmp_path), free_port()
         probe = Probe(port=port, path="/", grace_seconds=1, **EVERY_SECOND)
         runner.put(containers=(container(http=HttpServer(port=port), liveness_probe=probe),))
         await runner.running()
         guest = await runner.engine.guest(0)
-        guest.serve()
+        if told:
+            guest.serve()
+        else:
+            guest.counts = HttpCounts(answers=(0, 0, 0, 0, 1))
         await holds(lambda: guest.drained)
         await holds(lambda: guest.killed)
         await runner.running(restarts=1)

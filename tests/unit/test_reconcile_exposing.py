@@ -7,12 +7,13 @@ from typing import Any
 
 import pytest
 
+from tests.support.fake_runners import FakeRunner
 from tests.support.told import START
 from tests.support.workload_scene import CONFIG, KEY, PATH, Scene, container
 from wherry_operator.kube import Forbidden, Unavailable
 from wherry_operator.placement import NodeFacts, Taint
 from wherry_operator.reconcile.expulsions import REPLACED_WITHIN_SECONDS
-from wherry_runner.protocol import Phase, Running, Waiting
+from wherry_runner.protocol import Phase, Running, Waiting, WorkloadPut, WorkloadStatus
 
 SERVICE = "/api/v1/namespaces/boats/services/hello"
 SLICES = "/apis/discovery.k8s.io/v1/namespaces/boats/endpointslices"
@@ -75,6 +76,25 @@ def test_it_leads_to_those_that_are_ready() -> None:
     runner.says(workload_id, waiting)
     serving.scene.reconcile()
     assert len(serving.endpoints) == 1
+
+
+class BegunAtOnce(FakeRunner):
+    """Its answer to a PUT says that the server takes connections."""
+
+    async def put(self, workload_id: str, put: WorkloadPut) -> WorkloadStatus:
+        await super().put(workload_id, put)
+        self.says(workload_id, container(Running(started_at=START), run=workload_id[-8:], port=20_000))
+        return self.state.statuses[workload_id]
+
+
+def test_it_leads_to_one_whose_start_was_over_when_its_put_was_answered() -> None:
+    """No watch tells of it a second time."""
+    serving = Serving()
+    for runner in serving.scene.runners:
+        runner.__class__ = BegunAtOnce
+    serving.scene.reconcile()
+    assert serving.endpoints == {20_000: "ready"}
+    assert serving.said == ("True", "Published")
 
 
 def test_one_that_is_to_stop_is_marked_and_stopped_a_moment_later() -> None:

@@ -203,7 +203,11 @@ class _Round:
             plan = self._decide(seen)
         if plan.again_seconds is not None:
             self._instances.soonest.after(plan.again_seconds)
+        before = {slot: item.status for slot, item in seen.items()}
         await self._instances.start(plan, seen)
+        if any(item.status is not before.get(slot) for slot, item in seen.items()):
+            # The answer to a PUT may have said all that will be said of a start: nobody else has its Service lead there.
+            exposure = await self._expose(seen, self._instances.going(plan))
         observed = Observed(
             wanted=self._wanted,
             memory=plan.memory,

@@ -185,7 +185,7 @@ class Beside:
             self._let_end(guest)
 
     def _let_end(self, guest: Guest) -> None:
-        drains = self.serves or self._asked
+        drains = self.serves or self._asked or _has_been_asked(guest)
         self._asked = True
         if self._closes and self.listener is not None:
             self.close_port()  # a command's are its own until it has ended
@@ -279,3 +279,9 @@ class Beside:
             guest.drain()
             kill = functools.partial(guest.kill, message="it did not end when nobody asked it")
             asyncio.get_running_loop().call_later(self._around.grace_seconds, kill)
+
+
+def _has_been_asked(guest: Guest) -> bool:
+    """Whether a server has taken a request. Its first client may have the answer before we are told that it takes connections."""
+    counts = guest.http_counts()
+    return counts is not None and bool(counts.requests or sum(counts.answers) or counts.failed)
