@@ -37,6 +37,9 @@ def lean(body: Object) -> Object:
 MAX_WORDS = 10_000
 """Far more than objects have fields; users' labels are among them."""
 
+MAX_WORD_CHARACTERS = 64
+"""Longer ones are nobody's keyword; kept here, a stranger's would outlive its object."""
+
 _words: dict[str, str] = {}
 
 
@@ -52,12 +55,16 @@ def compact(body: Object) -> Object:
 def _compact(value: Any) -> Any:
     kind = type(value)
     if kind is dict:
-        return {_words.setdefault(key, key): _compact(each) for key, each in value.items()}
+        return {_word(key): _compact(each) for key, each in value.items()}
     if kind is list:
         return [_compact(each) for each in value]
-    if kind is str and value.isalpha():
+    if kind is str and len(value) <= MAX_WORD_CHARACTERS and value.isalpha():
         return _words.setdefault(value, value)
     return value
+
+
+def _word(key: str) -> str:
+    return _words.setdefault(key, key) if len(key) <= MAX_WORD_CHARACTERS else key
 
 
 Quantity = str | int | float

@@ -82,6 +82,9 @@ Many = Annotated[tuple[T, ...], FailFast()]
 _FIELD_SETS: dict[frozenset[str], set[str]] = {}
 """One set for all values that were given the same fields."""
 
+_MAX_FIELD_SETS = 1_000
+"""Ours are some dozens; a peer that was taken over could send thousands of others."""
+
 
 class Wire(BaseModel):
     """What all types of the wire share: camelCase in JSON, immutable, tolerant of fields of a newer release."""
@@ -94,7 +97,11 @@ class Wire(BaseModel):
         """Have no set of field names of our own, as pydantic gives each value: half of what a status takes of memory. (A copy
         gets one again.)"""
         given = self.__pydantic_fields_set__
-        object.__setattr__(self, "__pydantic_fields_set__", _FIELD_SETS.setdefault(frozenset(given), given))
+        shared = _FIELD_SETS.get(key := frozenset(given))
+        if shared is not None:
+            object.__setattr__(self, "__pydantic_fields_set__", shared)
+        elif len(_FIELD_SETS) < _MAX_FIELD_SETS:
+            _FIELD_SETS[key] = given
 
     def to_json(self) -> bytes:
         """The value as the wire carries it."""

@@ -50,6 +50,25 @@ def test_words_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -
     assert len(models._words) <= 12
 
 
+def test_a_long_word_of_a_strangers_is_not_remembered() -> None:
+    word = "x" * (models.MAX_WORD_CHARACTERS + 1)
+    assert compact({word: word}) == {word: word}
+    assert word not in models._words
+
+
+def test_a_peer_that_names_ever_other_fields_fills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(protocol, "_FIELD_SETS", {})
+    monkeypatch.setattr(protocol, "_MAX_FIELD_SETS", 2)
+    fields = {"done": True, "value": 1, "name": "a"}
+    for number in range(1, 8):
+        given = {name: value for bit, (name, value) in enumerate(fields.items()) if number >> bit & 1}
+        made = type("Made", (protocol.Wire,), {"__annotations__": dict.fromkeys(fields, Any), **dict.fromkeys(fields)})(
+            **given
+        )
+        assert made.model_fields_set == set(given)
+    assert len(protocol._FIELD_SETS) == 2
+
+
 def test_values_of_the_wire_share_the_names_of_what_they_were_given() -> None:
     one, other = (protocol.Owner(kind="Pod", namespace="default", name=name, uid="1") for name in "ab")
     assert one.model_fields_set is other.model_fields_set
