@@ -123,10 +123,10 @@ class Operator:
             self._registry, self._leadership, nodes=self._nodes, loss_seconds=settings.runner_loss_seconds
         )
         self._pod_events = EventRecorder(
-            self._kube_as_node, component="wherry", host=settings.node_name, busy=self._is_busy
+            self._kube_as_node, component="wherry", host=settings.node_name, busy=self._was_busy
         )
         self._workload_events = EventRecorder(
-            self._kube, component="wherry", host=settings.node_name, busy=self._is_busy
+            self._kube, component="wherry", host=settings.node_name, busy=self._was_busy
         )
         self._pod_references = References(
             self._kube_as_node,
@@ -342,6 +342,9 @@ class Operator:
 
     def _is_busy(self) -> bool:
         return self._queue.busy
+
+    def _was_busy(self) -> bool:
+        return self._queue.busy_lately
 
     def _object_changed(self, key: Key, gone_uid: str | None) -> None:
         if gone_uid is not None:

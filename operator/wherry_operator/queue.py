@@ -78,9 +78,14 @@ class WorkQueue:
     @property
     def busy(self) -> bool:
         """Much is going on: what can wait should."""
-        if len(self._ready) + len(self._active) >= BUSY:
-            return True
-        return len(self._lately) == BUSY_PER_SECOND and asyncio.get_running_loop().time() - self._lately[0] < 1
+        return len(self._ready) + len(self._active) >= BUSY
+
+    @property
+    def busy_lately(self) -> bool:
+        """Much is going on, or did within the last second: for what can wait, and does not do so for ever."""
+        return self.busy or (
+            len(self._lately) == BUSY_PER_SECOND and asyncio.get_running_loop().time() - self._lately[0] < 1
+        )
 
     @property
     def delayed(self) -> int:
