@@ -98,8 +98,12 @@ def test_the_first_answer_waits_for_nothing_that_takes_long(tmp_path: Path) -> N
         await asyncio.gather(given_up, return_exceptions=True)
         assert summary(await runner.when(lambda _: True, "given-up")) == "main=ContainerCreating"
 
+        watch = runner.supervisor.watch(INFO, heartbeat=0.001)
+        while not isinstance((await anext(watch))[-1], HeartbeatEvent):
+            pass
         with pytest.raises(Refused):
             await runner.supervisor.begin("too-many", put())
+        assert await anext(watch) == [HeartbeatEvent()], "nobody has heard of it, so nobody hears that it is gone"
         await runner.die()
 
     run(scenario())

@@ -184,7 +184,8 @@ class Supervisor:
         finally:
             if new and self._beginning.get(workload_id) is event:
                 del self._beginning[workload_id]
-                self._on_change(workload_id)
+                if event.is_set() or workload_id in self._lives:  # else it was refused, and nobody has heard of it
+                    self._on_change(workload_id)
         life = self._lives.get(workload_id)
         return status if life is None else life.status
 
