@@ -1,5 +1,5 @@
 """`python -m wherry_operator`."""
 
-from wherry_operator.app import main
+from wherry_operator.start import main
 
 main()

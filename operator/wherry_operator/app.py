@@ -8,19 +8,20 @@ import gc
 import importlib
 import logging
 import signal
-import sys
 import time
 from collections import Counter
-from collections.abc import Awaitable, Sequence
+from collections.abc import Awaitable
 from types import ModuleType
 from typing import TYPE_CHECKING
 
 from wherry_operator.aggregated.server import AggregatedServer
+from wherry_operator.errors import StartError
 from wherry_operator.events import EventRecorder
 from wherry_operator.health import HealthServer
 from wherry_operator.kube import Kube, KubeError, NotFound, load_configuration
 from wherry_operator.kubelet.server import KubeletServer
 from wherry_operator.leader import Leadership, LeadershipLost
+from wherry_operator.lease import Reachable
 from wherry_operator.metrics import Metrics, State
 from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
@@ -37,9 +38,9 @@ from wherry_operator.runners.delivery import Deliveries
 from wherry_operator.runners.discovery import Discovery
 from wherry_operator.runners.nodes import ClusterNodes
 from wherry_operator.runners.registry import RunnerRegistry
-from wherry_operator.settings import Settings, SettingsError, parse
+from wherry_operator.settings import Settings
 from wherry_operator.tls import RunnerTls, TlsError, drop_default_contexts
-from wherry_runner import protocol, tls_buffers, unused_memory
+from wherry_runner import protocol, unused_memory
 from wherry_runner.lean_imports import without
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
 
     from wherry_operator.reconcile.issuing import Issuing
     from wherry_operator.serving import ServingCertificate
+    from wherry_operator.waiting.stage import Handed
 
 log = logging.getLogger("wherry_operator")
 
@@ -54,43 +56,27 @@ FIRST_SYNC_SECONDS = 5.0
 """How long runners may take to say what they have before placing begins; a silent one is waited for no longer."""
 
 
-class StartError(Exception):
-    """The operator can't work here; the message says what to do."""
+async def run(settings: Settings, stop: asyncio.Event, handed: Handed | None = None) -> None:
+    """Run until told to stop, or until this process may not lead any more. Raises StartError, OSError.
 
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """The console script `wherry-operator`."""
-    try:
-        settings = parse(argv)
-    except SettingsError as error:
-        sys.exit(f"wherry-operator: {error}")
-    logging.basicConfig(level=settings.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
-    logging.getLogger("kopf").setLevel(max(logging.WARNING, logging.getLogger().level))
-    tls_buffers.make_small()
+    :param handed: what this process has had open while it waited.
+    """
     drop_default_contexts()
     try:
-        asyncio.run(run(settings))
-    except (StartError, TlsError, OSError) as error:
-        sys.exit(f"wherry-operator: {error}")
-
-
-async def run(settings: Settings) -> None:
-    """Run until SIGTERM or SIGINT, or until this process may not lead any more. Raises StartError."""
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    async with contextlib.AsyncExitStack() as stack:
-        operator = Operator(settings, await load_configuration())
-        stack.push_async_callback(operator.close)
-        await operator.serve(stop)
+        async with contextlib.AsyncExitStack() as stack:
+            operator = Operator(settings, await load_configuration(), handed)
+            stack.push_async_callback(operator.close)
+            await operator.serve(stop)
+    except TlsError as error:
+        raise StartError(str(error)) from error
 
 
 class Operator:
     """Everything that one process holds."""
 
-    def __init__(self, settings: Settings, configuration: Configuration) -> None:
+    def __init__(self, settings: Settings, configuration: Configuration, handed: Handed | None = None) -> None:
         self._settings = settings
+        self._handed = handed
         self._kube = Kube(configuration)
         self._kube_as_node = Kube(
             configuration,
@@ -118,7 +104,7 @@ class Operator:
             )
         self._nodes = ClusterNodes(self._kube, on_change=self._nodes_changed)
         self._following: list[asyncio.Task[None]] = []
-        self._leadership = Leadership.from_settings(self._kube, settings)
+        self._leadership = Leadership.from_settings(self._kube, settings, handed.sight if handed else None)
         self._deliveries = Deliveries(
             self._registry, self._leadership, nodes=self._nodes, loss_seconds=settings.runner_loss_seconds
         )
@@ -211,7 +197,10 @@ class Operator:
     async def serve(self, stop: asyncio.Event) -> None:
         """Start everything in its order, and run until told to stop or until something essential ended."""
         # First: a process that waits for its API server is alive, and must not be restarted for it.
-        health = await self._health.start()
+        handed = self._handed
+        health = await self._health.start(handed.health if handed else None)
+        if handed and handed.leads:
+            self._load_handlers()
         if not await _unless(stop, self._check_cluster()):
             return
         self._checked = True
@@ -220,8 +209,9 @@ class Operator:
         if self._issuing is not None and not await _unless(stop, self._issuing.prepare()):
             return
         self._runner_tls.context()  # files that can't be used end us here, and not in a task
-        port = await self._kubelet.start()
-        api = await self._aggregated.start()
+        port = await self._kubelet.start(handed.kubelet if handed else None)
+        api = await self._aggregated.start(handed.api if handed else None)
+        self._leadership.reachable = Reachable(address=self._settings.kubelet.address, kubelet=port, api=api)
         self._registry.start()
         self._following = [
             asyncio.create_task(self._nodes.run(), name="nodes"),

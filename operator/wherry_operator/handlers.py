@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import os
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -99,9 +100,21 @@ def registry(*, pods: ObjectStore, workloads: ObjectStore) -> kopf.OperatorRegis
         found = kopf.login_with_service_account(**kwargs) or kopf.login_with_kubeconfig(**kwargs)
         if found is None:
             return None
-        return dataclasses.replace(found, expiration=datetime.now(UTC) + timedelta(minutes=LOGIN_MINUTES))
+        server = in_cluster_server(os.environ) or found.server
+        return dataclasses.replace(
+            found, server=server, expiration=datetime.now(UTC) + timedelta(minutes=LOGIN_MINUTES)
+        )
 
     return handlers
+
+
+def in_cluster_server(environment: Mapping[str, str]) -> str:
+    """The API server as every other client in a Pod finds it, "" outside. kopf would ask the cluster's DNS for it, which may be
+    down, and may be served by what we run."""
+    host, port = environment.get("KUBERNETES_SERVICE_HOST", ""), environment.get("KUBERNETES_SERVICE_PORT", "443")
+    if not host or environment.get("KUBECONFIG"):
+        return ""
+    return f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
 
 
 async def operator(

@@ -7,6 +7,8 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
+from wherry_operator.doors import Door
+from wherry_operator.https import serve
 from wherry_operator.metrics import CONTENT_TYPE, Metrics
 
 log = logging.getLogger(__name__)
@@ -37,14 +39,12 @@ class HealthServer:
             app.router.add_get("/metrics", _exposition(metrics))
         self._runner = web.AppRunner(app, access_log=None, handle_signals=False)
 
-    async def start(self) -> int:
-        """Listen. Raises OSError.
+    async def start(self, door: Door | None = None) -> int:
+        """Listen, or take over the port that is listened on. Raises OSError.
 
         :return: the bound port.
         """
-        await self._runner.setup()
-        await web.TCPSite(self._runner, self._listen, self._port).start()
-        return int(self._runner.addresses[0][1])
+        return await serve(self._runner, self._listen, self._port, door)
 
     async def close(self) -> None:
         """Stop listening."""

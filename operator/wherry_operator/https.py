@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import socket
+import ssl
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -11,6 +13,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 from wherry_operator.clock import Clock
+from wherry_operator.doors import Door
 from wherry_operator.kube import KubeError
 from wherry_operator.tls import ServerTls, TlsError
 
@@ -60,18 +63,47 @@ class HttpsServer:
             max_headers=MAX_HEADERS,
         )
 
-    async def start(self, host: str, port: int, tls: ServerTls) -> int:
-        """Listen. Raises OSError.
+    async def start(self, host: str, port: int, tls: ServerTls, door: Door | None = None) -> int:
+        """Listen, or take over the port that is listened on. Raises OSError.
 
         :return: the bound port.
         """
-        await self._runner.setup()
-        await web.TCPSite(self._runner, host, port, ssl_context=tls.context).start()
-        return int(self._runner.addresses[0][1])
+        return await serve(self._runner, host, port, door, context=tls.context)
 
     async def close(self) -> None:
         """Stop listening; streams get STOP_SECONDS."""
         await self._runner.cleanup()
+
+
+async def serve(
+    runner: web.AppRunner, host: str, port: int, door: Door | None, *, context: ssl.SSLContext | None = None
+) -> int:
+    """Serve an application at a port that is opened, or at a door that is open already, with whoever waits there. Raises OSError.
+
+    :return: the bound port.
+    """
+    await runner.setup()
+    if door is None:
+        await web.TCPSite(runner, host, port, ssl_context=context).start()
+    else:
+        adopting: set[asyncio.Task[None]] = set()
+
+        def adopt(connection: socket.socket) -> None:
+            task = asyncio.create_task(_adopt(runner, connection, context))
+            adopting.add(task)
+            task.add_done_callback(adopting.discard)
+
+        for listener in door.take(adopt):
+            await web.SockSite(runner, listener, ssl_context=context).start()
+    return int(runner.addresses[0][1])
+
+
+async def _adopt(runner: web.AppRunner, connection: socket.socket, context: ssl.SSLContext | None) -> None:
+    if runner.server is None:  # closed meanwhile
+        connection.close()
+        return
+    with suppress(OSError):  # of a handshake: the client's affair
+        await asyncio.get_running_loop().connect_accepted_socket(runner.server, connection, ssl=context)
 
 
 class KeptTrust:

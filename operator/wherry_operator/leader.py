@@ -16,11 +16,13 @@ import logging
 from collections.abc import Callable
 from typing import Protocol
 
-from wherry_operator.clock import Clock, micro_time
+from wherry_operator import lease as rules
+from wherry_operator.clock import Clock
 from wherry_operator.errors import text
 from wherry_operator.kube import Conflict, KubeError, NotFound
+from wherry_operator.lease import CALL_SECONDS, RETRY_SECONDS, Reachable, Sight
 from wherry_operator.models import Object
-from wherry_operator.settings import LEASE_DURATION_SECONDS, Settings
+from wherry_operator.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -30,15 +32,6 @@ RENEW_SECONDS = 5.0
 LOST_SECONDS = 10.0
 """Not renewed for so long, we are no leader any more: well before another may take over
 (LEASE_DURATION_SECONDS)."""
-
-RETRY_SECONDS = 1.0
-"""Between two looks at a Lease that another holds, and after a failure."""
-
-DUE_SECONDS = 5.0
-"""A Lease that was not renewed until so short before its end may soon be ours: its holder has missed a renewal."""
-
-CALL_SECONDS = 4.0
-"""For one look or one write, so that a renewal can be tried twice within LOST_SECONDS."""
 
 
 class LeadershipLost(Exception):
@@ -64,28 +57,37 @@ class LeaseApi(Protocol):
 class Leadership:
     """One candidate. `acquire`, then `hold` beside all that a leader does, then `release`."""
 
-    def __init__(self, kube: LeaseApi, *, namespace: str, name: str, identity: str, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        kube: LeaseApi,
+        *,
+        namespace: str,
+        name: str,
+        identity: str,
+        sight: Sight | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        """`sight`: what this process has seen of the Lease before, by the same clock."""
         self._kube = kube
-        self._collection = f"/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases"
+        self._collection = rules.collection(namespace)
         self._path = f"{self._collection}/{name}"
         self._name = name
         self._identity = identity
         self._clock = clock or Clock()
         self._lease: Object | None = None
         self._renewed = float("-inf")
-        self._seen: tuple[object, ...] = ()
-        self._seen_at = 0.0
-        self._seen_duration = float(LEASE_DURATION_SECONDS)
-        self._looked_at = float("-inf")
+        self._sight = sight or Sight(name)
         self._writing = asyncio.Lock()
         self.lost = asyncio.Event()
         """Set once leadership has ended in whatever way."""
+        self.reachable: Reachable | None = None
+        """Where those who wait find us when we lead: written with the Lease."""
 
     @classmethod
-    def from_settings(cls, kube: LeaseApi, settings: Settings) -> Leadership:
-        """The election of this installation: its node's name tells it from others in the same namespace."""
-        name = f"wherry-operator-{settings.node_name}"
-        return cls(kube, namespace=settings.namespace, name=name, identity=settings.identity)
+    def from_settings(cls, kube: LeaseApi, settings: Settings, sight: Sight | None = None) -> Leadership:
+        """The election of this installation."""
+        name = rules.name_of(settings.node_name)
+        return cls(kube, namespace=settings.namespace, name=name, identity=settings.identity, sight=sight)
 
     @property
     def epoch(self) -> int:
@@ -103,12 +105,7 @@ class Leadership:
         """For a health check: why nobody is known to lead, "" if somebody is."""
         if self.held:
             return ""
-        now = self._clock.monotonic()
-        if now - self._looked_at > LOST_SECONDS:
-            return f"the Lease {self._name} can't be read"
-        if not self._seen or not self._seen[0] or self._expires_in(now) <= 0:
-            return f"nobody holds the Lease {self._name}"
-        return ""
+        return self._sight.complaint(self._clock.monotonic(), self._identity)
 
     async def acquire(self, *, when_due: Callable[[], object] = lambda: None) -> int:
         """Wait until we lead. Failures of the API server are logged and tried again.
@@ -127,7 +124,7 @@ class Leadership:
                 pass  # another candidate was faster: look again
             except (KubeError, TimeoutError) as error:
                 log.warning("can't take the Lease %s: %s", self._name, text(error))
-            if self._seen and self._seen[0] and self._expires_in(self._clock.monotonic()) <= DUE_SECONDS:
+            if self._sight.due(self._clock.monotonic()):
                 when_due()
             if self._lease is not None:
                 log.info("leading as %s, epoch %d", self._identity, self.epoch)
@@ -201,45 +198,23 @@ class Leadership:
             lease = await self._kube.get(self._path)
         except NotFound:
             # Deleted under its holder, who may not know yet: what was seen of it still has to run out.
-            if self._seen and (left := self._expires_in(started)) > 0:
+            if self._sight.seen and (left := self._sight.expires_in(started)) > 0:
                 return min(left, RETRY_SECONDS)
-            metadata = {"name": self._name}
-            body = {"apiVersion": "coordination.k8s.io/v1", "kind": "Lease", "metadata": metadata}
-            self._lease = await self._kube.create(self._collection, {**body, "spec": self._spec(1)})
+            self._lease = await self._kube.create(self._collection, self._taken(rules.free(self._name)))
         else:
             spec = lease.get("spec") or {}
             holder = spec.get("holderIdentity") or ""
             seen = self._clock.monotonic()
-            self._observe(spec, seen)
-            if holder and holder != self._identity and (left := self._expires_in(seen)) > 0:
+            self._sight.observe(spec, seen)
+            if holder and holder != self._identity and (left := self._sight.expires_in(seen)) > 0:
                 return min(left, RETRY_SECONDS)
-            epoch = int(spec.get("leaseTransitions") or 0) + 1
-            self._lease = await self._kube.replace(self._path, {**lease, "spec": {**spec, **self._spec(epoch)}})
+            self._lease = await self._kube.replace(self._path, self._taken(lease))
         # From before the write: later is when others may have begun to count.
         self._renewed = started
         return 0.0
 
-    def _observe(self, spec: Object, moment: float) -> None:
-        self._looked_at = moment
-        seen = (spec.get("holderIdentity"), spec.get("renewTime"), spec.get("leaseTransitions"))
-        if seen != self._seen:
-            if not self._seen or seen[0] != self._seen[0]:
-                log.info("the Lease %s is held by %s", self._name, seen[0] or "nobody")
-            self._seen, self._seen_at = seen, moment
-            self._seen_duration = float(spec.get("leaseDurationSeconds") or LEASE_DURATION_SECONDS)
-
-    def _expires_in(self, moment: float) -> float:
-        return self._seen_at + self._seen_duration - moment
-
-    def _spec(self, epoch: int) -> Object:
-        now = micro_time(self._clock.now())
-        return {
-            "holderIdentity": self._identity,
-            "leaseDurationSeconds": LEASE_DURATION_SECONDS,
-            "acquireTime": now,
-            "renewTime": now,
-            "leaseTransitions": epoch,
-        }
+    def _taken(self, lease: Object) -> Object:
+        return rules.taken(lease, self._identity, self._clock.now(), self.reachable)
 
     async def _write(self, least_epoch: int, *, holder: str | None = None) -> None:
         """Renew, with at least this epoch. Raises LeadershipLost when the Lease is no longer ours,
@@ -265,10 +240,10 @@ class Leadership:
             self._renewed = started
 
     def _renewal(self, lease: Object, least_epoch: int, holder: str | None) -> Object:
-        spec = lease["spec"]
-        renewed = {
-            "holderIdentity": self._identity if holder is None else holder,
-            "renewTime": micro_time(self._clock.now()),
-            "leaseTransitions": max(int(spec["leaseTransitions"]), least_epoch),
-        }
-        return {**lease, "spec": {**spec, **renewed}}
+        return rules.renewed(
+            lease,
+            self._identity if holder is None else holder,
+            self._clock.now(),
+            least_epoch=least_epoch,
+            reachable=self.reachable,
+        )

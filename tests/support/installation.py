@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 import yaml
@@ -21,6 +22,7 @@ import yaml
 from tests.cluster.ports import Reservation
 from tests.cluster.processes import Process, wait_for
 from tests.cluster.provider import Cluster
+from tests.support import in_pod
 from tests.support.runner import (
     RUNNER_NAME_IN_CERTIFICATE,
     START_SECONDS,
@@ -76,6 +78,7 @@ class Replica:
 
     process: Process
     health_address: str
+    kubelet_port: int
     api_port: int
 
     def wait_ready(self) -> None:
@@ -105,12 +108,14 @@ class Installation:
         brings_runners_certificates: bool = True,
         variables: Mapping[str, str] | None = None,
         namespaces: Sequence[str] = (),
+        in_pods: bool = False,
     ) -> None:
         """`brings_certificate`: the kubelet endpoint's comes from the cluster's CA; else the operator is left to have one.
         `brings_runners_certificates`: those between operator and runners are files; else the operator makes them.
         `variables`: for the environments of all processes. `namespaces`: the only ones where it has rights on Pods and
-        WasmWorkloads, and takes them.
+        WasmWorkloads, and takes them. `in_pods`: operators find token, CA and API server as in a Pod.
         """
+        self._in_pods = in_pods
         self._brings_certificate = brings_certificate
         self._brings_runners_certificates = brings_runners_certificates
         self._variables = dict(variables or {})
@@ -256,7 +261,8 @@ class Installation:
     def second_operator(self) -> Iterator[Replica]:
         """Another replica, as ready as one can be that does not lead."""
         with Reservation() as kubelet, Reservation() as health, Reservation() as api:
-            replica = Replica(self._start("second", kubelet, health, api), health.address, api.port)
+            process = self._start("second", kubelet, health, api)
+            replica = Replica(process, health.address, kubelet.port, api.port)
             try:
                 replica.wait_ready()
                 yield replica
@@ -290,12 +296,35 @@ class Installation:
         ]  # fmt: skip
         for runner in self.runners.values():
             command += ["--runner", f"{runner.name}={self.routes.get(runner.name, runner.url)}"]
-        return Process.start(
-            "operator",
-            command,
-            log=self.logs / f"{identity}.log",
-            env=environment(KUBECONFIG=str(self._routed_kubeconfig(identity)), **self._variables),
-        )
+        log = self.logs / f"{identity}.log"
+        if self._in_pods:
+            server = urlsplit(self.api_route or self.cluster.server)
+            variables = {
+                "KUBERNETES_SERVICE_HOST": str(server.hostname),
+                "KUBERNETES_SERVICE_PORT": str(server.port),
+                **self._variables,
+            }
+            command = in_pod.command(self.service_account, command)
+        else:
+            variables = {"KUBECONFIG": str(self._routed_kubeconfig(identity)), **self._variables}
+        return Process.start("operator", command, log=log, env=environment(**variables))
+
+    @property
+    def service_account(self) -> Path:
+        """A folder as a kubelet mounts it, with the operator's own rights."""
+        folder = self.directory / "serviceaccount"
+        if not folder.exists():
+            token = self.cluster.kubectl("create", "token", "wherry-operator", "-n", self.namespace, "--duration=24h")
+            folder.mkdir()
+            (folder / "token").write_text(token.stdout.strip())
+            (folder / "namespace").write_text(self.namespace)
+            shutil.copy(self.cluster.ca_file, folder / "ca.crt")
+        return folder
+
+    @property
+    def kubelet_port(self) -> int:
+        """Where the operator serves the virtual node."""
+        return self._kubelet_port.port
 
     def _routed_kubeconfig(self, identity: str) -> Path:
         if not self.api_route:

@@ -17,6 +17,7 @@ from wherry_operator.aggregated.discovery import DOCUMENTS, GROUP, GROUP_VERSION
 from wherry_operator.aggregated.front_proxy import FrontProxy
 from wherry_operator.aggregated.logs import Instances, LogError
 from wherry_operator.clock import Clock
+from wherry_operator.doors import Door
 from wherry_operator.https import HttpsServer, KeptTrust
 from wherry_operator.kube import KubeError, NotFound
 from wherry_operator.kubelet.auth import (
@@ -69,8 +70,8 @@ class AggregatedServer:
         self._server = HttpsServer(self._app())
         self._trust: KeptTrust | None = None
 
-    async def start(self) -> int:
-        """Listen. Raises TlsError (our certificate), OSError (the address).
+    async def start(self, door: Door | None = None) -> int:
+        """Listen, or take over the port that is listened on. Raises TlsError (our certificate), OSError (the address).
 
         A front proxy's CA that can't be read is logged and tried again: until then nobody gets in.
 
@@ -86,7 +87,7 @@ class AggregatedServer:
 
         self._trust = KeptTrust(read, what="the logs of WasmWorkloads", clock=self._clock)
         await self._trust.start()
-        return await self._server.start(self._settings.api_listen, self._settings.api_port, tls)
+        return await self._server.start(self._settings.api_listen, self._settings.api_port, tls, door)
 
     async def close(self) -> None:
         """Stop listening; streams get some seconds."""

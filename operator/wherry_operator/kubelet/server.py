@@ -16,6 +16,7 @@ from typing import Protocol
 from aiohttp import web
 
 from wherry_operator.clock import Clock
+from wherry_operator.doors import Door
 from wherry_operator.https import HttpsServer, KeptTrust
 from wherry_operator.kubelet import attach, logs, portforward, usage
 from wherry_operator.kubelet.auth import (
@@ -97,8 +98,8 @@ class KubeletServer:
         self._server = HttpsServer(self._app())
         self._trust: KeptTrust | None = None
 
-    async def start(self) -> int:
-        """Listen. Raises TlsError (our certificate), OSError (the address).
+    async def start(self, door: Door | None = None) -> int:
+        """Listen, or take over the port that is listened on. Raises TlsError (our certificate), OSError (the address).
 
         A client CA that can't be read is logged and tried again: until then only tokens are accepted.
 
@@ -113,7 +114,7 @@ class KubeletServer:
 
             self._trust = KeptTrust(read, what="kubectl logs", clock=self._clock)
             await self._trust.start()
-        return await self._server.start(of.listen, of.port, tls)
+        return await self._server.start(of.listen, of.port, tls, door)
 
     async def close(self) -> None:
         """Stop listening; streams get some seconds."""
