@@ -16,7 +16,8 @@ const WORD: &str = concat!(
     r#"needs more memory than there is beside the module's own","memoryRefused":true}"#
 );
 
-static REPORT: AtomicI32 = AtomicI32::new(-1);
+/// A guest's; 0: this is the executor. (Not -1: that would lie among data that is nowhere else written to, a page for each guest.)
+static REPORT: AtomicI32 = AtomicI32::new(0);
 
 struct Reporting;
 
@@ -31,7 +32,7 @@ pub fn report_failure_to(report: RawFd) {
 /// No memory: the end of a guest's process. In the executor, the caller's affair.
 fn checked(memory: *mut u8) -> *mut u8 {
     let report = REPORT.load(Relaxed);
-    if memory.is_null() && report >= 0 {
+    if memory.is_null() && report > 0 {
         // SAFETY: this descriptor is closed by nobody.
         let report = unsafe { BorrowedFd::borrow_raw(report) };
         let _ = rustix::io::write(report, WORD.as_bytes());

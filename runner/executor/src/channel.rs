@@ -127,6 +127,7 @@ impl Channel {
     }
 
     /// Receive one message; None at the end of the connection. Waits for one.
+    #[inline(never)] // what it takes is not on a guest's stack
     pub fn receive(&mut self) -> Result<Option<Incoming>, Fault> {
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);

@@ -13,18 +13,21 @@ use std::panic::{self, PanicHookInfo};
 use std::sync::Arc;
 
 use rustix::process::{Pid, Resource, getpriority_process, setpriority_process};
+use tokio::runtime::Runtime;
+use wasmtime_wasi::p1::WasiP1Ctx;
 
 use crate::allowance::Allowances;
 use crate::channel::{GuestDescriptors, ServerDescriptors};
+use crate::http::Handler;
 use crate::log::Log;
-use crate::modules::{Loaded, Program};
+use crate::modules::{Command, Loaded, Program};
 use crate::network::{self, Gate};
 use crate::output::SharedLog;
 use crate::page::Page;
 use crate::payload::Payload;
 use crate::report::Report;
 use crate::sandbox::{Calls, Confinement, Folder, Reach, Sandbox};
-use crate::{allocator, ceiling, http, process, run, signals, wasi};
+use crate::{allocator, ceiling, http, process, run, signals, unused, wasi};
 
 /// What a process may need beside its module's memory: stacks, the host's side of open files and streams, a payload.
 pub const HOST_ROOM_BYTES: u64 = 64 << 20;
@@ -52,6 +55,7 @@ struct Descriptors {
 
 /// Be the guest. Never returns.
 pub fn run(loaded: &Loaded, descriptors: GuestDescriptors, inherited: &Inherited) -> ! {
+    unused::begins_here();
     let GuestDescriptors {
         payload,
         report,
@@ -103,17 +107,43 @@ fn panicked(info: &PanicHookInfo) -> Report {
 
 /// Become the guest's process and run the module. An error says why it could not be run.
 fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Result<Report, String> {
+    let life = begin(loaded, descriptors, inherited)?;
+    let log = life.log.clone();
+    let report = match &loaded.program {
+        Program::Command(command) => life.command(loaded, command),
+        Program::Server(handler) => life.server(loaded, handler),
+    }?;
+    log.with(Log::flush);
+    Ok(report)
+}
+
+/// What a process has that became a guest's.
+struct Life {
+    payload: Payload,
+    stdin: Option<OwnedFd>,
+    preopens: Vec<OwnedFd>,
+    server: Option<ServerDescriptors>,
+    log: SharedLog,
+    page: &'static Page,
+    gate: Arc<Gate>,
+    sandbox: Sandbox,
+    priority: i32,
+}
+
+/// Become the guest's process. A function of its own, as those below that make something: what they need is on the stack no longer
+/// when the module runs, and a guest's stack is its own from the first page to the last.
+#[inline(never)]
+fn begin(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Result<Box<Life>, String> {
     let failed = |error: io::Error| format!("could not let go: {error}");
     process::die_with_parent(inherited.executor).map_err(failed)?;
     signals::reset().map_err(failed)?;
+    if matches!(loaded.program, Program::Command(_)) {
+        signals::release_termination().map_err(failed)?;
+    }
     keep_only(loaded, &descriptors, inherited.null).map_err(failed)?;
     process::forbid_inspection().map_err(failed)?;
 
     let mut payload = Payload::unseal(descriptors.payload)?;
-    let bounds = run::Bounds {
-        fuel: payload.fuel,
-        memory_bytes: payload.memory_bytes,
-    };
     // The module's `working_dir` is a matter of its kind, so it is asked here and not in the executor.
     if let Program::Command(command) = &loaded.program {
         run::check_working_dir(command, &payload.working_dir)?;
@@ -165,37 +195,73 @@ fn live(loaded: &Loaded, descriptors: Descriptors, inherited: &Inherited) -> Res
     let (grant, fields) = (payload.network.take(), std::mem::take(&mut payload.network_fields));
     let listening = std::mem::take(&mut payload.listening);
     let gate = Arc::new(Gate::new(grant, listening, fields, &page.network, &log));
-    let no_runtime = |error: io::Error| format!("no runtime: {error}");
+    Ok(Box::new(Life {
+        payload,
+        stdin: descriptors.stdin,
+        preopens: descriptors.preopens,
+        server: descriptors.server,
+        log,
+        page,
+        gate,
+        sandbox,
+        priority,
+    }))
+}
 
-    let report = match &loaded.program {
-        Program::Command(command) => {
-            let runtime = run::runtime(descriptors.stdin.is_some() || gate.is_open()).map_err(no_runtime)?;
-            let wasi = {
-                let _entered = runtime.enter();
-                wasi::context(&payload, descriptors.preopens, descriptors.stdin, &log, &gate)?.build_p1()
-            };
-            drop(payload);
-            // After our own part: what is the module's has the module's weight.
-            setpriority_process(None, priority).map_err(|error| format!("could not be made nice: {error}"))?;
-            sandbox.enter()?;
-            run::run(&loaded.engine, command, &runtime, wasi, &log, &gate, bounds)
-        }
-        Program::Server(handler) => {
-            let Some(given) = descriptors.server else {
-                return Err("it is a server, and was given nothing to serve on".into());
-            };
-            let failed = |error: io::Error| format!("could not serve: {error}");
-            let termination = signals::termination().map_err(failed)?;
-            let runtime = http::runtime().map_err(no_runtime)?;
-            let (engine, folders) = (&loaded.engine, descriptors.preopens);
-            let server =
-                http::Server::new(engine, handler, payload, folders, &log, gate, &page.http).map_err(failed)?;
-            sandbox.enter()?;
-            server.serve(&runtime, given.listener, given.ready, termination, priority)
-        }
-    };
-    log.with(Log::flush);
-    Ok(report)
+fn no_runtime(error: io::Error) -> String {
+    format!("no runtime: {error}")
+}
+
+impl Life {
+    /// Run a command once.
+    fn command(self: Box<Self>, loaded: &Loaded, command: &Command) -> Result<Report, String> {
+        let runtime = run::runtime(self.stdin.is_some() || self.gate.is_open()).map_err(no_runtime)?;
+        let bounds = run::Bounds {
+            fuel: self.payload.fuel,
+            memory_bytes: self.payload.memory_bytes,
+        };
+        let (log, gate) = (self.log.clone(), Arc::clone(&self.gate));
+        let wasi = self.confined(&runtime)?;
+        Ok(run::run(&loaded.engine, command, &runtime, wasi, &log, &gate, bounds))
+    }
+
+    /// What a command is given of the world; from then on this process has no more than it.
+    #[inline(never)]
+    fn confined(self: Box<Self>, runtime: &Runtime) -> Result<Box<WasiP1Ctx>, String> {
+        let wasi = {
+            let _entered = runtime.enter();
+            Box::new(wasi::context(&self.payload, self.preopens, self.stdin, &self.log, &self.gate)?.build_p1())
+        };
+        // After our own part: what is the module's has the module's weight.
+        setpriority_process(None, self.priority).map_err(|error| format!("could not be made nice: {error}"))?;
+        self.sandbox.enter()?;
+        Ok(wasi)
+    }
+
+    /// Serve until told to end.
+    #[inline(never)]
+    fn server(self: Box<Self>, loaded: &Loaded, handler: &Handler) -> Result<Report, String> {
+        let Some(given) = self.server else {
+            return Err("it is a server, and was given nothing to serve on".into());
+        };
+        let failed = |error: io::Error| format!("could not serve: {error}");
+        let termination = signals::termination().map_err(failed)?;
+        let runtime = http::runtime().map_err(no_runtime)?;
+        let engine = &loaded.engine;
+        let counts = &self.page.http;
+        let server = http::Server::new(
+            engine,
+            handler,
+            self.payload,
+            self.preopens,
+            &self.log,
+            self.gate,
+            counts,
+        )
+        .map_err(failed)?;
+        self.sandbox.enter()?;
+        Ok(server.serve(&runtime, given.listener, given.ready, termination, self.priority))
+    }
 }
 
 /// Close all that isn't this guest's.

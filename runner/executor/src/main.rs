@@ -3,11 +3,13 @@
 //! It speaks `wherry_runner/execution/channel.py` on FD: for each start it forks a process that runs one module once.
 //! README.md tells how it is laid out.
 
+mod ahead;
 mod allocator;
 mod allowance;
 mod ceiling;
 mod channel;
 mod config;
+mod destructors;
 mod guest;
 mod heap;
 mod http;
@@ -27,6 +29,7 @@ mod sandbox;
 mod signals;
 mod state;
 mod trap_text;
+mod unused;
 mod wasi;
 mod wasi_01;
 mod zygote;
@@ -58,6 +61,12 @@ fn main() -> ExitCode {
 }
 
 fn serve() -> Result<(), String> {
+    zygote()?.serve().map_err(|fault| fault.to_string())
+}
+
+/// Made in a function of its own: what that takes is not on a guest's stack.
+#[inline(never)]
+fn zygote() -> Result<Box<Zygote>, String> {
     let arguments = Arguments::parse(std::env::args().skip(1))?;
     let told = |what: &'static str| move |error: std::io::Error| format!("{what}: {error}");
     process::die_with_parent(arguments.parent).map_err(told("prctl"))?;
@@ -78,9 +87,19 @@ fn serve() -> Result<(), String> {
     let modules =
         Modules::new(arguments.wasi_03, arguments.pooling).map_err(|error| format!("no engine: {error:#}"))?;
 
-    Zygote::new(channel, modules, confinement, allowances, ends, null.into())
-        .serve(&config::name(), arguments.wasi_03)
-        .map_err(|fault| fault.to_string())
+    ahead::prepare().map_err(|error| format!("no random numbers: {error}"))?;
+    let mut zygote = Box::new(Zygote::new(
+        channel,
+        modules,
+        confinement,
+        allowances,
+        ends,
+        null.into(),
+    ));
+    zygote
+        .introduce(&config::name(), arguments.wasi_03)
+        .map_err(|fault| fault.to_string())?;
+    Ok(zygote)
 }
 
 struct Arguments {

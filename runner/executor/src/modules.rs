@@ -171,6 +171,8 @@ impl Runtime {
         // SAFETY: the supervisor gives only files that its compiler made and whose checksum it has compared; they are
         // written once, read-only and never changed while they exist.
         let module = unsafe { Module::deserialize_open_file(&self.engine, file)? };
+        // Else each guest would.
+        module.initialize_copy_on_write_image()?;
         let command = Command::Wasi01(linker.instantiate_pre(&module)?);
         Ok(Loaded {
             program: Program::Command(command),
@@ -239,6 +241,10 @@ fn open_component(engine: &Engine, module: OwnedFd) -> Result<(Component, RawFd)
     // SAFETY: as in `load_core`.
     let component = unsafe { Component::deserialize_file(engine, path).map_err(|error| format!("{error:#}"))? };
     check_same_file(descriptor, module.as_fd())?;
+    // Else each guest would.
+    component
+        .initialize_copy_on_write_image()
+        .map_err(|error| format!("{error:#}"))?;
     Ok((component, descriptor))
 }
 

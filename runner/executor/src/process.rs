@@ -93,13 +93,19 @@ fn close_range(first: u32, last: u32) -> io::Result<()> {
     }
 }
 
+unsafe extern "C" {
+    /// fork(2) and nothing else (POSIX.1-2024). `fork` also prepares the C library's own data for a process that may have had other
+    /// threads: pages that are then each child's own.
+    fn _Fork() -> libc::pid_t;
+}
+
 /// A copy of this process: None in the child.
 ///
 /// The child has only the thread that called this, so the caller must be the only one: a lock that another thread held
-/// would never be released.
+/// would never be released. No handler of `pthread_atfork` runs.
 pub fn fork() -> io::Result<Option<Pid>> {
     // SAFETY: this process has one thread (checked after each load), so the child's copy of all state is consistent.
-    match unsafe { libc::fork() } {
+    match unsafe { _Fork() } {
         -1 => Err(io::Error::last_os_error()),
         child => Ok(Pid::from_raw(child)),
     }

@@ -19,7 +19,7 @@ use crate::network::{Gate, Outbound};
 use crate::output::SharedLog;
 use crate::report::{Outcome, Report, TRAP_EXIT_CODE};
 use crate::state::State;
-use crate::trap_text;
+use crate::{trap_text, unused};
 
 /// What a component may hand to the host in one call, and so what it can make the host allocate.
 pub const HOSTCALL_BYTES: usize = 32 << 20;
@@ -56,16 +56,42 @@ pub fn run(
     engine: &Engine,
     command: &Command,
     runtime: &Runtime,
-    wasi: WasiP1Ctx,
+    wasi: Box<WasiP1Ctx>,
     log: &SharedLog,
     gate: &Arc<Gate>,
     bounds: Bounds,
 ) -> Report {
+    let mut store = store(engine, wasi, log, gate, bounds.memory_bytes);
+    // Fails only for code that counts nothing; which variant runs is the supervisor's choice, and it knows the limit.
+    let counted = store.set_fuel(bounds.fuel.unwrap_or(u64::MAX));
+    if bounds.fuel.is_some() && counted.is_err() {
+        return Report::failed("could not run the module: it was compiled without fuel, which its limit wants".into());
+    }
+    // Pinned here: what is handed on by value is copied by each that hands it on, and these copies stay on the stack all the while.
+    let result = runtime.block_on(pin!(resting(log, call(command, &mut store))));
+    let refused = store.data().limiter.refused();
+    let mut report = match result {
+        Ok(code) => Report::exited(code),
+        Err(failure) => failure.report(refused),
+    };
+    report.memory_refused = refused.is_some();
+    report
+}
+
+/// What the module runs in. A function of its own, so that what it takes to make one is on the stack no longer when the module runs.
+#[inline(never)]
+fn store(
+    engine: &Engine,
+    wasi: Box<WasiP1Ctx>,
+    log: &SharedLog,
+    gate: &Arc<Gate>,
+    memory_bytes: Option<u64>,
+) -> Store<State> {
     let mut store = Store::new(
         engine,
         State {
-            wasi,
-            limiter: Limiter::new(bounds.memory_bytes),
+            wasi: *wasi,
+            limiter: Limiter::new(memory_bytes),
             log: log.clone(),
             http: WasiHttpCtx::new(),
             outbound: Outbound::new(gate),
@@ -74,19 +100,7 @@ pub fn run(
     );
     store.limiter(|state| &mut state.limiter);
     store.set_hostcall_fuel(HOSTCALL_BYTES);
-    // Fails only for code that counts nothing; which variant runs is the supervisor's choice, and it knows the limit.
-    let counted = store.set_fuel(bounds.fuel.unwrap_or(u64::MAX));
-    if bounds.fuel.is_some() && counted.is_err() {
-        return Report::failed("could not run the module: it was compiled without fuel, which its limit wants".into());
-    }
-    let result = runtime.block_on(flushing(log, call(command, &mut store)));
-    let refused = store.data().limiter.refused();
-    let mut report = match result {
-        Ok(code) => Report::exited(code),
-        Err(failure) => failure.report(refused),
-    };
-    report.memory_refused = refused.is_some();
-    report
+    store
 }
 
 /// An error, and whether the module was being made or was running.
@@ -165,14 +179,15 @@ impl Failure {
     }
 }
 
-/// The guest's future, with its log's unfinished lines written whenever it waits for something: who waits can be killed
-/// there, and what was held in memory would be lost.
-async fn flushing<F: Future>(log: &SharedLog, guest: F) -> F::Output {
+/// The guest's future. Whenever it waits for something its log's unfinished lines are written, for who waits can be killed there, and
+/// what was held in memory would be lost; and memory that it does not use is given back, for who waits may do so for days.
+async fn resting<F: Future>(log: &SharedLog, guest: F) -> F::Output {
     let mut guest = pin!(guest);
     std::future::poll_fn(|context| {
         let poll = guest.as_mut().poll(context);
         if matches!(poll, Poll::Pending) {
             log.with(Log::flush);
+            unused::give_back();
         }
         poll
     })

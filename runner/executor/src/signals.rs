@@ -31,7 +31,18 @@ pub fn drain(descriptor: &OwnedFd) {
     while rustix::io::read(descriptor, &mut seen).is_ok_and(|count| count == seen.len()) {}
 }
 
-/// In a child: as if it had never been the executor's copy. A file that is too large is an error of the write, not a death.
+/// Keep SIGTERM until somebody asks for it: a server that is asked to end before it can listen to that ends all the same in order.
+pub fn hold_termination() -> io::Result<()> {
+    block(libc::SIG_BLOCK, &only(libc::SIGTERM))
+}
+
+/// The opposite.
+pub fn release_termination() -> io::Result<()> {
+    block(libc::SIG_UNBLOCK, &only(libc::SIGTERM))
+}
+
+/// In a child: as if it had never been the executor's copy, but for SIGTERM, which is kept (`hold_termination`). A file that is too
+/// large is an error of the write, not a death.
 pub fn reset() -> io::Result<()> {
     block(libc::SIG_UNBLOCK, &only(libc::SIGCHLD))?;
     // SAFETY: ignores a signal; no handler runs.

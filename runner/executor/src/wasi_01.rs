@@ -1,5 +1,6 @@
 //! WASI 0.1 as modules are linked with it: wasmtime's, and three functions in a way of our own.
 
+use tokio::task::yield_now;
 use wasmtime::{AsContextMut, Caller, Engine, Extern, Linker, Result, bail};
 use wasmtime_wasi::I32Exit;
 use wasmtime_wasi::p1::wasi_snapshot_preview1::WasiSnapshotPreview1;
@@ -8,6 +9,7 @@ use wiggle::{GuestMemory, GuestPtr};
 
 use crate::log::Log;
 use crate::state::State;
+use crate::unused;
 
 const MODULE: &str = "wasi_snapshot_preview1";
 
@@ -33,12 +35,15 @@ pub fn linker(engine: &Engine) -> Result<Linker<State>> {
     Ok(linker)
 }
 
-/// wasmtime's blocks this thread where it only has to sleep: so nobody but us sees that the guest waits, and what its log
-/// holds of unfinished lines is written before (`run.rs` does it for all other waits).
+/// wasmtime's blocks this thread where it only has to sleep: so nobody but us sees that the guest waits, and what is done before it
+/// does is done here (`run.rs` does it for all other waits).
 async fn poll_oneoff(
     mut caller: Caller<'_, State>,
     (subscriptions, events, count, ready): (i32, i32, i32, i32),
 ) -> Result<i32> {
+    if unused::is_due() {
+        yield_now().await; // to where the stack is the process's own, and not this call's
+    }
     let (mut memory, state) = parts(&mut caller)?;
     state.log.with(Log::flush);
     wasi_snapshot_preview1::poll_oneoff(&mut state.wasi, &mut memory, subscriptions, events, count, ready).await

@@ -7,6 +7,7 @@
 //!   - it holds a guest's descriptors only until it has forked; of an armed start, until a client has come.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::time::Instant;
@@ -17,7 +18,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, getpid, kill_process, pidfd_open}
 use crate::allowance::Allowances;
 use crate::channel::{Channel, Fault, Incoming, Outgoing, PROTOCOL, Start};
 use crate::guest::{self, Inherited};
-use crate::heap::Holes;
+use crate::heap::{self, Holes};
 use crate::modules::{Loaded, Modules};
 use crate::sandbox::Confinement;
 use crate::{process, signals};
@@ -68,8 +69,8 @@ impl Zygote {
         }
     }
 
-    /// Until the supervisor is gone; the kernel then kills the guests.
-    pub fn serve(&mut self, engine: &str, wasi_03: bool) -> Result<(), Fault> {
+    /// Tell the supervisor what this is.
+    pub fn introduce(&mut self, engine: &str, wasi_03: bool) -> Result<(), Fault> {
         let features: Vec<_> = FEATURES.into_iter().chain(wasi_03.then_some(WASI_03)).collect();
         let ready = Outgoing::Ready {
             engine,
@@ -80,7 +81,11 @@ impl Zygote {
             landlock_abi: self.confinement.landlock_abi,
             seccomp: self.confinement.seccomp,
         };
-        self.channel.send(&ready, None)?;
+        self.channel.send(&ready, None)
+    }
+
+    /// Until the supervisor is gone; the kernel then kills the guests.
+    pub fn serve(&mut self) -> Result<(), Fault> {
         loop {
             let woken = self.wait()?;
             if woken.ended {
@@ -180,6 +185,7 @@ impl Zygote {
             .get(module_key, kind, variant, module, || self.holes.give_back());
         if self.modules.loads != loads {
             self.holes.take();
+            heap::make_room();
             if !process::threads().is_ok_and(|threads| threads == 1) {
                 // A child of a process with threads may hang in a lock that nobody will release: better no executor at all.
                 return Err(Fault::Protocol("the executor has other threads than one".into()));
@@ -206,7 +212,12 @@ impl Zygote {
             Err(message) => return refuse(&message),
         };
         let executor = getpid();
-        let child = match process::fork() {
+        signals::hold_termination().map_err(no_signals)?;
+        let forked = process::fork();
+        if !matches!(forked, Ok(None)) {
+            signals::release_termination().map_err(no_signals)?;
+        }
+        let child = match forked {
             Ok(Some(child)) => child,
             Ok(None) => {
                 let inherited = Inherited {
@@ -270,6 +281,10 @@ impl Zygote {
         }
         Ok(())
     }
+}
+
+fn no_signals(error: io::Error) -> Fault {
+    Fault::Protocol(format!("could not keep signals: {error}"))
 }
 
 /// Why the executor goes on.

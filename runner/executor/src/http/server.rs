@@ -32,7 +32,7 @@ use crate::output::SharedLog;
 use crate::payload::Payload;
 use crate::report::Report;
 use crate::run::HOSTCALL_BYTES;
-use crate::wasi;
+use crate::{unused, wasi};
 
 /// After an error that more connections would only repeat: no descriptor or no memory is left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
@@ -74,6 +74,7 @@ pub fn runtime() -> io::Result<Runtime> {
         .enable_io()
         .enable_time()
         .max_blocking_threads(1)
+        .on_thread_park(unused::give_back)
         .build()
 }
 
