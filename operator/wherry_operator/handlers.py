@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories
 
 from wherry_operator.models import lean
 from wherry_operator.objects import ObjectStore
@@ -53,6 +54,13 @@ class _NoProgress(kopf.AnnotationsProgressStorage):
 
     def clear(self, *, essence: Any) -> Any:
         return super().clear(essence=essence) if essence else essence
+
+
+class _NoMemories(ResourceMemories):
+    """Nothing is remembered of an object: what kopf would is for handlers that we have not, and a thousand bytes for each."""
+
+    async def recall(self, raw_body: Any, **options: Any) -> Any:
+        return await super().recall(raw_body, **{**options, "ephemeral": True})
 
 
 def configure(settings: Settings) -> kopf.OperatorSettings:
@@ -116,6 +124,7 @@ async def operator(
         stop_flag=stop,
         ready_flag=ready,
         standalone=True,
+        memories=_NoMemories(),
         # Else it looks up the user's name, and an image's nobody has none.
         identity=settings.identity,  # type: ignore[arg-type]  # its own private NewType of str
     )
