@@ -78,7 +78,8 @@ def configure(settings: Settings) -> kopf.OperatorSettings:
     chosen.networking.connect_timeout = 5
     chosen.networking.error_backoffs = _EndlessBackOffs()
     chosen.queueing.error_delays = (1, 2, 5, 10, 20, 30)
-    chosen.queueing.idle_timeout = 1.0
+    # So long an object's worker stays, with its last event: after a burst that is 20 KiB for each object of a second.
+    chosen.queueing.idle_timeout = 0.1
     chosen.posting.enabled = False
     chosen.persistence.diffbase_storage = _NeverDiffed(prefix=GROUP)
     chosen.persistence.progress_storage = _NoProgress(prefix=GROUP)
