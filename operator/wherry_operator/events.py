@@ -53,7 +53,7 @@ class _Recorded:
     since: float
 
 
-@dataclass
+@dataclass(slots=True)
 class _Told:
     name: str
     count: int
@@ -78,6 +78,7 @@ class EventRecorder:
         self._clock = clock
         self._queue: asyncio.Queue[_Recorded] = asyncio.Queue(QUEUE)
         self._recent: OrderedDict[str, float] = OrderedDict()
+        """What was told of lately, and when; the oldest first."""
         self._told: OrderedDict[str, _Told] = OrderedDict()
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
         self.dropped = 0
@@ -92,6 +93,8 @@ class EventRecorder:
             return
         self._recent.pop(key, None)
         self._recent[key] = now
+        while now - next(iter(self._recent.values())) >= SAME_AGAIN_SECONDS:
+            self._recent.popitem(last=False)
         _bound(self._recent)
         if not self._allowed(uid):
             self.dropped += 1

@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import kopf
+from kopf._core.reactor.inventory import ResourceMemories
 
 from wherry_operator.models import lean
 from wherry_operator.objects import ObjectStore
@@ -56,6 +57,13 @@ class _NoProgress(kopf.AnnotationsProgressStorage):
         return super().clear(essence=essence) if essence else essence
 
 
+class _NoMemories(ResourceMemories):
+    """Nothing is remembered of an object: what kopf would is for handlers that we have not, and a thousand bytes for each."""
+
+    async def recall(self, raw_body: Any, **options: Any) -> Any:
+        return await super().recall(raw_body, **{**options, "ephemeral": True})
+
+
 def configure(settings: Settings) -> kopf.OperatorSettings:
     """kopf's settings: server-side selectors, endless retries, nothing written to objects."""
     chosen = kopf.OperatorSettings()
@@ -71,7 +79,8 @@ def configure(settings: Settings) -> kopf.OperatorSettings:
     chosen.networking.connect_timeout = 5
     chosen.networking.error_backoffs = _EndlessBackOffs()
     chosen.queueing.error_delays = (1, 2, 5, 10, 20, 30)
-    chosen.queueing.idle_timeout = 1.0
+    # So long an object's worker stays, with its last event: after a burst that is 20 KiB for each object of a second.
+    chosen.queueing.idle_timeout = 0.1
     chosen.posting.enabled = False
     chosen.persistence.diffbase_storage = _NeverDiffed(prefix=GROUP)
     chosen.persistence.progress_storage = _NoProgress(prefix=GROUP)
@@ -129,6 +138,7 @@ async def operator(
         stop_flag=stop,
         ready_flag=ready,
         standalone=True,
+        memories=_NoMemories(),
         # Else it looks up the user's name, and an image's nobody has none.
         identity=settings.identity,  # type: ignore[arg-type]  # its own private NewType of str
     )

@@ -34,39 +34,6 @@ def lean(body: Object) -> Object:
     return {**body, "metadata": {key: value for key, value in metadata.items() if key != "managedFields"}}
 
 
-MAX_WORDS = 10_000
-"""Far more than objects have fields; users' labels are among them."""
-
-MAX_WORD_CHARACTERS = 64
-"""Longer ones are nobody's keyword; kept here, a stranger's would outlive its object."""
-
-_words: dict[str, str] = {}
-
-
-def compact(body: Object) -> Object:
-    """The same object with one string for all keys, and all words such as `Running`, that are alike: a parser of JSON makes them
-    anew for each object, and they are half of what it takes of memory while it is kept."""
-    if len(_words) > MAX_WORDS:
-        _words.clear()
-    found: Object = _compact(body)
-    return found
-
-
-def _compact(value: Any) -> Any:
-    kind = type(value)
-    if kind is dict:
-        return {_word(key): _compact(each) for key, each in value.items()}
-    if kind is list:
-        return [_compact(each) for each in value]
-    if kind is str and len(value) <= MAX_WORD_CHARACTERS and value.isalpha():
-        return _words.setdefault(value, value)
-    return value
-
-
-def _word(key: str) -> str:
-    return _words.setdefault(key, key) if len(key) <= MAX_WORD_CHARACTERS else key
-
-
 Quantity = str | int | float
 """`resource.Quantity` as JSON may have it: `500m`, `64Mi`, `2`."""
 

@@ -98,7 +98,7 @@ class NodeFacts:
         return NodeFacts(labels={HOSTNAME: name} if name else {})
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Demand:
     """What is kept for a workload, or for several."""
 

@@ -156,7 +156,7 @@ def test_dropping_an_object_ends_all_that_it_has_and_says_when_nothing_is_left()
     assert run(to.drop("u-1")) is False
     two.says("w-2", phase=Phase.ENDED)
     assert run(to.drop("u-1")) is True
-    assert (one.state.statuses, two.state.statuses, to.instances("u-1")) == ({}, {}, set())
+    assert (dict(one.state.statuses), dict(two.state.statuses), to.instances("u-1")) == ({}, {}, set())
     assert run(to.drop("u-1")) is True
     assert all(grace == 0 for _, grace in one.deletes + two.deletes)
 

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import json
 import os
+import weakref
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from wherry_operator import models
-from wherry_operator.models import compact
+from wherry_operator import handlers
+from wherry_operator.packing import packed, unpacked
 from wherry_runner import protocol, unused_memory
 
 OBJECT = json.dumps(
@@ -24,36 +26,13 @@ OBJECT = json.dumps(
 )
 
 
-def strings(value: Any) -> dict[str, int]:
-    """Which string of an object is which in memory."""
-    if isinstance(value, dict):
-        return {each: place for pair in value.items() for part in pair for each, place in strings(part).items()}
-    if isinstance(value, list):
-        return {each: place for part in value for each, place in strings(part).items()}
-    return {value: id(value)} if isinstance(value, str) else {}
-
-
-def test_objects_are_kept_as_they_are_with_one_string_for_what_is_alike() -> None:
-    one, other = compact(json.loads(OBJECT)), compact(json.loads(OBJECT))
-    assert one == other == json.loads(OBJECT)
-    assert one is not other
-    mine, theirs = strings(one), strings(other)
-    shared = {word for word in mine if mine[word] == theirs[word]}
-    assert {"metadata", "restartPolicy", "Always", "Running", "True", "app.kubernetes.io/name"} <= shared
-    assert "--port=1" not in shared
-
-
-def test_words_are_not_remembered_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(models, "MAX_WORDS", 10)
-    many = [compact({f"label-{number}": number}) for number in range(100)]
-    assert many == [{f"label-{number}": number} for number in range(100)]
-    assert len(models._words) <= 12
-
-
-def test_a_long_word_of_a_strangers_is_not_remembered() -> None:
-    word = "x" * (models.MAX_WORD_CHARACTERS + 1)
-    assert compact({word: word}) == {word: word}
-    assert word not in models._words
+def test_objects_are_kept_as_they_are_and_given_as_copies() -> None:
+    body = {**json.loads(OBJECT), "data": {"half a pair": "\ud800", "ä": 1.5, "none": None}}
+    kept = packed(body)
+    one, other = unpacked(kept), unpacked(kept)
+    assert one == other == body
+    one["spec"]["args"].append("more")
+    assert unpacked(kept) == body
 
 
 def test_a_peer_that_names_ever_other_fields_fills_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,3 +77,27 @@ def test_what_a_burst_leaves_between_what_is_kept_is_given_back(monkeypatch: pyt
 
     asyncio.run(until_given_back())
     assert kept
+
+
+class _Cycle:
+    def __init__(self) -> None:
+        self.myself = self
+
+
+def test_garbage_that_only_the_collector_finds_is_found_where_nothing_more_happens() -> None:
+    gc.collect()
+    found = [weakref.ref(_Cycle()) for _ in range(unused_memory.NEW_OBJECTS + 1_000)]
+    unused_memory._collect()
+    assert not any(each() for each in found)
+
+
+def test_kopf_remembers_nothing_of_an_object() -> None:
+    async def run() -> None:
+        memories = handlers._NoMemories()
+        body: Any = {"metadata": {"uid": "u-1"}}
+        one = await memories.recall(body, noticed_by_listing=True)
+        assert one.noticed_by_listing
+        assert await memories.recall(body) is not one
+        assert not list(memories.iter_all_memories())
+
+    asyncio.run(run())

@@ -10,7 +10,7 @@ from typing import Any, cast
 import pytest
 
 from tests.support.fake_kube import FakeKube
-from tests.support.fake_runners import FakeRegistry, FakeRunner, deliveries
+from tests.support.fake_runners import AT, FakeRegistry, FakeRunner, deliveries
 from tests.support.told import START, Recorder, end
 from wherry_operator.kube import Kube
 from wherry_operator.objects import ObjectStore
@@ -272,7 +272,18 @@ def test_a_full_runner_is_left_for_another() -> None:
     scene.one.errors = [Refused(Refusal(reason=RefusalReason.TOO_LARGE, message="full"))]
     assert scene.reconcile() == RETRY_SECONDS
     assert scene.waiting == {"reason": "ContainerCreating", "message": "runner one: full"}
-    scene.one.state.statuses.update({str(n): cast("Any", None) for n in range(10)})
+    owner = protocol.Owner(kind="Pod", namespace="boats", name="other", uid="u-2")
+    other = protocol.WorkloadStatus(
+        id="other",
+        owner=owner,
+        phase=Phase.ACTIVE,
+        epoch=1,
+        sequence=1,
+        template_hash="",
+        accepted_at=AT,
+        containers=(),
+    )
+    scene.one.state.statuses.update({str(n): other for n in range(10)})
     scene.reconcile()
     assert len(scene.two.puts) == 1
 

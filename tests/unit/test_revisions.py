@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.support.workload_scene import PATH, Scene
 from wherry_operator.kube import Forbidden, Unavailable
+from wherry_operator.packing import unpacked
 from wherry_operator.reconcile.revisions import OWNER_LABEL
 from wherry_operator.rollout.revisions import Remembered, changes
 
@@ -52,7 +53,7 @@ def work(scene: Scene) -> None:
         if not scene.revisions._loaded:
             await scene.revisions.load()
         for key in list(scene.revisions._due):
-            await scene.revisions.write(scene.revisions._due.pop(key))
+            await scene.revisions.write(unpacked(scene.revisions._due.pop(key)))
 
     asyncio.run(run())
 

@@ -186,7 +186,7 @@ def test_snapshot_is_applied_at_once_when_it_is_complete(pki: Pki) -> None:
         stage.runner.say(StatusEvent(status=status("a")), StatusEvent(status=status("b")))
         await until(lambda: stage.runner.events.empty() and state.connected)
         await settle()
-        assert (state.synced, state.statuses, stage.ids()) == (False, {}, [])
+        assert (state.synced, dict(state.statuses), stage.ids()) == (False, {}, [])
         stage.runner.say(GoneEvent(id="b"), SyncedEvent(info=info()))
         assert await registry.wait_first_sync(60)
         assert (state.synced, set(state.statuses), stage.ids()) == (True, {"a"}, ["a"])

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from wherry_operator.models import Object
@@ -95,8 +96,8 @@ class MovedPods:
         if not self._complete():
             return RETRY_SECONDS
         found = []
-        for pod in self._pods.within(key.namespace):
-            if pods.selects(service, pod["metadata"].get("labels") or {}) and not pod_status.is_terminal(pod):
+        for pod in self._pods.within(key.namespace, having=partial(pods.selects, service)):
+            if not pod_status.is_terminal(pod):
                 endpoint = self._endpoint(service, pod)
                 if endpoint is not None:
                     found.append(endpoint)

@@ -106,16 +106,18 @@ class Resync:
 
     async def _sweep(self, wanted: Set[str], refused: Set[str]) -> None:
         orphans = {
-            (state.name, workload_id): status
+            (state.name, workload_id): state.statuses
             for state in self._registry.states()
             if state.synced
-            for workload_id, status in state.statuses.items()
-            if status.owner.uid not in wanted and status.owner.namespace not in refused
+            for workload_id, owner in state.statuses.owners()
+            if owner.uid not in wanted and owner.namespace not in refused
         }
         agreed = [place for place in orphans if place in self._suspects]
         self._suspects = set(orphans)
         for runner, workload_id in agreed[:DROPS_A_ROUND]:
-            status = orphans[runner, workload_id]
+            status = orphans[runner, workload_id].get(workload_id)
+            if status is None:
+                continue  # it has gone meanwhile
             owner = status.owner
             log.info("dropping %s of %s %s/%s: no such object", workload_id, owner.kind, owner.namespace, owner.name)
             try:

@@ -13,8 +13,9 @@ from collections.abc import Callable
 
 from wherry_operator.clock import Clock
 from wherry_operator.kube import Conflict, Forbidden, Kube, KubeError, Unavailable
-from wherry_operator.models import Object, compact
+from wherry_operator.models import Object
 from wherry_operator.objects import ObjectStore
+from wherry_operator.packing import packed, unpacked
 from wherry_operator.resolve import workload as resolving
 from wherry_operator.rollout.revisions import DEFAULT_LIMIT, Remembered, changes
 from wherry_operator.scope import Scope
@@ -58,7 +59,7 @@ class Revisions:
         self._known: defaultdict[str, list[Remembered]] = defaultdict(list)
         """What is written down, by the object's UID."""
         self._loaded = False
-        self._due: dict[tuple[str, str], Object] = {}
+        self._due: dict[tuple[str, str], bytes] = {}
         """Objects to be looked at, by UID and revision, the first to be first."""
         self._wake = asyncio.Event()
 
@@ -70,7 +71,7 @@ class Revisions:
             if todo.number is None and not todo.delete:
                 return
         # A thousand wait here for a minute after a burst: what is written down is no status.
-        self._due[uid, revision] = compact({field: value for field, value in workload.items() if field != "status"})
+        self._due[uid, revision] = packed({field: value for field, value in workload.items() if field != "status"})
         self._wake.set()
 
     def gone(self, uid: str) -> None:
@@ -91,7 +92,7 @@ class Revisions:
                 await self._wake.wait()
             await self._clock.sleep(LEISURE_SECONDS)
             for key in list(self._due):
-                await self.write(self._due.pop(key))
+                await self.write(unpacked(self._due.pop(key)))
                 await self._clock.sleep(PAUSE_WHILE_BUSY_SECONDS if self._busy() else PAUSE_SECONDS)
 
     async def load(self) -> None:
@@ -136,7 +137,7 @@ class Revisions:
             if isinstance(
                 error, Unavailable
             ):  # else, e.g. for a quota, it is tried when something happens to the object
-                self._due.setdefault((uid, revision), workload)
+                self._due.setdefault((uid, revision), packed(workload))
                 self._wake.set()
 
     async def _create(self, path: str, body: Object, uid: str) -> Object:

@@ -9,7 +9,7 @@ DEFAULT_LIMIT = 10
 """Earlier revisions, as a Deployment's `revisionHistoryLimit`."""
 
 
-@dataclass(frozen=True, order=True)
+@dataclass(frozen=True, order=True, slots=True)
 class Remembered:
     """One revision that is written down."""
 

@@ -148,8 +148,8 @@ class Deliveries:
             self._ledger.close(runner)
         else:
             # Also what did not change while it was away may have been given up meanwhile.
-            for workload_id, status in list(state.statuses.items()):
-                self.observe(status.owner, workload_id)
+            for workload_id, owner in list(state.statuses.owners()):
+                self.observe(owner, workload_id)
             owners = self._ledger.owners(runner)
         keys = {Key(owner.kind, owner.namespace, owner.name) for owner in owners} | self._waiting.keys()
         self._waiting.clear()

@@ -6,6 +6,7 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Set
 from dataclasses import dataclass, field
 
+from wherry_operator.packing import alike
 from wherry_operator.placement import Demand
 from wherry_runner import protocol
 
@@ -17,14 +18,18 @@ WORKLOAD = "WasmWorkload"
 """The kind of owner that is no Pod."""
 
 
-@dataclass(frozen=True, kw_only=True)
+NO_PORTS: frozenset[int] = frozenset()
+"""One for all that have none: Python makes each empty set anew."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """One workload on one runner."""
 
     owner: protocol.Owner
     demand: Demand | None = None
     """None: nobody has told yet; it counts as nothing."""
-    ports: frozenset[int] = frozenset()
+    ports: frozenset[int] = NO_PORTS
     """Of the runner's, those that it has, or asks for."""
 
 
@@ -52,8 +57,9 @@ class Ledger:
 
     def __init__(self) -> None:
         self._accounts: defaultdict[str, _Account] = defaultdict(_Account)
-        self._runners: defaultdict[str, set[str]] = defaultdict(set)
-        self._kinds: defaultdict[str, Counter[str]] = defaultdict(Counter)
+        self._runners: dict[str, tuple[str, ...]] = {}
+        self._kinds: Counter[tuple[str, str]] = Counter()
+        """How many of a kind are on a runner."""
 
     def note(
         self,
@@ -67,12 +73,16 @@ class Ledger:
         account = self._accounts[runner]
         before = account.entries.get(workload_id)
         if before is None:
-            self._runners[workload_id].add(runner)
+            self._runners[workload_id] = alike((*self._runners.get(workload_id, ()), runner))
             if kind := kind_of(owner, workload_id):
-                self._kinds[kind][runner] += 1
+                self._kinds[kind, runner] += 1
         known = before.demand if before else None
-        had = before.ports if before else frozenset()
-        entry = Entry(owner=owner, demand=known if demand is None else demand, ports=had if ports is None else ports)
+        had = before.ports if before else NO_PORTS
+        if before is not None and before.owner == owner:
+            owner = before.owner  # the same, made anew of each word about it
+        if demand is None or demand == known:
+            demand = known
+        entry = Entry(owner=owner, demand=demand, ports=had if ports is None else ports or NO_PORTS)
         account.entries[workload_id] = entry
         account.ports.update(entry.ports - had)
         _take_off(account.ports, had - entry.ports)
@@ -91,16 +101,15 @@ class Ledger:
         _take_off(account.ports, entry.ports)
         if entry.owner.kind == WORKLOAD:
             account.reserved = _and(account.reserved, Demand() - (entry.demand or Demand()), -1)
-        self._runners[workload_id].discard(runner)
-        if not self._runners[workload_id]:
+        left = tuple(each for each in self._runners[workload_id] if each != runner)
+        if left:
+            self._runners[workload_id] = alike(left)
+        else:
             del self._runners[workload_id]
         if kind := kind_of(entry.owner, workload_id):
-            counts = self._kinds[kind]
-            counts[runner] -= 1
-            if not counts[runner]:
-                del counts[runner]
-            if not counts:
-                del self._kinds[kind]
+            self._kinds[kind, runner] -= 1
+            if not self._kinds[kind, runner]:
+                del self._kinds[kind, runner]
 
     def close(self, runner: str) -> None:
         """The runner is gone, with all that it had."""
@@ -135,8 +144,7 @@ class Ledger:
 
     def alike(self, kind: str, runner: str) -> int:
         """How many of a kind (`kind_of`) are there."""
-        counts = self._kinds.get(kind)
-        return counts[runner] if counts else 0
+        return self._kinds[kind, runner]
 
     def owners(self, runner: str) -> set[protocol.Owner]:
         """The objects of which something is there."""

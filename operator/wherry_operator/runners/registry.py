@@ -8,13 +8,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections import defaultdict
 from collections.abc import Callable, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field
 
 from wherry_operator.clock import Clock
+from wherry_operator.packing import alike
 from wherry_operator.runners.client import RunnerClient, RunnerError
+from wherry_operator.runners.statuses import Statuses
 from wherry_operator.settings import RunnerAddress
 from wherry_operator.tls import RunnerTls
 from wherry_runner.protocol import (
@@ -75,7 +76,7 @@ class RunnerState:
     """It said that it is about to end: it takes nothing new, and what serves there won't for long."""
     departed: bool = False
     """Discovery does not name it any more."""
-    statuses: dict[str, WorkloadStatus] = field(default_factory=dict)
+    statuses: Statuses = field(default_factory=Statuses)
     """By workload id; while not synced, as last known."""
 
 
@@ -105,7 +106,7 @@ class RunnerRegistry:
         self._on_runner_change = on_runner_change
         self._clock = clock or Clock()
         self._states: dict[str, RunnerState] = {}
-        self._having: defaultdict[str, dict[str, None]] = defaultdict(dict)
+        self._having: dict[str, tuple[str, ...]] = {}
         """The runners that have a workload, by its id: looking through all of them for each of thousands takes too long."""
         self._clients: dict[str, RunnerClient] = {}
         self._first_sync: dict[str, asyncio.Event] = {}
@@ -170,7 +171,7 @@ class RunnerRegistry:
         if known is not None and (known.epoch, known.sequence) >= (status.epoch, status.sequence):
             return known
         state.statuses[status.id] = status
-        self._having[status.id][name] = None
+        self._has(name, status.id)
         return status
 
     def tell(self, name: str, workload_id: str) -> None:
@@ -271,7 +272,7 @@ class RunnerRegistry:
 
     async def _follow(self, state: RunnerState, client: RunnerClient) -> None:
         self._connected(state, await client.info(), client)
-        snapshot: dict[str, WorkloadStatus] = {}
+        snapshot = Statuses()
         async with aclosing(client.watch()) as events:
             async for event in events:
                 state.last_seen = self._clock.monotonic()
@@ -287,7 +288,7 @@ class RunnerRegistry:
                     case SyncedEvent():
                         self._connected(state, event.info, client)
                         self._synced(state, snapshot)
-                        snapshot = {}
+                        snapshot = Statuses()
                     case HeartbeatEvent():
                         self._leaves(state, event.leaving)
 
@@ -322,24 +323,21 @@ class RunnerRegistry:
         self._tell_runner(state.name)
         return True
 
-    def _synced(self, state: RunnerState, snapshot: dict[str, WorkloadStatus]) -> None:
+    def _synced(self, state: RunnerState, snapshot: Statuses) -> None:
         before, state.statuses = state.statuses, snapshot
         for workload_id in before.keys() - snapshot.keys():
             self._has_not(state.name, workload_id)
         for workload_id in snapshot:
-            self._having[workload_id][state.name] = None
+            self._has(state.name, workload_id)
         state.synced, state.silent_since = True, None
         self._first_sync[state.name].set()
-        for workload_id in before.keys() | snapshot.keys():
-            old, new = before.get(workload_id), snapshot.get(workload_id)
-            if old != new:
-                self._tell(state.name, workload_id, new or old)
+        for workload_id in list(before.differing(snapshot)):
+            self._tell(state.name, workload_id, snapshot.get(workload_id) or before.get(workload_id))
         self._tell_runner(state.name)
 
     def _changed(self, state: RunnerState, status: WorkloadStatus) -> None:
-        if state.statuses.get(status.id) != status:
-            state.statuses[status.id] = status
-            self._having[status.id][state.name] = None
+        if state.statuses.take(status.id, status):
+            self._has(state.name, status.id)
             self._tell(state.name, status.id, status)
 
     def _gone(self, state: RunnerState, workload_id: str) -> None:
@@ -347,11 +345,17 @@ class RunnerRegistry:
             self._has_not(state.name, workload_id)
             self._tell(state.name, workload_id, old)
 
+    def _has(self, name: str, workload_id: str) -> None:
+        having = self._having.get(workload_id, ())
+        if name not in having:
+            self._having[workload_id] = alike((*having, name))
+
     def _has_not(self, name: str, workload_id: str) -> None:
-        having = self._having[workload_id]
-        having.pop(name, None)
-        if not having:
-            del self._having[workload_id]
+        left = tuple(each for each in self._having.get(workload_id, ()) if each != name)
+        if left:
+            self._having[workload_id] = alike(left)
+        else:
+            self._having.pop(workload_id, None)
 
     def _disconnected(self, state: RunnerState) -> None:
         was_connected, state.connected, state.synced = state.connected, False, False

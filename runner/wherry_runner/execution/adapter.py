@@ -277,7 +277,7 @@ class ExecutorEngine:
                 guest.report, descriptors["report"] = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
                 if writes_logs:
                     descriptors["log"] = _open(spec.log.path.parent, os.O_DIRECTORY | os.O_NOFOLLOW)
-                    guest.log_path = spec.log.path
+                    guest.log_path = str(spec.log.path)
                 else:
                     writer = LogWriter(spec.log.path, max_bytes=lambda: self._allowances[slot])
                     guest.output = GuestOutput(writer, bytes_per_second=spec.limits.log_bytes_per_second)

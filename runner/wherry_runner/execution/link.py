@@ -56,17 +56,18 @@ class ExecutorGuest:
     """A guest of an executor's process; implements `engine.Guest`."""
 
     __slots__ = (
-        "_ceiling", "_ended", "_kill", "_limits", "_pid", "_pidfd", "_serving", "_started_at",
+        "_ceiling", "_end", "_kill", "_limits", "_pid", "_pidfd", "_serving", "_started_at", "_waiting",
         "counts", "input", "log_path", "on_drain", "output", "ready", "report", "serves", "started", "took_seconds",
     )  # fmt: skip
 
     def __init__(self, limits: Limits) -> None:
         loop = asyncio.get_running_loop()
         self.started: asyncio.Future[None] = loop.create_future()
-        self._ended: asyncio.Future[GuestExit] = loop.create_future()
-        for future in (self.started, self._ended):
-            # A guest that nobody waits for may be lost without a warning about it.
-            future.add_done_callback(_retrieve)
+        # A guest that nobody waits for may be lost without a warning about it.
+        self.started.add_done_callback(_retrieve)
+        # No future: one that is shielded for who waits takes a thousand bytes, and thousands of guests wait for their ends.
+        self._end: GuestExit | Exception | None = None
+        self._waiting: tuple[asyncio.Future[None], ...] = ()
         # What we hold of it, as far as it has them; closed here.
         self.report = -1
         self.ready = -1
@@ -81,8 +82,8 @@ class ExecutorGuest:
         self._serving: asyncio.Future[bool] | None = None
         self.output: GuestOutput | None = None
         self.input: GuestInput | None = None
-        self.log_path: Path | None = None
-        """Of a guest that writes its log itself."""
+        self.log_path = ""
+        """Of a guest that writes its log itself. (A Path takes six hundred bytes.)"""
         self._limits = limits
         self._ceiling: Ceiling | None = None
         self._kill: Kill | None = None
@@ -102,7 +103,16 @@ class ExecutorGuest:
 
     async def wait(self) -> GuestExit:
         """Wait for its end, with its log complete on disk. Raises EngineLost."""
-        return await asyncio.shield(self._ended)
+        while self._end is None:
+            waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting = (*self._waiting, waiter)
+            try:
+                await waiter
+            finally:
+                self._waiting = tuple(each for each in self._waiting if each is not waiter)
+        if isinstance(self._end, Exception):
+            raise self._end.with_traceback(None)  # many may have the same, which would grow with each
+        return self._end
 
     async def serving(self) -> bool:
         """Of a server: wait until it takes connections. False if it ended before."""
@@ -179,14 +189,21 @@ class ExecutorGuest:
         self._release()
         end = guest_exit(message, report, self._kill, limits=self._limits, finished_at=datetime.now(UTC))
         http = None if counted is None else counted.over()
-        self._ended.set_result(dataclasses.replace(end, http=http, refused=refused))
+        self._set_end(dataclasses.replace(end, http=http, refused=refused))
 
     def on_failed(self, error: Exception) -> None:
         """It was refused, or its executor was lost: `wait` and the start raise this."""
         self._release()
-        for future in (self.started, self._ended):
-            if not future.done():
-                future.set_exception(error)
+        if not self.started.done():
+            self.started.set_exception(error)
+        self._set_end(error)
+
+    def _set_end(self, end: GuestExit | Exception) -> None:
+        if self._end is None:
+            self._end = end
+            for waiter in self._waiting:
+                if not waiter.done():
+                    waiter.set_result(None)
 
     async def bury(self) -> None:
         """After the executor's death: make sure that the process is gone."""
@@ -201,9 +218,9 @@ class ExecutorGuest:
             self.output.finish()
         if self.input is not None:
             self.input.close()
-        if self.log_path is not None:
+        if self.log_path:
             with contextlib.suppress(OSError):
-                make_sure_of(self.log_path)  # it may have been killed while it rotated
+                make_sure_of(Path(self.log_path))  # it may have been killed while it rotated
         self._stop_waiting(serves=False)
         channel.close_all(number for number in (self.report, self.counts, self._pidfd) if number >= 0)
         self.report = self.counts = self._pidfd = -1

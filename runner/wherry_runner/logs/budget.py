@@ -49,7 +49,7 @@ class LogBudget:
         self._allowances = allowances
         self._budget_bytes = budget_bytes
         self._file_bytes = file_bytes
-        self._folders: dict[int, Path] = {}
+        self._folders: dict[int, str] = {}
         self._dealt_for = 1
         self._smaller = asyncio.Event()
 
@@ -75,7 +75,7 @@ class LogBudget:
         self._deal(len(self._folders) + 1)  # before it comes: never, not for a moment, more than the budget
         slot = self._allowances.take()
         self._allowances[slot] = self.file_bytes
-        self._folders[slot] = log_folder
+        self._folders[slot] = str(log_folder)
         return slot
 
     def give_back(self, slot: int) -> None:
@@ -136,7 +136,7 @@ def deal_for(containers: int, dealt_for: int, *, most: int) -> int:
     return max(1, min(most, math.ceil(containers * GROWTH)))
 
 
-def trim(folder: Path, file_bytes: int) -> bool:
+def trim(folder: str | Path, file_bytes: int) -> bool:
     """Remove the folder's log files that are larger than this and that nobody writes to. Whether one that is written to is.
 
     A guest may write to its folder, so nothing in it is trusted: links are not followed, other names are left alone.
@@ -165,5 +165,5 @@ def trim(folder: Path, file_bytes: int) -> bool:
         os.close(descriptor)
 
 
-def _trim_all(folders: list[Path], file_bytes: int) -> list[Path]:
+def _trim_all(folders: list[str], file_bytes: int) -> list[str]:
     return [folder for folder in folders if trim(folder, file_bytes)]

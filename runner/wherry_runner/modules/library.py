@@ -17,6 +17,7 @@ import hashlib
 import re
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
@@ -62,17 +63,25 @@ def _subject(module: protocol.InlineModule) -> _Subject:
     return _Subject(text=module.source, inline=True, name=key[1] if key else "module")
 
 
+@lru_cache(256)
+def _one(compiled: CompiledModule) -> CompiledModule:
+    """The same value for all who have it: a thousand containers keep theirs as long as they run."""
+    return compiled
+
+
 def _of(pulled: PulledModule, path: Path, facts: CompiledFacts, *, variant: Variant, name: str) -> CompiledModule:
-    return CompiledModule(
-        path=path,
-        digest=pulled.layer_digest,
-        kind=ModuleKind(facts.kind),
-        variant=variant,
-        name=pulled.name or name,
-        image_digest=pulled.manifest_digest,
-        packed_by_krustlet=pulled.packed_by_krustlet,
-        entrypoint_args=pulled.entrypoint_args,
-        image_args=pulled.image_args,
+    return _one(
+        CompiledModule(
+            path=path,
+            digest=pulled.layer_digest,
+            kind=ModuleKind(facts.kind),
+            variant=variant,
+            name=pulled.name or name,
+            image_digest=pulled.manifest_digest,
+            packed_by_krustlet=pulled.packed_by_krustlet,
+            entrypoint_args=pulled.entrypoint_args,
+            image_args=pulled.image_args,
+        )
     )
 
 
@@ -140,7 +149,9 @@ class Modules:
                     return None
                 path, facts = found
                 name = _subject(module).name
-                return CompiledModule(path=path, digest=digest, kind=ModuleKind(facts.kind), variant=variant, name=name)
+                return _one(
+                    CompiledModule(path=path, digest=digest, kind=ModuleKind(facts.kind), variant=variant, name=name)
+                )
             case protocol.ImageModule() if module.pull_policy is not protocol.PullPolicy.ALWAYS:
                 try:
                     reference = references.parse(module.reference)
@@ -202,7 +213,9 @@ class Modules:
             self._store.remove_blob(digest)
             await in_thread(lambda: self._store.put_blob(data))
             path, facts = await self._compile(digest, variant, subject, on_progress)
-        return CompiledModule(path=path, digest=digest, kind=ModuleKind(facts.kind), variant=variant, name=subject.name)
+        return _one(
+            CompiledModule(path=path, digest=digest, kind=ModuleKind(facts.kind), variant=variant, name=subject.name)
+        )
 
     async def _url(
         self, module: protocol.UrlModule, variant: Variant, on_progress: OnProgress | None
