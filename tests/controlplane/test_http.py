@@ -167,8 +167,8 @@ def test_a_pod_serves_on_while_its_pre_stop_hook_lasts_and_no_longer_than_its_gr
 
 
 def test_hooks_that_fail_are_told_in_the_kubelets_words(space: Workspace) -> None:
-    port = free_port()
-    fails = {"httpGet": {"port": port + 1, "path": "/"}}
+    port, closed = free_port(), free_port()
+    fails = {"httpGet": {"port": closed, "path": "/"}}
     ports = [{"name": "http", "containerPort": port}]
     space.pod("begins", space.push(SERVER), ports=ports, lifecycle={"postStart": fails})
     space.wait(lambda: ("FailedPostStartHook", "PostStartHook failed") in space.events("begins"), "it is told")
