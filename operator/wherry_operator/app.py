@@ -18,6 +18,7 @@ from wherry_operator.aggregated.server import AggregatedServer
 from wherry_operator.errors import StartError
 from wherry_operator.events import EventRecorder
 from wherry_operator.health import HealthServer
+from wherry_operator.known import FIRST_SYNC_SECONDS, Knowledge
 from wherry_operator.kube import Kube, KubeError, NotFound, load_configuration
 from wherry_operator.kubelet.server import KubeletServer
 from wherry_operator.leader import Leadership, LeadershipLost
@@ -51,9 +52,6 @@ if TYPE_CHECKING:
     from wherry_operator.waiting.stage import Handed
 
 log = logging.getLogger("wherry_operator")
-
-FIRST_SYNC_SECONDS = 5.0
-"""How long runners may take to say what they have before placing begins; a silent one is waited for no longer."""
 
 
 async def run(settings: Settings, stop: asyncio.Event, handed: Handed | None = None) -> None:
@@ -171,8 +169,13 @@ class Operator:
             deliveries=self._deliveries,
             interval=settings.resync_seconds,
         )
-        self._kubelet = KubeletServer(settings, self._kube, self._pod_reconciler, self._registry)
-        self._aggregated = AggregatedServer(settings, self._kube, self._deliveries)
+        self._known = Knowledge(
+            registry=self._registry, discovery=self._discovery, resync=self._resync, leadership=self._leadership
+        )
+        self._kubelet = KubeletServer(
+            settings, self._kube, self._pod_reconciler, self._registry, known=self._known.pods
+        )
+        self._aggregated = AggregatedServer(settings, self._kube, self._deliveries, known=self._known.runners)
         self._node: NodeKeeper | None = None
         self._health = HealthServer(
             settings.health_listen,
@@ -313,10 +316,8 @@ class Operator:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(FIRST_SYNC_SECONDS):
                 await self._nodes.synced.wait()
-                if self._discovery is not None:
-                    await self._discovery.synced.wait()
                 await self._services.wait_synced()
-        await self._registry.wait_first_sync(FIRST_SYNC_SECONDS)
+        await self._known.runners()
 
     # --- wiring -------------------------------------------------------------------------------------------------------
 

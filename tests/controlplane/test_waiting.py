@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import socket
 import ssl
 import threading
@@ -10,6 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -23,6 +25,7 @@ from tests.controlplane.conftest import MIRRORED
 from tests.support import wat
 from tests.support.installation import Installation, apart, folder_of
 from tests.support.kube import PATIENCE_SECONDS, Workspace
+from tests.support.ports import free_port
 from tests.support.runner import healthy
 
 NAME = "waiting"
@@ -116,12 +119,6 @@ def misplace_leader(space: Workspace, port: int) -> None:
     space.cluster.kubectl("patch", "lease", LEASE, *where)
 
 
-def closed_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 def test_who_waits_stays_small_and_its_ports_lead_to_the_leader(space: Workspace, pair: Installation) -> None:
     cluster = space.cluster
     assert cluster.pki is not None
@@ -152,7 +149,7 @@ def test_who_waits_takes_over_from_a_leader_that_was_killed(space: Workspace, pa
         pair.kill_operator()
         killed = time.monotonic()
         space.workload("later", className=NAME, module={"inline": wat.exits(0)}, restartPolicy="Never")
-        # Nobody leads now, and it is asked nevertheless.
+        # Nobody leads now, and it is asked nevertheless: once it answers, it knows what is on the runners.
         space.wait(lambda: log_of(space, second.api_port) == "awake\n", "the log is there")
         print(f"the leader killed, a log was read through who waits after {time.monotonic() - killed:.1f} s")
         space.wait(lambda: holder(space) == "second", "the second leads")
@@ -161,6 +158,25 @@ def test_who_waits_takes_over_from_a_leader_that_was_killed(space: Workspace, pa
         print(f"… and a new object had run after {time.monotonic() - killed:.1f} s")
         second.wait_ready()
         assert (space.get("ww", "talks") or {})["status"]["instances"] == before
+
+
+def test_who_has_just_become_whole_denies_no_log_before_it_has_heard_the_runners(
+    space: Workspace, pair: Installation
+) -> None:
+    talks(space)
+    with pair.second_operator() as second, ThreadPoolExecutor() as threads:
+        pair.kill_operator()
+        (runner,) = pair.runners.values()
+        assert runner.process is not None
+        runner.process.signal(signal.SIGSTOP)
+        try:
+            asked = threads.submit(log_of, space, second.api_port)
+            listening = "aggregated API on port"
+            space.wait(lambda: listening in second.process.log.read_text().rpartition(GROWN)[2], "it serves by itself")
+            time.sleep(0.5)  # far more than its answer would take
+        finally:
+            runner.process.signal(signal.SIGCONT)
+        assert asked.result(timeout=PATIENCE_SECONDS) == "awake\n"
 
 
 def test_who_waits_takes_over_from_one_that_was_killed_though_nobody_calls(
@@ -207,7 +223,7 @@ def test_a_leader_that_is_not_reached_is_stood_in_for_and_nothing_that_was_passe
             while b"first" not in heard:
                 heard += stream.recv(4096)
             assert not grown(second.process)
-            nowhere = closed_port()
+            nowhere = free_port()
 
             def stood_in() -> bool:
                 misplace_leader(space, nowhere)

@@ -153,11 +153,16 @@ class Scene:
         self.instances = FakeInstances(self.runner)
         self.api = FakeApi(front_proxy.cert_file.read_text())
         self.url = ""
+        self.heard = asyncio.Event()
+        self.heard.set()
+
+    async def known(self) -> None:
+        await self.heard.wait()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[Scene]:
         settings = replace(make_settings(self.pki), api_listen="127.0.0.1", api_port=0)
-        server = AggregatedServer(settings, self.api, self.instances)
+        server = AggregatedServer(settings, self.api, self.instances, known=self.known)
         self.url = f"https://127.0.0.1:{await server.start()}"
         try:
             yield self
@@ -237,6 +242,19 @@ def test_the_users_right_is_reviewed(play: Play) -> None:
                 "name": "hello",
             },
         }
+
+    play(scenario)
+
+
+def test_nothing_is_said_to_be_missing_before_the_runners_were_heard(play: Play) -> None:
+    async def scenario(scene: Scene) -> None:
+        scene.heard.clear()
+        asked = asyncio.create_task(scene.ask())
+        while not scene.api.asked:
+            await asyncio.sleep(0)
+        scene.runner.has("u1-r-0", at(1, "hello"), None)
+        scene.heard.set()
+        assert await asked == (200, "hello\n")
 
     play(scenario)
 

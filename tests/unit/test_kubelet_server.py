@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 import ssl
 from collections import Counter
@@ -85,11 +86,15 @@ class Stage:
         self.pod_object = pod({"running": {}})
         self.allowed = {"kubelet-client", "reader"}
         self.ca: str | None = pki.client_ca.cert_file.read_text()
-        self.server = KubeletServer(make_settings(pki), self, self, self, clock=self.time.clock)
+        self.unknown = ""
+        self.server = KubeletServer(make_settings(pki), self, self, self, known=self.known, clock=self.time.clock)
         self.port = 0
 
     def pod(self, namespace: str, name: str) -> Object | None:
         return self.pod_object if (namespace, name) == ("default", "hello") else None
+
+    async def known(self) -> str:
+        return self.unknown
 
     def pods(self) -> list[Object]:
         return [self.pod_object]
@@ -261,6 +266,19 @@ def test_what_a_module_does_not_have_is_refused_with_a_reason(pki: Pki) -> None:
                 assert response.status == status and (await response.json())["message"].startswith(text)
         assert (await stage.ask("/nowhere"))[0] == 404
         assert (await stage.ask(LOG, "HEAD"))[0] == 405
+
+    play(pki, scenario)
+
+
+def test_who_does_not_know_the_pods_says_so_and_denies_none(pki: Pki) -> None:
+    async def scenario(stage: Stage) -> None:
+        stage.unknown = "it does not lead"
+        for path in ("/containerLogs/default/hello/main", "/pods", "/metrics/resource", "/stats/summary"):
+            code, text = await stage.ask(path)
+            assert (code, json.loads(text)["message"]) == (503, "it does not lead")
+        assert (await stage.ask("/attach/default/hello/main", "POST"))[0] == 503
+        assert await stage.ask("/healthz") == (200, "ok")
+        assert (await stage.ask("/containerLogs/default/hello/main", user="somebody"))[0] == 403
 
     play(pki, scenario)
 

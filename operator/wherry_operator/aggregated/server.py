@@ -58,10 +58,20 @@ class Api(Protocol):
 class AggregatedServer:
     """Listens from `start` to `close`."""
 
-    def __init__(self, settings: Settings, kube: Api, instances: Instances, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        kube: Api,
+        instances: Instances,
+        *,
+        known: Callable[[], Awaitable[None]],
+        clock: Clock | None = None,
+    ) -> None:
+        """`known`: wait until it is known what is on the runners, or which of them don't say."""
         self._settings = settings
         self._kube = kube
         self._instances = instances
+        self._known = known
         self._clock = clock or Clock()
         self._permissions = Permissions(kube, self._clock)
         self._front_proxy: FrontProxy | None = None
@@ -136,6 +146,7 @@ class AggregatedServer:
                 error.status, reason, "the parameters of this log can't be read, or exclude each other"
             ) from None
         workload = await self._workload(namespace, name)
+        await self._known()
         found = logs.sources(workload, self._instances, request.query.get("instance", ""))
         return await logs.serve(request, workload, found, options, prefix=boolean(request.query.get("prefix")))
 
@@ -146,6 +157,7 @@ class AggregatedServer:
         if self._forwarded >= portforward.MAX_CONNECTIONS:
             raise LogError(429, "TooManyRequests", "too many connections are forwarded now")
         workload = await self._workload(namespace, name)
+        await self._known()
         port, instance = request.query.get("port", ""), request.query.get("instance", "")
         to = portforward.target(workload, self._instances, port, instance)
         self._forwarded += 1

@@ -40,6 +40,8 @@ _NO_EXEC = (
     "one in; see its output with kubectl logs"
 )
 
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
 _REFUSED = {"exec": _NO_EXEC, "run": _NO_EXEC}
 
 
@@ -85,11 +87,14 @@ class KubeletServer:
         lookup: PodLookup,
         runners: Runners,
         *,
+        known: Callable[[], Awaitable[str]],
         clock: Clock | None = None,
     ) -> None:
+        """`known`: wait until it is known which Pods are bound to our Node; why that is not known, "" if it is."""
         self._settings = settings
         self._kube = kube
         self._lookup = lookup
+        self._known = known
         self._clock = clock or Clock()
         self._usage = usage.UsageReader(runners, clock=self._clock)
         self._summary = usage.Summary(settings.node_name, self._clock.now())
@@ -128,28 +133,26 @@ class KubeletServer:
 
     def _app(self) -> web.Application:
         app = web.Application(middlewares=[self._guard])
-        app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._logs, allow_head=False)
+        app.router.add_get("/containerLogs/{namespace}/{pod}/{container}", self._of_pods(self._logs), allow_head=False)
         app.router.add_get("/healthz", _healthz, allow_head=False)
         for path in ("/pods", "/pods/"):
-            app.router.add_get(path, self._pods, allow_head=False)
+            app.router.add_get(path, self._of_pods(self._pods), allow_head=False)
         for path in ("/metrics/resource", "/metrics/resource/"):
-            app.router.add_get(path, self._metrics, allow_head=False)
+            app.router.add_get(path, self._of_pods(self._metrics), allow_head=False)
         for path in ("/stats/summary", "/stats/summary/"):
-            app.router.add_get(path, self._stats, allow_head=False)
+            app.router.add_get(path, self._of_pods(self._stats), allow_head=False)
         for path in ("/attach/{namespace}/{pod}/{container}", "/attach/{namespace}/{pod}/{uid}/{container}"):
             for method in ("GET", "POST"):
-                app.router.add_route(method, path, self._attach)
+                app.router.add_route(method, path, self._of_pods(self._attach))
         for path in ("/portForward/{namespace}/{pod}", "/portForward/{namespace}/{pod}/{uid}"):
             for method in ("GET", "POST"):
-                app.router.add_route(method, path, self._port_forward)
+                app.router.add_route(method, path, self._of_pods(self._port_forward))
         for name, text in _REFUSED.items():
             app.router.add_route("*", f"/{name}/{{rest:.*}}", _refusal(text))
         return app
 
     @web.middleware
-    async def _guard(
-        self, request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    ) -> web.StreamResponse:
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Every request, an unknown path's too, is authenticated and authorized first."""
         certificate = request.transport.get_extra_info("peercert") if request.transport else None
         try:
@@ -166,6 +169,15 @@ class KubeletServer:
             who = f"user={identity.user}, verb={wanted.verb}, resource=nodes, subresource(s)=[{named}]"
             return web.Response(status=403, text=f"Forbidden ({who})\n")
         return await handler(request)
+
+    def _of_pods(self, handler: Handler) -> Handler:
+        """What is about Pods waits until it is known which there are."""
+
+        async def handle(request: web.Request) -> web.StreamResponse:
+            unknown = await self._known()
+            return _status(503, unknown) if unknown else await handler(request)
+
+        return handle
 
     async def _logs(self, request: web.Request) -> web.StreamResponse:
         name, container = request.match_info["pod"], request.match_info["container"]
@@ -228,7 +240,7 @@ class KubeletServer:
         return web.json_response(self._summary.make(use, only_cpu_and_memory=only))
 
 
-def _refusal(text: str) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+def _refusal(text: str) -> Handler:
     async def refuse(_request: web.Request) -> web.StreamResponse:
         return _status(501, text)
 

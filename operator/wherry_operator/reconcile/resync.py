@@ -61,6 +61,8 @@ class Resync:
         self.completed = 0
         """LISTs of everything that succeeded so far."""
         self.completed_at: float | None = None
+        self.once_complete = asyncio.Event()
+        """All objects that are ours were seen at least once."""
 
     async def run(self) -> None:
         """Compare until cancelled."""
@@ -96,6 +98,7 @@ class Resync:
         await self._sweep(wanted, refused)
         self.completed += 1
         self.completed_at = asyncio.get_running_loop().time()
+        self.once_complete.set()
 
     async def _each(self, collection: Collection, refused: Set[str]) -> AsyncIterator[Object]:
         for namespace, path in collection.paths.items():
