@@ -129,8 +129,8 @@ def serving_runner(folder: Path) -> Runner:
 
 def test_a_container_is_ready_when_its_readiness_probe_says_so(tmp_path: Path) -> None:
     async def scenario() -> None:
-        runner, port = serving_runner(tmp_path), free_port()
-        spec = container(http=HttpServer(port=port), readiness_probe=Probe(port=port + 1, **EVERY_SECOND))
+        runner, port, closed = serving_runner(tmp_path), free_port(), free_port()
+        spec = container(http=HttpServer(port=port), readiness_probe=Probe(port=closed, **EVERY_SECOND))
         runner.put(containers=(spec,))
         await runner.running()
         (await runner.engine.guest(0)).serve()
@@ -206,13 +206,13 @@ def test_a_server_that_fails_its_liveness_probe_has_time_to_finish(tmp_path: Pat
 
 def test_failures_are_told_when_they_are_new_and_not_each_time(tmp_path: Path) -> None:
     async def scenario() -> None:
-        runner, port = serving_runner(tmp_path), free_port()
-        probe = Probe(port=port + 1, period_seconds=1)
+        runner, port, closed = serving_runner(tmp_path), free_port(), free_port()
+        probe = Probe(port=closed, period_seconds=1)
         runner.put(containers=(container(http=HttpServer(port=port), readiness_probe=probe),))
         await runner.running()
         status = await runner.when(lambda status: bool(status.containers[0].probe_failures))
         (failure,) = status.containers[0].probe_failures
-        refused = f"dial tcp 127.0.0.1:{port + 1}: connect: connection refused"
+        refused = f"dial tcp 127.0.0.1:{closed}: connect: connection refused"
         assert (failure.probe, failure.message, failure.count) == ("Readiness", refused, 1)
         probes = runner.life()._beside._probes
         await holds(lambda: probes is not None and probes._counts["Readiness"] >= 3)
