@@ -12,14 +12,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
-import hashlib
 import logging
-import secrets
-from collections.abc import Awaitable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, TypeVar
 
 from wherry_runner import protocol
 from wherry_runner.execution.engine import (
@@ -29,38 +25,30 @@ from wherry_runner.execution.engine import (
     EngineLost,
     Guest,
     GuestExit,
-    GuestLog,
-    GuestSpec,
     StartRefused,
     Variant,
 )
 from wherry_runner.journal.journals import NOTHING, Past
 from wherry_runner.lives import idling, order, starting, words
-from wherry_runner.lives.backoff import BackOff
 from wherry_runner.lives.beside import Beside
 from wherry_runner.lives.listeners import Listener, PortError
 from wherry_runner.lives.order import Role
-from wherry_runner.lives.packed import Packed
+from wherry_runner.lives.pauses import Pauses
+from wherry_runner.lives.shown import Shown
+from wherry_runner.lives.starting import Plan
 from wherry_runner.lives.surroundings import Surroundings
+from wherry_runner.lives.wanted import Wanted
 from wherry_runner.logs import folders as log_folders
 from wherry_runner.modules.errors import ModuleError
-from wherry_runner.modules.library import Compiling, Progress, Pulling
+from wherry_runner.modules.library import Progress
 from wherry_runner.resources.admission import memory_request
 from wherry_runner.volumes import VolumeError
 
 log = logging.getLogger(__name__)
 
-PROGRESS_SECONDS = 0.5
-"""Progress is told no more often: each time is a line to every reader of the watch."""
-
 CREATING = protocol.Waiting(reason="ContainerCreating")
 INITIALIZING = protocol.Waiting(reason="PodInitializing")
 """The kubelet's word for all containers of a Pod with init containers, until they run."""
-
-PULLING, COMPILING = "Pulling", "Compiling"
-"""No words of a kubelet's: what takes long is visible while it lasts."""
-
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -75,16 +63,6 @@ class Run:
     """Memory that it may use."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Plan:
-    """A run that is to be."""
-
-    guest_spec: GuestSpec
-    restart_count: int
-    listener: Listener | None
-    """The one that the spec names by its number."""
-
-
 class ContainerLife:
     """The state machine of one container, from `start` until it has `finished`.
 
@@ -95,28 +73,18 @@ class ContainerLife:
         "_armed",
         "_around",
         "_beside",
-        "_compiled",
         "_container_id",
         "_digest",
-        "_end",
-        "_end_before",
-        "_held",
         "_image",
         "_image_digest",
-        "_module_back_off",
+        "_pauses",
         "_planned",
         "_policy",
-        "_restart_back_off",
         "_restart_count",
         "_run",
-        "_spec",
-        "_state",
-        "_stopping",
+        "_shown",
         "_task",
-        "_told_progress_at",
-        "_version",
-        "_waiting",
-        "_waiting_state",
+        "_wanted",
         "begun",
         "finished",
         "log_slot",
@@ -146,32 +114,19 @@ class ContainerLife:
         """It does not run, and won't."""
         self._around = around
         self._policy = order.restart_policy(self.role, restart_policy)
-        self._spec: protocol.Container | Packed[protocol.Container] = spec
-        self._version = 0
-        """Of the spec: what was begun with one is not finished with another."""
-        self._image = words.image(spec.module)
-        self._compiled: CompiledModule | None = None
-        """Of a module that came with the request: its bytes are not kept here, so it can't be asked for a second time."""
+        self._wanted = Wanted(spec)
+        self._shown = Shown(waiting, around.on_change)
+        self._pauses = Pauses(around.room.back_off, self._shown)
+        self._image = self._wanted.image
+        """Where the module comes from that it runs, or is to run next once that is had; so its digests."""
         self._digest = ""
         self._image_digest = ""
-        self._restart_back_off: BackOff | None = None
-        self._module_back_off: BackOff | None = None
-        self._waiting_state = waiting
-        self._state: protocol.ContainerState = waiting
-        self._end: protocol.Terminated | None = None
-        """How the newest run that has ended did; `_end_before`: the one before that."""
-        self._end_before: protocol.Terminated | None = None
         self._run: Run | None = None
         self._planned: Plan | None = None
         """The run that follows when a client comes, made ahead."""
         self._armed: Armed | None = None
         """The same, where the executor waits for the client."""
         self._beside = Beside(spec.name, around)
-        self._stopping = False
-        self._held = False
-        self._waiting: asyncio.Future[Any] | None = None
-        """What can be broken off: a pull, a pause."""
-        self._told_progress_at = 0.0
         self._task: asyncio.Task[None] | None = None
         past = around.journal.past.get(spec.name, NOTHING)
         self._restart_count = past.restart_count
@@ -184,12 +139,11 @@ class ContainerLife:
     @property
     def status(self) -> protocol.ContainerStatus:
         """The container as it is."""
-        state, beside = self._state, self._beside
-        terminated = isinstance(state, protocol.Terminated)
+        shown, beside = self._shown, self._beside
         return protocol.ContainerStatus(
             name=self.name,
-            state=state,
-            last_terminated=self._end_before if terminated else self._end,
+            state=shown.state,
+            last_terminated=shown.last_terminated,
             container_id=self._container_id,
             restart_count=self._restart_count,
             ready=self.succeeded if self.role is Role.INIT else self._ready,
@@ -207,23 +161,23 @@ class ContainerLife:
     @property
     def _ready(self) -> bool:
         """Of a command: it runs. Of a server: it takes connections."""
-        if not isinstance(self._state, protocol.Running):
+        if not isinstance(self._shown.state, protocol.Running):
             return False
         return self._beside.idle or self._beside.takes_requests
 
     @property
     def _started(self) -> bool:
-        return isinstance(self._state, protocol.Running) and self._beside.started
+        return isinstance(self._shown.state, protocol.Running) and self._beside.started
 
     @property
     def succeeded(self) -> bool:
         """It has finished, and its last run ended with 0."""
-        return self.finished and isinstance(self._state, protocol.Terminated) and self._state.exit_code == 0
+        return self.finished and isinstance(self._shown.state, protocol.Terminated) and self._shown.state.exit_code == 0
 
     @property
     def untold(self) -> bool:
         """Nothing has come of it: it neither began, nor waits for anything that is worth a word."""
-        return self._state is self._waiting_state
+        return self._shown.untold
 
     @property
     def run(self) -> Run | None:
@@ -272,36 +226,31 @@ class ContainerLife:
         limits a run that will be followed by another is ended: a guest's can't be changed."""
         if self.finished:
             return
-        self._follow(self._unpacked().resources, spec.resources)
-        self._version += 1
+        self._follow(self._wanted.spec.resources, spec.resources)
         self._planned = None
         if self._armed is not None:
             self._armed.disarm()
         self.stdin_once = spec.stdin and spec.stdin_once
-        if self._compiled is not None and self._compiled.digest == _digest(spec.module):
-            self._keep(spec, self._compiled)
-        else:
-            self._spec, self._compiled = spec, None
+        self._wanted.update(spec)
 
     def stop(self) -> None:
         """Start nothing more. A running guest runs on until it ends or is killed."""
-        if self._stopping:
+        if self._pauses.stopping:
             return
-        self._stopping = self._beside.stopping = True
-        self._break_off()
+        self._beside.stopping = True
+        self._pauses.stop()
         if self._task is None and not self.finished:
             self._finish()
 
     def hold(self) -> None:
         """Start nothing more, and leave open whether it would run again: the runner ends."""
-        self._held = True
-        self._break_off()
+        self._pauses.hold()
 
     def drain(self) -> None:
         """Run its hook; then let a server that runs finish what it has, and end: it takes no more connections. A command runs
         on."""
         if self._run is not None:
-            self._beside.drain(self._run.guest, self._unpacked().pre_stop)
+            self._beside.drain(self._run.guest, self._wanted.spec.pre_stop)
         else:
             self._beside.close_port()
 
@@ -345,18 +294,18 @@ class ContainerLife:
 
     async def _live(self) -> None:
         try:
-            while not self._stopping and not self._held:
-                version = self._version
+            while not self._pauses.over:
+                version = self._wanted.version
                 compiled = await self._have_module()
-                if compiled is None or self._version != version:
+                if compiled is None or self._wanted.version != version:
                     continue
                 ended = await self._run_once(compiled)
                 if ended is None:
                     continue
                 if not order.runs_again(self._policy, ended.exit_code):
                     return self._finish()
-                await self._wait_for_restart()
-            if self._stopping:
+                await self._pauses.after_end(self.name, self._around.owner, self._beside.close_port)
+            if self._pauses.stopping:
                 self._finish()
         except Exception:
             # A bug here must not take the other workloads along, and must be seen.
@@ -367,37 +316,28 @@ class ContainerLife:
 
     async def _have_module(self) -> CompiledModule | None:
         """The module, however long it takes; None when there is none, after a pause."""
-        if self._compiled is not None:
-            return self._compiled
-        spec, modules, credentials = self._unpacked(), self._around.room.modules, self._around.credentials
+        self._image = self._wanted.image
+        if self._wanted.compiled is not None:
+            return self._wanted.compiled
+        spec, modules, credentials = self._wanted.spec, self._around.room.modules, self._around.credentials
         variant = Variant.PLAIN if spec.resources.fuel is None else Variant.FUEL
         try:
             compiled = modules.at_hand(
                 spec.module, variant=variant, credentials=credentials
-            ) or await self._unless_stopped(
+            ) or await self._pauses.unless_over(
                 modules.get(spec.module, variant=variant, credentials=credentials, on_progress=self._on_progress)
             )
         except ModuleError as error:
-            await self._wait_for_better_times(error.reason, error.message)
+            await self._retry_later(error.reason, error.message)
             return None
         if compiled is None:
             return None
-        if self._is_in_progress():
-            self._set(self._waiting_state)
+        self._shown.arrived()
         self._digest, self._image_digest = compiled.digest, compiled.image_digest
         return compiled
 
     def _on_progress(self, progress: Progress) -> None:
-        match progress:
-            case Pulling():
-                state = protocol.Waiting(reason=PULLING, message=words.pulled(progress))
-            case Compiling():
-                state = protocol.Waiting(reason=COMPILING)
-        now = asyncio.get_running_loop().time()
-        told = isinstance(self._state, protocol.Waiting) and self._state.reason == state.reason
-        if not told or now - self._told_progress_at >= PROGRESS_SECONDS:
-            self._told_progress_at = now
-            self._set(state)
+        self._shown.progress(progress, asyncio.get_running_loop().time())
 
     async def _run_once(self, compiled: CompiledModule) -> protocol.Terminated | None:
         """One run, from start to end, and those that the executor begins by itself after its rest. None when it could not begin,
@@ -406,15 +346,15 @@ class ContainerLife:
         try:
             guest = await self._begin(compiled)
         except VolumeError as error:
-            await self._wait_for_better_times("CreateContainerConfigError", str(error))
+            await self._retry_later("CreateContainerConfigError", str(error))
             return None
         except PortError as error:
-            await self._wait_for_better_times("CreateContainerError", str(error))
+            await self._retry_later("CreateContainerError", str(error))
             return None
         except (StartRefused, EngineLost, OSError) as error:
             if isinstance(error, EngineLost) and error.may_have_begun:
                 return await self._ended(words.lost_with_executor(), started_at=None)
-            await self._wait_for_better_times("CreateContainerError", str(error))
+            await self._retry_later("CreateContainerError", str(error))
             return None
         while guest is not None:
             end, resting = await self._until_end(guest)
@@ -430,9 +370,9 @@ class ContainerLife:
             self._around.room.metrics.restarted()
         self.begun = True
         running = protocol.Running(started_at=guest.started_at)
-        if self._stopping:
+        if self._pauses.stopping:
             guest.kill()
-        self._beside.begin(guest, self._unpacked(), lambda: self._set(running))
+        self._beside.begin(guest, self._wanted.spec, lambda: self._shown.tell(running))
         try:
             end = await guest.wait()
         except EngineLost:
@@ -455,8 +395,7 @@ class ContainerLife:
         self._beside.idle = True
         self._around.on_change()
         # While nobody waits for it.
-        spec, version = self._unpacked(), self._version
-        self._spec = spec
+        spec, version = self._wanted.unpacked(), self._wanted.version
         may_plan = not (spec.mounts or spec.network)  # folders and name servers may be others by then
         plan = armed = None
         with contextlib.suppress(OSError):
@@ -466,13 +405,13 @@ class ContainerLife:
         if plan is not None and armed is not None:
             return await self._take_over(armed, plan, spec, version)
         with contextlib.suppress(OSError):  # without a descriptor to spare it does not rest
-            if may_plan and self._version == version:
+            if may_plan and self._wanted.version == version:
                 self._planned = self._plan(spec, compiled)
-            await self._unless_stopped(idling.called(listener.descriptor))
-        if self._stopping or self._held:
+            await self._pauses.unless_over(idling.called(listener.descriptor))
+        if self._pauses.over:
             self._beside.idle = False
             self._around.room.metrics.ended(end.reason)
-            self._end, self._end_before = end, self._end
+            self._shown.note_end(end)
         return None
 
     async def _called(self, plan: Plan, version: int) -> Armed | None:
@@ -482,9 +421,9 @@ class ContainerLife:
         if armed is None:
             return None
         try:
-            if self._version != version:
+            if self._wanted.version != version:
                 armed.disarm()
-            if await self._unless_stopped(armed.begun()) is None:
+            if await self._pauses.unless_over(armed.begun()) is None:
                 armed.disarm()
                 if await armed.begun() is None:
                     return None
@@ -506,30 +445,25 @@ class ContainerLife:
             with contextlib.suppress(EngineLost):
                 await guest.wait()
             self._run = None
-            await self._wait_for_better_times("CreateContainerError", str(error))
+            await self._retry_later("CreateContainerError", str(error))
             return None
         return guest
 
     def _plan(self, spec: protocol.Container, compiled: CompiledModule) -> Plan:
         """What the next run is. No run before it may go on. Raises VolumeError, OSError."""
-        container_id = secrets.token_hex(32)
-        number = self._restart_count + (1 if self._container_id and not self._beside.idle else 0)
-        folder = self.log_folder
-        guest_spec = starting.guest_spec(
+        return starting.plan(
             spec,
             compiled,
             self._around,
-            container_id=container_id,
-            log=GuestLog(path=log_folders.log_file(folder, number), slot=self.log_slot),
+            restart_count=self._restart_count + (1 if self._container_id and not self._beside.idle else 0),
+            log_slot=self.log_slot,
             listener=self._beside.listener,
             reserved=self._beside.reserved,
         )
-        log_folders.make(folder)
-        return Plan(guest_spec=guest_spec, restart_count=number, listener=self._beside.listener)
 
     async def _begin(self, compiled: CompiledModule) -> Guest:
         """Start the next run. Raises VolumeError, PortError, StartRefused, EngineLost, OSError."""
-        around, room, spec, version = self._around, self._around.room, self._unpacked(), self._version
+        around, spec, version = self._around, self._wanted.spec, self._wanted.version
         now = asyncio.get_running_loop().time
         self._beside.open_port(spec, compiled)
         plan, self._planned = self._planned, None
@@ -540,7 +474,7 @@ class ContainerLife:
         self._journal_start(plan)
         asked_at = now()
         try:
-            guest = await room.engine.run(plan.guest_spec)
+            guest = await around.room.engine.run(plan.guest_spec)
         except (StartRefused, EngineLost, OSError) as error:
             if isinstance(error, EngineLost) and error.may_have_begun:
                 self._container_id, self._restart_count = plan.guest_spec.guest_id, plan.restart_count
@@ -569,10 +503,10 @@ class ContainerLife:
             request_bytes=memory_request(spec.resources, default_bytes=room.defaults.memory_request_bytes),
             limit_bytes=guest_spec.limits.memory_bytes,
         )
-        if self._version == version:
-            self._keep(spec, guest_spec.module)
+        if self._wanted.version == version:
+            self._wanted.keep(spec, guest_spec.module)
         else:
-            self._follow(spec.resources, self._unpacked().resources)
+            self._follow(spec.resources, self._wanted.spec.resources)
         log_folders.drop_old(self.log_folder, newest=plan.restart_count)
 
     async def _ended(self, end: GuestExit, *, started_at: datetime | None) -> protocol.Terminated:
@@ -580,8 +514,8 @@ class ContainerLife:
         terminated = await self._note(end, started_at=started_at)
         self._around.room.metrics.ended(end.reason)
         self._beside.idle = False
-        self._end, self._end_before = terminated, self._end
-        self._set(terminated)
+        self._shown.note_end(terminated)
+        self._shown.tell(terminated)
         return terminated
 
     async def _note(self, end: GuestExit, *, started_at: datetime | None) -> protocol.Terminated:
@@ -601,59 +535,11 @@ class ContainerLife:
             log.error("workload %s, container %s: its end is not journaled: %s", self._around.id, self.name, error)
         return terminated
 
-    # --- pauses -------------------------------------------------------------------------------------------------------
-
-    async def _wait_for_better_times(self, reason: str, message: str) -> None:
+    async def _retry_later(self, reason: str, message: str) -> None:
         """Say why there is no run, and wait until it may be tried again."""
         self._beside.idle = False
         self._beside.close_port()
-        settings, now = self._around.room.back_off, asyncio.get_running_loop().time
-        back_off = self._module_back_off = self._module_back_off or BackOff(settings)
-        failed_at = now()
-        back_off.advance(failed_at, failed_at)
-        self._set(protocol.Waiting(reason=reason, message=words.cut(message)))
-        await self._pause(min(settings.error_shown, back_off.delay))
-        remaining = back_off.remaining(failed_at, now())
-        if remaining > 0 and reason == "ErrImagePull":
-            text = words.pull_back_off(self._image, reason, message)
-            self._set(protocol.Waiting(reason="ImagePullBackOff", message=words.cut(text)))
-        await self._pause(remaining)
-
-    async def _wait_for_restart(self) -> None:
-        settings, now = self._around.room.back_off, asyncio.get_running_loop().time
-        back_off = self._restart_back_off = self._restart_back_off or BackOff(settings)
-        ended_at = now()
-        await self._pause(settings.settle)
-        remaining = back_off.remaining(ended_at, now())
-        if remaining > 0 and not self._stopping and not self._held:
-            self._beside.close_port()
-            text = words.crash_loop(self.name, self._around.owner, back_off.delay)
-            self._set(protocol.Waiting(reason="CrashLoopBackOff", message=words.cut(text)))
-            await self._pause(remaining)
-        back_off.advance(ended_at, now())
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but not after `stop` or `hold`."""
-        if seconds > 0:
-            await self._unless_stopped(asyncio.get_running_loop().create_future(), seconds)
-
-    async def _unless_stopped(self, what: Awaitable[T], seconds: float | None = None) -> T | None:
-        """Wait for something, at most so long; None once `stop` or `hold` broke it off, or when the time was over."""
-        waiting = asyncio.ensure_future(what)
-        self._waiting = waiting
-        try:
-            if not self._stopping and not self._held:
-                await asyncio.wait([waiting], timeout=seconds)
-        finally:
-            self._waiting = None
-            if not waiting.done():
-                waiting.cancel()
-        # Cancelled, now or by `stop`, it is not done or has no result.
-        return waiting.result() if waiting.done() and not waiting.cancelled() else None
-
-    def _break_off(self) -> None:
-        if self._waiting is not None:
-            self._waiting.cancel()
+        await self._pauses.after_failure(reason, message, image=self._image)
 
     def _follow(self, before: protocol.Resources, resources: protocol.Resources) -> None:
         if self._run is None or resources == before:
@@ -663,8 +549,6 @@ class ContainerLife:
         limits = [(each.memory_limit_bytes, each.cpu_limit_millicores, each.fuel) for each in (before, resources)]
         if limits[0] != limits[1] and order.runs_again(self._policy, KILLED_EXIT_CODE):
             self.kill(message="killed, to run again with other limits")
-
-    # --- states -------------------------------------------------------------------------------------------------------
 
     def _take_up(self, past: Past, *, stay: bool) -> None:
         """Go on from what ran before this life began."""
@@ -676,46 +560,15 @@ class ContainerLife:
             except OSError as error:
                 # Without it, the next process says the same.
                 log.error("workload %s, container %s: its loss is not journaled: %s", self._around.id, self.name, error)
-        self._end = end
+        self._shown.end = end
         if stay:
-            self._state = end
+            self._shown.state = end
             self.finished = True
 
-    def _is_in_progress(self) -> bool:
-        return isinstance(self._state, protocol.Waiting) and self._state.reason in (PULLING, COMPILING)
-
     def _finish(self) -> None:
-        """No run will follow. Who ran shows how the newest run ended, as a kubelet does, and not that it waited for more."""
-        if self._end is not None:
-            self._state = self._end
-        elif self._is_in_progress():
-            self._state = self._waiting_state
+        self._shown.finish()
         self._beside.close_port()
         self.finished = True
-        self._spec, self._compiled, self._planned = _NO_SPEC, None, None
+        self._planned = None
+        self._wanted.drop()
         self._around.on_change()
-
-    def _set(self, state: protocol.ContainerState) -> None:
-        self._state = state
-        self._around.on_change()
-
-    # --- the spec -----------------------------------------------------------------------------------------------------
-
-    def _unpacked(self) -> protocol.Container:
-        return self._spec.unpack() if isinstance(self._spec, Packed) else self._spec
-
-    def _keep(self, spec: protocol.Container, compiled: CompiledModule) -> None:
-        """Keep what the next run needs in little memory: the bytes of a module that came with the request are stored now."""
-        if isinstance(spec.module, protocol.InlineModule):
-            self._compiled = compiled
-            spec = spec.model_copy(update={"module": spec.module.model_copy(update={"data": b""})})
-        self._spec = Packed(spec)
-
-
-_NO_SPEC: protocol.Container = protocol.Container(name="none", module=protocol.ImageModule(reference="none"))
-"""Of a container that has finished: variables may be Secrets', and are kept no longer than they are needed."""
-
-
-def _digest(module: protocol.Module) -> str:
-    """`sha256:…` of the bytes of a module that came with the request; empty for others."""
-    return f"sha256:{hashlib.sha256(module.data).hexdigest()}" if isinstance(module, protocol.InlineModule) else ""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import secrets
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from wherry_runner import protocol
 from wherry_runner.execution.engine import (
@@ -22,7 +24,43 @@ from wherry_runner.execution.engine import (
 from wherry_runner.lives import network
 from wherry_runner.lives.listeners import Listener, Reservation
 from wherry_runner.lives.surroundings import Surroundings
+from wherry_runner.logs import folders as log_folders
 from wherry_runner.resources.limits import limits
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A run that is to be."""
+
+    guest_spec: GuestSpec
+    restart_count: int
+    listener: Listener | None
+    """The one that the spec names by its number."""
+
+
+def plan(
+    spec: protocol.Container,
+    module: CompiledModule,
+    around: Surroundings,
+    *,
+    restart_count: int,
+    log_slot: int,
+    listener: Listener | None,
+    reserved: Sequence[Reservation],
+) -> Plan:
+    """The next run, with an id of its own and a folder for its log. No run before it may go on. Raises VolumeError, OSError."""
+    folder = around.room.logs.of(around.id, spec.name)
+    told = guest_spec(
+        spec,
+        module,
+        around,
+        container_id=secrets.token_hex(32),
+        log=GuestLog(path=log_folders.log_file(folder, restart_count), slot=log_slot),
+        listener=listener,
+        reserved=reserved,
+    )
+    log_folders.make(folder)
+    return Plan(guest_spec=told, restart_count=restart_count, listener=listener)
 
 
 def guest_spec(
