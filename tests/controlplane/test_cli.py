@@ -33,6 +33,11 @@ def _environment(space: Workspace, home: Path) -> dict[str, str]:
     return {**kubectl_environment(), "KUBECONFIG": str(space.cluster.kubeconfig), "PATH": path, "HOME": str(home)}
 
 
+def _hears_ctrl_c() -> None:
+    """What a shell runs in the background ignores SIGINT, and so do these tests' processes then."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def _command(space: Workspace, *words: str) -> list[str]:
     head, dashes, tail = list(words), [], []
     if "--" in head:
@@ -119,6 +124,7 @@ def test_ctrl_c_takes_away_what_was_to_be_removed(space: Workspace, tmp_path: Pa
         env=_environment(space, tmp_path),
         stdout=subprocess.PIPE,
         text=True,
+        preexec_fn=_hears_ctrl_c,
     )
     assert running.stdout is not None
     with running.stdout as output:
@@ -209,6 +215,7 @@ def test_port_forward(space: Workspace, tmp_path: Path) -> None:
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=_hears_ctrl_c,
     )
     assert forwarding.stdout is not None and forwarding.stderr is not None
     with forwarding.stdout as output, forwarding.stderr as errors:

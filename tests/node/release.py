@@ -73,6 +73,19 @@ class Release:
         items: list[Json] = json.loads(found)["items"]
         return items
 
+    def settled(self) -> bool:
+        """Whether the operator that leads is one that stays, and the virtual node is where that is."""
+        lease = self.cluster.get("lease", "wherry-operator-wherry", SYSTEM)
+        node = self.cluster.get("node", "wherry")
+        if lease is None or node is None:
+            return False
+        at = {each["address"] for each in node["status"]["addresses"]}
+        return any(
+            each["metadata"]["name"] == lease["spec"].get("holderIdentity") and each["status"].get("podIP") in at
+            for each in self.pods("operator")
+            if "deletionTimestamp" not in each["metadata"]
+        )
+
     def left(self) -> list[str]:
         """What is there of what the chart, and the operator, made in the cluster; not the CRD, which is to stay."""
         selector = "app.kubernetes.io/part-of=wherry"
