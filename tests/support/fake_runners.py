@@ -55,6 +55,9 @@ class FakeRunner:
     on_delete: Callable[[str], None] | None = None
     """Instead of: it ends at once, and the watch has told so before the answer."""
 
+    at_once: tuple[protocol.ContainerStatus, ...] = ()
+    """How everything has ended before its PUT is answered."""
+
     def __post_init__(self) -> None:
         info = RunnerInfo(
             runner=self.name,
@@ -98,6 +101,8 @@ class FakeRunner:
         self.puts.append((workload_id, put))
         self.stopped.discard(workload_id)
         status = status_of(workload_id, put)
+        if self.at_once:
+            status = status_of(workload_id, put, containers=self.at_once, phase=Phase.ENDED)
         self.state.statuses[workload_id] = status
         return status
 

@@ -339,3 +339,14 @@ def test_an_unwritten_success_is_not_forgotten_by_its_runner() -> None:
     deletes = [*scene.one.deletes, *scene.two.deletes]
     scene.reconcile()
     assert [*scene.one.deletes, *scene.two.deletes] == deletes == []
+
+
+def test_an_end_that_the_answer_to_a_put_tells_is_counted_though_no_watch_tells_of_it() -> None:
+    scene = sweep(4, replicas=3)
+    for runner in scene.runners:
+        runner.at_once = (container(end(0)),)
+    rounds = 0
+    while scene.reconcile() == 0.0:
+        rounds += 1
+        assert rounds < 10
+    assert (scene.status["phase"], scene.status["succeeded"], judged(scene)) == ("Succeeded", 4, "Current")

@@ -204,7 +204,11 @@ class _Round:
         if plan.again_seconds is not None:
             self._instances.soonest.after(plan.again_seconds)
         before = {slot: item.status for slot, item in seen.items()}
+        ended = {slot for slot, item in seen.items() if item.instance.ended}
         await self._instances.start(plan, seen)
+        if any(item.instance.ended and slot not in ended for slot, item in seen.items()):
+            # The answer to a PUT told its end already: the plan does not count it, and no watch will tell of it again.
+            self._instances.soonest.after(0.0)
         if any(item.status is not before.get(slot) for slot, item in seen.items()):
             # The answer to a PUT may have said all that will be said of a start: nobody else has its Service lead there.
             exposure = await self._expose(seen, self._instances.going(plan))
