@@ -43,8 +43,13 @@ class Knowledge:
         if self._resync.once_complete.is_set():
             return ""
         if not self._leadership.held:
-            return "this replica of the operator does not lead: it knows no Pods"
+            return (
+                "this replica of the operator does not lead, and knows no Pods: ask the one whose address the Node has"
+            )
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._resync.once_complete.wait(), PODS_SECONDS)
             return ""
-        return "the operator has begun to lead, and does not know the Pods of this node yet"
+        return (
+            "the operator has begun to lead, and has not listed the Pods of this node yet: try again; should it go on, its log "
+            "and /readyz say why"
+        )

@@ -118,7 +118,7 @@ class ContainerLife:
         self._shown = Shown(waiting, around.on_change)
         self._pauses = Pauses(around.room.back_off, self._shown)
         self._image = self._wanted.image
-        """Where the module comes from that it runs, or is to run next once that is had; so its digests."""
+        """Where the module comes from that it runs, or waits for; the digests are those of the newest that it had."""
         self._digest = ""
         self._image_digest = ""
         self._run: Run | None = None

@@ -29,7 +29,7 @@ class Pauses:
         self.stopping = False
         """Nothing more is to be started."""
         self.held = False
-        """Nor by this process, whatever it would be."""
+        """This process starts nothing more; the next one may."""
 
     @property
     def over(self) -> bool:
